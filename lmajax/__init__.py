@@ -1,0 +1,37 @@
+"""lmajax: the Light Multi-segment Activation, and what it takes to make networks small around it."""
+
+from lmajax import activations, losses, models, tree, types
+from lmajax.activations import (
+  RunningStats,
+  Stats,
+  debias,
+  init_stats,
+  joined_intercepts,
+  lma,
+  measure,
+  relu_init,
+  segment_index,
+  update_stats,
+)
+from lmajax.activations.linen import LMA
+
+__version__ = '0.1.0'
+
+__all__ = [
+  'LMA',
+  'RunningStats',
+  'Stats',
+  'activations',
+  'debias',
+  'init_stats',
+  'joined_intercepts',
+  'lma',
+  'losses',
+  'measure',
+  'models',
+  'relu_init',
+  'segment_index',
+  'tree',
+  'types',
+  'update_stats',
+]

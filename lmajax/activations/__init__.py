@@ -1,0 +1,24 @@
+"""Activations: pure functions here, Flax modules in ``linen`` and ``nnx``."""
+
+from lmajax.activations import linen
+from lmajax.activations._baselines import aplu, aplu_init, prelu, swish
+from lmajax.activations._lma import joined_intercepts, lma, relu_init, segment_index
+from lmajax.activations._stats import RunningStats, Stats, debias, init_stats, measure, update_stats
+
+__all__ = [
+  'RunningStats',
+  'Stats',
+  'aplu',
+  'aplu_init',
+  'debias',
+  'init_stats',
+  'joined_intercepts',
+  'linen',
+  'lma',
+  'measure',
+  'prelu',
+  'relu_init',
+  'segment_index',
+  'swish',
+  'update_stats',
+]

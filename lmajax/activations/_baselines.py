@@ -1,0 +1,72 @@
+"""The activations that LMA is compared with, each beside its initial values."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lmajax.types import Key
+
+
+def prelu(x: Float[Array, '*shape'], slope: Float[Array, '']) -> Float[Array, '*shape']:
+  """``max(x, 0) + slope · min(x, 0)``: ReLU with one trained slope below 0, 0.25 at the start.
+
+  >>> prelu(jnp.array([-2., 2.]), jnp.array(.25)).tolist()
+  [-0.5, 2.0]
+
+  Source: He et al. 2015, equation 1. One slope per layer, as the LMA paper's parameter totals have it; He et al. train
+  one per channel.
+  """
+  return jnp.where(x >= 0, x, slope.astype(x.dtype) * x)
+
+
+def swish(x: Float[Array, '*batch c'], slope: Float[Array, ' c']) -> Float[Array, '*batch c']:
+  """``x · sigmoid(slope · x)`` with one trained slope per channel, 1 at the start.
+
+  >>> round(float(swish(jnp.ones(1), jnp.ones(1))[0]), 4)  # the sigmoid of 1
+  0.7311
+
+  Source: Ramachandran et al. 2017. The authors of LMA flatten [batch, channel, height, width] to (−1, channels), which
+  mixes the channels up; here each channel, the last axis, keeps its own slope.
+  """
+  return x * jax.nn.sigmoid(slope.astype(x.dtype).reshape((1,) * (x.ndim - 1) + slope.shape) * x)
+
+
+def aplu(
+  x: Float[Array, '*batch c'], slopes: Float[Array, 'hinges c'], cuts: Float[Array, 'hinges c']
+) -> Float[Array, '*batch c']:
+  """``max(x, 0) + Σⱼ slopesⱼ · max(cutsⱼ − x, 0)``, the hinges trained per channel.
+
+  Args:
+    x: the channels last.
+    slopes: one row per hinge.
+    cuts: like ``slopes``.
+
+  >>> aplu(jnp.array([[-1.], [2.]]), jnp.array([[.5]]), jnp.array([[1.]])).tolist()
+  [[1.0], [2.0]]
+
+  Source: Agostinelli et al. 2015, equation 1. K segments are ReLU's two and K − 2 hinges, as the LMA paper counts.
+  """
+  row = (1,) * (x.ndim - 1) + slopes.shape[1:]
+  hinges = [
+    slope.reshape(row) * jax.nn.relu(cut.reshape(row) - x)
+    for slope, cut in zip(slopes.astype(x.dtype), cuts.astype(x.dtype), strict=True)
+  ]
+  return jax.nn.relu(x) + sum(hinges)
+
+
+def aplu_init(key: Key, num_segments: int, channels: int) -> tuple[Float[Array, 'h c'], Float[Array, 'h c']]:
+  """Draws the slopes from U(−½, ½) and the cuts from N(0, ½²), K − 2 hinges per channel.
+
+  Raises:
+    ValueError: K is below 3, which leaves no hinge.
+
+  >>> [a.shape for a in aplu_init(jax.random.key(0), 8, 3)]
+  [(6, 3), (6, 3)]
+
+  Source: the LMA paper's code, which follows the fillers of Agostinelli et al.; ½ is a standard deviation.
+  """
+  if num_segments < 3:
+    raise ValueError(f'num_segments is {num_segments}, and APLU needs at least 3')
+  slope_key, cut_key = jax.random.split(key)
+  shape = (num_segments - 2, channels)
+  return jax.random.uniform(slope_key, shape, minval=-0.5, maxval=0.5), 0.5 * jax.random.normal(cut_key, shape)

@@ -1,0 +1,116 @@
+"""The Light Multi-segment Activation: one affine piece per segment of a layer's input range."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from lmajax.activations._stats import Stats
+
+
+def relu_init(num_segments: int) -> tuple[Float[Array, ' k'], Float[Array, ' k']]:
+  """Returns the slopes and intercepts with which LMA is ReLU about the mean: slopes 0 … 0 1 … 1, intercepts 0.
+
+  Args:
+    num_segments: K ≥ 2. The first ⌊K/2⌋ slopes are 0, so that for odd K the kink lies half a segment below the mean.
+
+  Raises:
+    ValueError: K is below 2.
+
+  >>> relu_init(5)[0].tolist()
+  [0.0, 0.0, 1.0, 1.0, 1.0]
+
+  Source: the LMA paper, "Initialization" ("as vanilla ReLU"); the placing for odd K is the authors' code's.
+  """
+  if num_segments < 2:
+    raise ValueError(f'num_segments is {num_segments}, and LMA needs at least 2')
+  slopes = jnp.where(jnp.arange(num_segments) < num_segments // 2, jnp.float32(0), jnp.float32(1))
+  return slopes, jnp.zeros(num_segments)
+
+
+def _cuts(stats: Stats, num_segments: int) -> list[Float[Array, '']]:
+  """The K − 1 inner cuts, mean + 6 std (j/K − 1/2); all on the mean where the std is not finite."""
+  std = jnp.where(jnp.isfinite(stats.std), stats.std, jnp.zeros_like(stats.std))
+  return [stats.mean + std * (6 * j / num_segments - 3) for j in range(1, num_segments)]
+
+
+def segment_index(x: Float[Array, '*shape'], stats: Stats, num_segments: int) -> Int[Array, '*shape']:
+  r"""Numbers each element's segment, 0 … K − 1.
+
+  .. math:: k(x) = \#\{j \in 1 \dots K-1 : x \ge \mu + 6\sigma\,(j/K - 1/2)\}
+
+  The interval mean ± 3 std falls into K equal segments, of which the first and the last stay open. With a ``std`` of 0
+  or one that is not finite every cut lies on the mean. NaN counts as segment 0.
+
+  Args:
+    x: the raw layer input, any shape.
+    stats: of the same layer input.
+    num_segments: K ≥ 2.
+
+  >>> segment_index(jnp.array([-9., -.1, 0., .8, 9.]), Stats(jnp.array(0.), jnp.array(1.)), 8).tolist()
+  [0, 3, 4, 5, 7]
+
+  Source: the LMA paper, equation 3. A cut belongs to the segment above it, as in the authors' code; in the paper it
+  belongs to the one below. Comparing and adding, unlike a search or a gather, also runs on data sharded over an
+  explicit mesh axis.
+  """
+  x = x.astype(jnp.promote_types(x.dtype, stats.mean.dtype))
+  return sum((x >= cut).astype(jnp.int32) for cut in _cuts(stats, num_segments))  # pyright: ignore[reportReturnType]
+
+
+def lma(
+  x: Float[Array, '*shape'], slopes: Float[Array, ' k'], intercepts: Float[Array, ' k'], stats: Stats
+) -> Float[Array, '*shape']:
+  r"""Applies to each element the affine piece of its segment.
+
+  .. math:: y = \alpha_{k(x)}\, x + \beta_{k(x)}
+
+  ``x`` itself is multiplied, not its standardized value, so the function may jump at the cuts.
+
+  Args:
+    x: the raw layer input, any shape and float type; computed in float32 at least and returned in its own type.
+    slopes: α, one per segment.
+    intercepts: β, one per segment; ``joined_intercepts`` gives those with which the pieces meet.
+    stats: ``measure(x)`` in training, ``debias(running)`` in evaluation. They are data: no gradient flows into them.
+
+  Raises:
+    ValueError: slopes and intercepts are not two vectors of one length ≥ 2.
+
+  >>> stats = Stats(jnp.array(0.), jnp.array(1.))
+  >>> lma(jnp.array([-2., 2.]), *relu_init(8), stats).tolist()
+  [0.0, 2.0]
+
+  Source: the LMA paper, equation 4.
+  """
+  if slopes.ndim != 1 or slopes.shape != intercepts.shape or slopes.size < 2:
+    raise ValueError(f'slopes {slopes.shape} and intercepts {intercepts.shape} must be two vectors of one length >= 2')
+  dtype = jnp.promote_types(x.dtype, slopes.dtype)
+  wide, slopes, intercepts = x.astype(dtype), slopes.astype(dtype), intercepts.astype(dtype)
+  stats = Stats(*(jax.lax.stop_gradient(stat).astype(dtype) for stat in stats))
+  slope, intercept = slopes[0], intercepts[0]
+  for j, cut in enumerate(_cuts(stats, slopes.size), start=1):
+    above = wide >= cut
+    slope, intercept = jnp.where(above, slopes[j], slope), jnp.where(above, intercepts[j], intercept)
+  return (slope * wide + intercept).astype(x.dtype)
+
+
+def joined_intercepts(slopes: Float[Array, ' k'], stats: Stats) -> Float[Array, ' k']:
+  r"""Returns the intercepts with which LMA is continuous and 0 at the mean.
+
+  .. math:: \beta_j = \beta_{j-1} + (\alpha_{j-1} - \alpha_j)\, t_j, \qquad y(\mu) = 0
+
+  for the cuts :math:`t_j`. Slopes alone are then trained: half the parameters, no jumps.
+
+  Args:
+    slopes: α, one per segment.
+    stats: the same that ``lma`` gets; no gradient flows into them.
+
+  >>> joined_intercepts(jnp.array([0., 1., 3.]), Stats(jnp.array(0.), jnp.array(1.))).tolist()
+  [-1.0, 0.0, -2.0]
+
+  Source: not in the paper. It is a choice of intercepts, not another activation.
+  """
+  stats = Stats(*(jax.lax.stop_gradient(stat).astype(slopes.dtype) for stat in stats))
+  steps = (slopes[:-1] - slopes[1:]) * jnp.stack(_cuts(stats, slopes.size))
+  from_first = jnp.concatenate([jnp.zeros_like(steps[:1]), jnp.cumsum(steps)])
+  middle = slopes.size // 2
+  return from_first - (slopes[middle] * stats.mean + from_first[middle])

@@ -1,0 +1,142 @@
+"""The two numbers per layer that place LMA's segments: a mean and a standard deviation."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+class Stats(NamedTuple):
+  """The mean and the unbiased standard deviation of one layer's input.
+
+  A ``std`` that is not finite says that nothing is known; every cut then falls on the mean.
+  """
+
+  mean: Float[Array, '']
+  std: Float[Array, '']
+
+
+class RunningStats(NamedTuple):
+  """What a site remembers of the batches it saw: zero-started moving averages and the weight they have gathered."""
+
+  mean: Float[Array, '']
+  std: Float[Array, '']
+  weight: Float[Array, '']
+
+
+def measure(
+  x: Float[Array, '...'], *, where: Bool[Array, '...'] | None = None, axis_name: str | None = None
+) -> Stats:
+  r"""Measures a whole layer input: all examples, positions and channels together.
+
+  .. math:: \mu = \frac1n \sum_i x_i, \qquad \sigma^2 = \frac1{n-1} \sum_i (x_i - \mu)^2
+
+  Args:
+    x: any shape, any float type; the sums are taken in float32 at least, the squares after centring.
+    where: elements to count, of the rank of ``x`` and broadcasting to it (tokens: ``mask[..., None]``).
+    axis_name: the mapped axis to measure across, under ``jax.shard_map`` or ``jax.vmap``. Under ``jax.jit`` with
+      sharded arrays leave it out: the sums are global as they stand.
+
+  Returns:
+    Two scalars of float32 (float64 for float64), through which no gradient flows. Elements that are not finite are left
+    out. One element or equal elements have ``std`` 0. With nothing to measure, or with squares that overflow, ``std``
+    is infinite, and the mean 0 unless it is finite.
+
+  Raises:
+    ValueError: ``where`` has another rank than ``x`` or does not broadcast to it.
+
+  >>> stats = measure(jnp.array([[1., 2.], [3., 4.]]))
+  >>> round(float(stats.mean), 4), round(float(stats.std), 4)
+  (2.5, 1.291)
+
+  Source: the LMA paper, before equation 3. The paper does not say which deviation it takes; the authors' code takes the
+  unbiased one, and a single NaN there spoils a layer's statistics for good.
+  """
+  if where is not None:
+    _check_mask(where, x)
+  x = jax.lax.stop_gradient(x).astype(jnp.promote_types(x.dtype, jnp.float32))
+  kept = jnp.isfinite(x) if where is None else jnp.isfinite(x) & where
+
+  def total(terms: Array) -> Array:
+    partial = jnp.sum(jnp.where(kept, terms, jnp.zeros_like(terms)))
+    return partial if axis_name is None else jax.lax.psum(partial, axis_name)
+
+  count = total(jnp.ones_like(x))
+  mean = total(x) / jnp.maximum(count, 1)
+  variance = total(jnp.square(x - mean)) / jnp.maximum(count - 1, 1)
+  return Stats(
+    mean=jnp.where(jnp.isfinite(mean), mean, jnp.zeros_like(mean)),
+    std=jnp.where(jnp.isfinite(variance) & (count > 0), jnp.sqrt(variance), jnp.full_like(mean, jnp.inf)),
+  )
+
+
+def _check_mask(where: Array, x: Array) -> None:
+  """A mask of [batch, time] on [batch, time, features] would mask the wrong axis whenever the sizes agree."""
+  fits = where.ndim == x.ndim and all(m in (1, n) for m, n in zip(where.shape, x.shape, strict=True))
+  if not fits:
+    raise ValueError(
+      f'where of shape {where.shape} does not fit x of shape {x.shape}: give it the same rank, each axis equal or 1'
+      ' (a token mask as mask[..., None])'
+    )
+
+
+def init_stats() -> RunningStats:
+  """Remembers nothing yet: three zeros, each an array of its own so that a donated state may hold them.
+
+  >>> [float(leaf) for leaf in init_stats()]
+  [0.0, 0.0, 0.0]
+
+  Source: the authors' code starts at 0 too, but has no weight to divide that start out.
+  """
+  return RunningStats(mean=jnp.zeros(()), std=jnp.zeros(()), weight=jnp.zeros(()))
+
+
+def update_stats(running: RunningStats, batch: Stats, *, decay: float) -> RunningStats:
+  r"""Moves the averages one batch on.
+
+  .. math:: r \leftarrow d\,r + (1 - d)\,b, \qquad w \leftarrow d\,w + (1 - d)
+
+  Args:
+    running: the averages so far.
+    batch: what ``measure`` gave; with a ``std`` that is not finite it changes nothing, so that no batch can poison
+      the averages.
+    decay: d, in [0, 1); the paper's is 0.99.
+
+  >>> running = update_stats(init_stats(), Stats(jnp.array(2.), jnp.array(1.)), decay=0.99)
+  >>> [round(float(leaf), 4) for leaf in running]
+  [0.02, 0.01, 0.01]
+
+  Source: the LMA paper, below equation 3 ("moving average factor 0.99"). As in the authors' code the standard deviation
+  is averaged, not the variance; unlike there, only training calls this.
+  """
+  known = jnp.isfinite(batch.std) & jnp.isfinite(batch.mean)
+
+  def moved(old: Array, new: Array) -> Array:
+    return jnp.where(known, decay * old + (1 - decay) * new.astype(old.dtype), old)
+
+  one = jnp.ones_like(running.weight)
+  return RunningStats(moved(running.mean, batch.mean), moved(running.std, batch.std), moved(running.weight, one))
+
+
+def debias(running: RunningStats) -> Stats:
+  r"""Divides the zero start out of the moving averages.
+
+  .. math:: \mu = m / w, \qquad \sigma = s / w, \qquad w = 1 - d^t
+
+  Returns:
+    The averages over the batches seen; before the first batch the mean 0 and an infinite ``std``, with which a fresh
+    LMA is exactly ReLU.
+
+  >>> stats = debias(RunningStats(jnp.array(.02), jnp.array(.01), jnp.array(.01)))
+  >>> round(float(stats.mean), 4), round(float(stats.std), 4)
+  (2.0, 1.0)
+
+  Source: Kingma & Ba 2015, section 3. The authors' LMA is not debiased.
+  """
+  seen = running.weight > 0
+  weight = jnp.where(seen, running.weight, jnp.ones_like(running.weight))
+  return Stats(
+    mean=jnp.where(seen, running.mean / weight, jnp.zeros_like(weight)),
+    std=jnp.where(seen, running.std / weight, jnp.full_like(weight, jnp.inf)),
+  )

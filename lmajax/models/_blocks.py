@@ -1,0 +1,51 @@
+"""The two kinds of block that the plain networks are made of."""
+
+import flax.linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from lmajax.types import ActivationFactory
+
+
+class ConvBlock(nn.Module):
+  """Convolution, batch norm, activation, then pooling by 2 and channel-wise dropout where asked."""
+
+  features: int
+  act: ActivationFactory
+  kernel: int = 3
+  pool: bool = False
+  dropout: float = 0.0
+  dtype: DTypeLike | None = None
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'b h w c'], *, train: bool) -> Float[Array, 'b h2 w2 f']:
+    x = nn.Conv(
+      self.features, (self.kernel, self.kernel), kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype
+    )(x)
+    x = nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype, name='norm')(x)
+    x = self.act(name='act')(x, train=train)
+    if self.pool:
+      x = nn.max_pool(x, (2, 2), strides=(2, 2))
+    return nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not train)(x) if self.dropout else x
+
+
+class DenseBlock(nn.Module):
+  """Flattening, a dense layer, batch norm, activation, and dropout where asked."""
+
+  features: int
+  act: ActivationFactory
+  dropout: float = 0.0
+  dtype: DTypeLike | None = None
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'b ...'], *, train: bool) -> Float[Array, 'b f']:
+    x = x.reshape(x.shape[0], -1)
+    x = nn.Dense(self.features, kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype)(x)
+    x = nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype, name='norm')(x)
+    x = self.act(name='act')(x, train=train)
+    return nn.Dropout(self.dropout, deterministic=not train)(x) if self.dropout else x
+
+
+def logits(num_classes: int, dtype: DTypeLike | None) -> nn.Dense:
+  """The last dense layer of a classifier."""
+  return nn.Dense(num_classes, kernel_init=nn.initializers.xavier_uniform(), dtype=dtype, name='logits')

@@ -1,0 +1,58 @@
+"""Names for the types that run through lmajax, and the contracts of its families."""
+
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+from jaxtyping import Bool
+
+Array = jax.Array
+Key = jax.Array
+"""A typed key, from ``jax.random.key``."""
+Params = Any
+"""A pytree of float arrays: what the optimizer moves."""
+ModelStats = Any
+"""A pytree of arrays that a forward pass in training updates: running statistics."""
+Tap = Any
+"""What passes between two stages of a model: an array or a pytree of arrays."""
+
+
+@runtime_checkable
+class Activation(Protocol):
+  """An elementwise layer: ReLU, PReLU, Swish, APLU, LMA.
+
+  ``where`` has the rank of ``x``, broadcasts against it, and is looked at by statistics alone. ``train`` may be given
+  here or as a field of the module, as ``use_running_average`` of ``flax.linen.BatchNorm``.
+  """
+
+  def __call__(self, x: Array, *, where: Bool[Array, '...'] | None = None, train: bool | None = None) -> Array:
+    """Applies the activation to every element of ``x``."""
+    ...
+
+
+ActivationFactory = Callable[..., Activation]
+"""Called once per site, ``self.act(name='act')``, so that no two sites share their parameters."""
+
+
+@runtime_checkable
+class Staged(Protocol):
+  """Every model: ``stem``, then stages, then ``head``; calling it composes the three.
+
+  ``stage(i, taps[i]) == taps[i + 1]``, with the parameters of stage ``i`` under ``stages_i``.
+  """
+
+  def stem(self, inputs: Any, *, train: bool) -> Tap:
+    """Makes ``taps[0]`` from the inputs."""
+    ...
+
+  def stage(self, i: int, tap: Tap, *, train: bool) -> Tap:
+    """Makes ``taps[i + 1]`` from ``taps[i]``."""
+    ...
+
+  def head(self, tap: Tap, *, train: bool) -> Array:
+    """Makes the output from the last tap."""
+    ...
+
+  def __call__(self, inputs: Any, *, train: bool) -> tuple[Array, tuple[Tap, ...]]:
+    """Returns the output and every tap."""
+    ...

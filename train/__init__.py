@@ -1,0 +1,1 @@
+"""Programs around lmajax: run them from a checkout with ``python -m train``."""
