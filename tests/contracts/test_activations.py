@@ -1,0 +1,234 @@
+"""Every activation keeps the same promises; a new one joins by one line in MEMBERS."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+
+from lmajax.activations.linen import APLU, LMA, PReLU, ReLU, Swish
+from lmajax.types import Activation
+
+
+def lma(x, params, stats):
+  slopes = oracles.relu_init(len(params['slope_deltas']))[0] + params['slope_deltas']
+  intercepts = params['intercepts'] if 'intercepts' in params else oracles.joined_intercepts(slopes, stats)
+  return oracles.lma(x, slopes, intercepts, stats)
+
+
+# A factory, and its oracle of the input, the parameters and the statistics.
+MEMBERS = [
+  pytest.param(ReLU, lambda x, params, stats: oracles.relu(x), id='relu'),
+  pytest.param(PReLU, lambda x, params, stats: oracles.prelu(x, **params), id='prelu'),
+  pytest.param(Swish, lambda x, params, stats: oracles.swish(x, **params), id='swish'),
+  pytest.param(APLU, lambda x, params, stats: oracles.aplu(x, **params), id='aplu'),
+  pytest.param(LMA, lma, id='lma8'),
+  pytest.param(partial(LMA, num_segments=5), lma, id='lma5'),
+  pytest.param(partial(LMA, joined=True), lma, id='lma_joined'),
+]
+
+SHAPE = (4, 3, 5)
+X = 0.7 + 2 * np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
+CT = np.random.default_rng(1).normal(size=SHAPE).astype(np.float32)
+
+
+def train_step(act, variables, x, **options):
+  """The output and all variables after one pass in training."""
+  y, updated = act.apply(variables, x, train=True, mutable=['batch_stats'], **options)
+  return y, {**variables, **updated}
+
+
+def moved(act, seed=2):
+  """Variables as after some training: parameters off their start, statistics of two batches."""
+  variables = act.init(jax.random.key(seed), jnp.asarray(X), train=True)
+  rng = np.random.default_rng(seed)
+  params = jax.tree.map(lambda p: p + 0.3 * rng.normal(size=p.shape).astype(p.dtype), variables.get('params', {}))
+  variables = {**variables, 'params': params}
+  for shift in (0.0, 0.5):
+    _, variables = train_step(act, variables, jnp.asarray(X + shift))
+  return variables
+
+
+def close(tree, other, rtol=1e-5):
+  for ours, theirs in zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True):
+    np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=rtol * max(1.0, float(np.abs(theirs).max())))
+
+
+def finite(tree):
+  return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(tree))
+
+
+def stats_for(train):
+  """By the oracle: of the batch in training, of the two batches before in evaluation."""
+  running = oracles.init_stats()
+  for shift in (0.0, 0.5):
+    running = oracles.update_stats(running, oracles.measure(X + np.float32(shift)), decay=0.99)
+  return oracles.measure(X) if train else oracles.debias(running)
+
+
+@pytest.mark.parametrize('factory, oracle', MEMBERS)
+class TestEveryActivation:
+  def test_is_an_activation(self, factory, oracle):
+    assert isinstance(factory(), Activation)
+
+  @pytest.mark.parametrize('train', [True, False])
+  def test_equals_its_oracle(self, factory, oracle, train):
+    act = factory()
+    variables = moved(act)
+    y, _ = act.apply(variables, jnp.asarray(X), train=train, mutable=['batch_stats'])
+    close(y, oracle(X, jax.tree.map(np.asarray, variables['params']), stats_for(train)))
+
+  @pytest.mark.parametrize('train', [True, False])
+  def test_gradients_equal_the_differences_of_the_oracle(self, factory, oracle, train):
+    act = factory()
+    variables = moved(act)
+
+    def loss(params, x):
+      y, _ = act.apply({**variables, 'params': params}, x, train=train, mutable=['batch_stats'])
+      return (CT * y).sum()
+
+    dparams, dx = jax.grad(loss, (0, 1))(variables['params'], jnp.asarray(X))
+    params, stats = jax.tree.map(lambda p: np.asarray(p, np.float64), variables['params']), stats_for(train)
+    close(dx, oracles.slope_of(lambda x: (CT * oracle(x, params, stats)).sum(), X), rtol=1e-4)
+    assert set(dparams) == set(params)
+    for name in params:
+      by_oracle = oracles.slope_of(
+        lambda p, name=name: (CT * oracle(X, {**params, name: p}, stats)).sum(), params[name]
+      )
+      close(dparams[name], by_oracle, rtol=1e-4)
+
+  def test_jit_equals_eager(self, factory, oracle):
+    act = factory()
+    variables = moved(act)
+    close(jax.jit(partial(train_step, act))(variables, jnp.asarray(X)), train_step(act, variables, jnp.asarray(X)))
+
+  @pytest.mark.parametrize('train', [True, False])
+  @pytest.mark.parametrize(
+    'x', [1e4 * X, 1e30 * X, np.full(SHAPE, 3, np.float32), np.zeros(SHAPE, np.float32), X[:1, :1, :1]]
+  )
+  def test_extreme_input_stays_finite(self, factory, oracle, train, x):
+    act = factory()
+    variables = act.init(jax.random.key(2), jnp.asarray(x), train=True)
+
+    def loss(params, x):
+      y, updated = act.apply({**variables, 'params': params}, x, train=train, mutable=['batch_stats'])
+      return (y / jnp.maximum(jnp.abs(x).max(), 1)).sum(), (y, updated)
+
+    grads, aux = jax.grad(loss, (0, 1), has_aux=True)(variables.get('params', {}), jnp.asarray(x))
+    assert finite((grads, aux))
+
+  @pytest.mark.parametrize('dtype', ['bfloat16', 'float16', 'float32'])
+  def test_keeps_shape_and_dtype(self, factory, oracle, dtype):
+    act = factory()
+    variables = moved(act)
+    for train in (True, False):
+      y, updated = act.apply(variables, jnp.asarray(X, dtype), train=train, mutable=['batch_stats'])
+      assert (y.shape, y.dtype) == (SHAPE, dtype)
+      assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(updated))
+      np.testing.assert_allclose(
+        np.asarray(y, np.float32),
+        act.apply(variables, jnp.asarray(X, dtype).astype(jnp.float32), train=train, mutable=['batch_stats'])[0],
+        rtol=0.02,
+        atol=0.05,
+      )
+
+  @pytest.mark.parametrize('garbage', [1e6, np.nan, np.inf])
+  def test_what_is_masked_changes_nothing_else(self, factory, oracle, garbage):
+    act = factory()
+    variables = moved(act)
+    where = jnp.arange(12).reshape(4, 3, 1) % 3 > 0
+    y, updated = train_step(act, variables, jnp.where(where, X, garbage), where=where)
+    expected, expected_updated = train_step(act, variables, jnp.where(where, X, -1), where=where)
+    shown = np.broadcast_to(where, SHAPE)
+    np.testing.assert_array_equal(np.asarray(y)[shown], np.asarray(expected)[shown])
+    close(updated, expected_updated)
+    alone = X[np.asarray(where)[..., 0]]
+    np.testing.assert_allclose(
+      np.asarray(y)[shown], oracle(alone, variables['params'], oracles.measure(alone)).ravel(), rtol=1e-4, atol=1e-5
+    )
+
+  def test_traces_once_and_can_be_donated(self, factory, oracle):
+    act, traces = factory(), []
+
+    @partial(jax.jit, donate_argnums=0)
+    def step(variables, x):
+      traces.append(x.shape)
+      return train_step(act, variables, x)[1]
+
+    variables = act.init(jax.random.key(2), jnp.asarray(X), train=True)
+    for shift in range(3):
+      variables = step(variables, jnp.asarray(X + np.float32(shift)))
+    assert len(traces) == 1
+    assert finite(variables)
+
+  def test_vmap_over_stacked_parameters_equals_a_loop(self, factory, oracle):
+    act = factory()
+    each = [moved(act, seed) for seed in (2, 3, 4)]
+    inputs = [jnp.asarray(X + np.float32(shift)) for shift in range(3)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+    at_once = jax.vmap(partial(train_step, act))(stacked, jnp.stack(inputs))
+    one_by_one = [train_step(act, variables, x) for variables, x in zip(each, inputs, strict=True)]
+    close(at_once, jax.tree.map(lambda *leaves: jnp.stack(leaves), *one_by_one))
+
+  def test_scan_and_remat_give_the_loop_gradients(self, factory, oracle):
+    act = factory()
+    start = moved(act)
+    inputs = jnp.stack([jnp.asarray(X + np.float32(shift)) for shift in range(3)])
+
+    def step(params, rest, x):
+      y, updated = train_step(act, {'params': params, **rest}, x)
+      return {name: updated[name] for name in rest}, (CT * y).sum()
+
+    def looped(params, inputs, rest):
+      losses = []
+      for x in inputs:
+        rest, loss = step(params, rest, x)
+        losses.append(loss)
+      return sum(losses), rest
+
+    def scanned(params, inputs, rest):
+      rest, losses = jax.lax.scan(jax.checkpoint(partial(step, params)), rest, inputs)
+      return losses.sum(), rest
+
+    rest = {name: tree for name, tree in start.items() if name != 'params'}
+    args = start['params'], inputs, rest
+    close(jax.grad(scanned, (0, 1), has_aux=True)(*args), jax.grad(looped, (0, 1), has_aux=True)(*args))
+
+  @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+  def test_promotes_no_dtype_by_accident(self, factory, oracle, dtype, strict_dtypes):
+    act, x = factory(), jnp.asarray(X, dtype)
+    variables = act.init(jax.random.key(2), x, train=True)
+    for train in (True, False):
+
+      def loss(params, x, train=train):
+        y, _ = act.apply({**variables, 'params': params}, x, train=train, mutable=['batch_stats'])
+        return y.sum()
+
+      dparams, dx = jax.grad(loss, (0, 1))(variables.get('params', {}), x)
+      assert dx.dtype == dtype
+      assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(dparams))
+
+  def test_two_sites_have_separate_parameters(self, factory, oracle):
+    class Two(nn.Module):
+      @nn.compact
+      def __call__(self, x):
+        return factory(name='second')(factory(name='first')(x, train=True), train=True)
+
+    one, two = (
+      act.init(jax.random.key(2), jnp.asarray(X), **o) for act, o in ((factory(), {'train': True}), (Two(), {}))
+    )
+    for collection, tree in one.items():
+      assert set(two[collection]) == {'first', 'second'}
+      for site in two[collection].values():
+        assert jax.tree.map(jnp.shape, site) == jax.tree.map(jnp.shape, tree)
+    assert set(two) == set(one)
+
+  def test_evaluation_updates_no_statistics(self, factory, oracle):
+    act = factory()
+    variables = moved(act)
+    _, updated = act.apply(variables, jnp.asarray(X + 9), train=False, mutable=['batch_stats'])
+    for ours, before in zip(jax.tree.leaves(updated), jax.tree.leaves(variables.get('batch_stats', {})), strict=True):
+      assert ours == before

@@ -1,0 +1,193 @@
+"""Every public formula of lmajax once more, slowly, in NumPy loops over float64: the judge."""
+
+import math
+
+import numpy as np
+
+LARGEST = float(np.finfo(np.float32).max)
+
+
+# The statistics of a layer's input.
+
+
+def measure(x, *, where=None):
+  x = np.asarray(x, np.float64)
+  where = np.broadcast_to(True if where is None else where, x.shape)
+  kept = [float(value) for value, counts in zip(x.flat, where.flat, strict=True) if counts and math.isfinite(value)]
+  total = squares = 0.0
+  for value in kept:
+    total += value
+  if not kept or abs(total) > LARGEST:
+    return 0.0, math.inf
+  mean = total / len(kept)
+  for value in kept:
+    squares += (value - mean) ** 2
+  return mean, math.inf if squares > LARGEST else math.sqrt(squares / max(len(kept) - 1, 1))
+
+
+def init_stats():
+  return 0.0, 0.0, 0.0
+
+
+def update_stats(running, batch, *, decay):
+  if not all(math.isfinite(value) for value in batch):
+    return tuple(float(old) for old in running)
+  return tuple(decay * float(old) + (1 - decay) * float(new) for old, new in zip(running, (*batch, 1.0), strict=True))
+
+
+def debias(running):
+  mean, std, weight = (float(leaf) for leaf in running)
+  return (0.0, math.inf) if weight == 0 else (mean / weight, std / weight)
+
+
+# LMA.
+
+
+def relu_init(num_segments):
+  return np.array([0.0 if j < num_segments // 2 else 1.0 for j in range(num_segments)]), np.zeros(num_segments)
+
+
+def cuts(stats, num_segments):
+  mean, std = (float(stat) for stat in stats)
+  width = 6 * std / num_segments if math.isfinite(std) else 0.0
+  bottom = mean - num_segments * width / 2
+  return [bottom + j * width for j in range(1, num_segments)]
+
+
+def segment_index(x, stats, num_segments):
+  x = np.asarray(x, np.float64)
+  index = np.zeros(x.shape, np.int64)
+  for at in np.ndindex(x.shape):
+    for cut in cuts(stats, num_segments):
+      if x[at] >= cut:
+        index[at] += 1
+  return index
+
+
+def lma(x, slopes, intercepts, stats):
+  x = np.asarray(x, np.float64)
+  index, y = segment_index(x, stats, len(slopes)), np.zeros(x.shape)
+  for at in np.ndindex(x.shape):
+    y[at] = float(slopes[index[at]]) * x[at] + float(intercepts[index[at]])
+  return y
+
+
+def joined_intercepts(slopes, stats):
+  """Walks from the mean outward: each piece takes up where its neighbour stopped."""
+  slopes, (mean, std) = np.asarray(slopes, np.float64), (float(stat) for stat in stats)
+  edges, home = cuts((mean, std), len(slopes)), len(slopes) // 2
+  intercepts = np.zeros(len(slopes))
+  intercepts[home] = -slopes[home] * mean
+  for j in range(home + 1, len(slopes)):
+    height = slopes[j - 1] * edges[j - 1] + intercepts[j - 1]
+    intercepts[j] = height - slopes[j] * edges[j - 1]
+  for j in range(home - 1, -1, -1):
+    height = slopes[j + 1] * edges[j] + intercepts[j + 1]
+    intercepts[j] = height - slopes[j] * edges[j]
+  return intercepts
+
+
+# The activations that LMA is compared with.
+
+
+def relu(x):
+  x = np.asarray(x, np.float64)
+  y = np.zeros(x.shape)
+  for at in np.ndindex(x.shape):
+    y[at] = x[at] if x[at] > 0 else 0.0
+  return y
+
+
+def prelu(x, slope):
+  x = np.asarray(x, np.float64)
+  y = np.zeros(x.shape)
+  for at in np.ndindex(x.shape):
+    y[at] = x[at] if x[at] > 0 else float(slope) * x[at]
+  return y
+
+
+def swish(x, slope):
+  x = np.asarray(x, np.float64)
+  y = np.zeros(x.shape)
+  for at in np.ndindex(x.shape):
+    y[at] = x[at] / (1 + math.exp(-float(slope[at[-1]]) * x[at]))
+  return y
+
+
+def aplu(x, slopes, cuts):
+  x = np.asarray(x, np.float64)
+  y = np.zeros(x.shape)
+  for at in np.ndindex(x.shape):
+    y[at] = max(x[at], 0.0)
+    for slope, cut in zip(slopes[:, at[-1]], cuts[:, at[-1]], strict=True):
+      y[at] += float(slope) * max(float(cut) - x[at], 0.0)
+  return y
+
+
+# The losses.
+
+
+def softmax(logits):
+  top = max(float(z) for z in logits)
+  powers = [math.exp(float(z) - top) for z in logits]
+  return [power / sum(powers) for power in powers]
+
+
+def soft_targets(student_logits, teacher_logits, *, temperature=1.0, where=None):
+  loss = np.zeros(student_logits.shape[:-1])
+  for at in np.ndindex(loss.shape):
+    if where is not None and not where[at]:
+      continue
+    student = softmax([float(z) / temperature for z in student_logits[at]])
+    teacher = softmax([float(z) / temperature for z in teacher_logits[at]])
+    for p, q in zip(teacher, student, strict=True):
+      loss[at] += p * math.log(p / q) if p > 0 else 0.0
+  return temperature**2 * loss
+
+
+def distillation(student_logits, teacher_logits, labels, *, temperature=2.0, soft_weight=0.7, where=None):
+  loss = soft_weight * soft_targets(student_logits, teacher_logits, temperature=temperature, where=where)
+  for at in np.ndindex(loss.shape):
+    if where is None or where[at]:
+      loss[at] -= (1 - soft_weight) * math.log(softmax(student_logits[at])[int(labels[at])])
+  return loss
+
+
+# The trees: a nest of dictionaries, lists and tuples.
+
+
+def leaves(tree):
+  if isinstance(tree, dict):
+    return [leaf for child in tree.values() for leaf in leaves(child)]
+  if isinstance(tree, list | tuple):
+    return [leaf for child in tree for leaf in leaves(child)]
+  return [tree]
+
+
+def size(tree):
+  count = 0
+  for leaf in leaves(tree):
+    count += len(np.asarray(leaf).ravel())
+  return count
+
+
+def nbytes(tree):
+  count = 0
+  for leaf in leaves(tree):
+    count += len(np.asarray(leaf).tobytes())
+  return count
+
+
+# Not a formula of lmajax, but what its gradients are judged by.
+
+
+def slope_of(f, at, step=1e-5):
+  """The gradient of a scalar function of one array, by central differences."""
+  at = np.asarray(at, np.float64)
+  gradient = np.zeros(at.shape)
+  for i in np.ndindex(at.shape):
+    up, down = at.copy(), at.copy()
+    up[i] += step
+    down[i] -= step
+    gradient[i] = (f(up) - f(down)) / (2 * step)
+  return gradient

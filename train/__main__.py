@@ -1,0 +1,126 @@
+"""The command line: arguments -> configuration -> recipe, nothing else."""
+
+import dataclasses
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from train import config as configs
+from train.config import Distill
+from train.errors import UserError
+from train.run import Run, Stopped
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+  """Score a finished run again, from its checkpoints."""
+
+  run: tyro.conf.Positional[Path]
+  """The run's folder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """Print the table of one or more runs and draw their pictures again."""
+
+  runs: tyro.conf.Positional[tuple[Path, ...]]
+  """The runs' folders; their rows are put together."""
+  out: Path | None = None
+  """Where the pictures go; by default the first run's folder."""
+
+
+Command = (
+  Annotated[Distill, tyro.conf.subcommand('distill')]
+  | Annotated[Evaluate, tyro.conf.subcommand('evaluate')]
+  | Annotated[Report, tyro.conf.subcommand('report')]
+)
+
+
+def main(arguments: list[str]) -> int:
+  """Runs a command; what its user can mend is one line and exit code 2."""
+  try:
+    command = tyro.cli(Command, args=arguments, prog='python -m train', description='Make networks small with lmajax.')
+    {Distill: _distill, Evaluate: _evaluate, Report: _report}[type(command)](command, arguments)
+  except UserError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 2
+  except Stopped as stopped:
+    print(f'{stopped}; go on with --resume', file=sys.stderr)
+    return 128 + stopped.signum
+  return 0
+
+
+def _distill(command: Distill, arguments: list[str]) -> None:
+  from train.recipes import distill
+
+  if command.resume:
+    config, folder = _resumed(command, arguments)
+  else:
+    config, folder = configs.resolved(command), _new_folder(command)
+  plan = distill.experiment(config)
+  _create(folder)
+  if not command.resume:
+    configs.save(config, folder)
+  with Run(folder) as run:
+    rows = distill.run(plan, run)
+  _show(folder, rows)
+
+
+def _resumed(command: Distill, arguments: list[str]) -> tuple[Distill, Path]:
+  if command.workdir is None:
+    raise UserError('--resume needs --workdir, the folder of the run to go on with')
+  saved = configs.load(command.workdir)
+  default = dataclasses.replace(saved, workdir=command.workdir, resume=True)
+  given = tyro.cli(Distill, args=arguments[1:], default=default)
+  configs.refuse_differences(given, saved)
+  return saved, command.workdir
+
+
+def _new_folder(command: Distill) -> Path:
+  folder = command.workdir or Path('runs') / f'{command.data}-{time.strftime("%Y%m%d-%H%M%S")}'
+  if (folder / 'config.json').exists():
+    raise UserError(f'{folder} already holds a run: go on with it by --resume, or choose another --workdir')
+  return folder
+
+
+def _create(folder: Path) -> None:
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(f'cannot make the folder {folder}: {error.strerror}; choose another --workdir') from error
+
+
+def _evaluate(command: Evaluate, arguments: list[str]) -> None:
+  del arguments
+  from train import report
+  from train.recipes import distill
+
+  plan = distill.experiment(configs.load(command.run))
+  rows = distill.evaluated(plan, distill.restored(plan, command.run))
+  print(report.table(rows))
+
+
+def _report(command: Report, arguments: list[str]) -> None:
+  del arguments
+  from train import draw, report
+
+  if not command.runs:
+    raise UserError('report needs the folder of at least one run')
+  rows = report.merged([report.read(folder) for folder in command.runs])
+  print(report.table(rows))
+  for path in draw.comparisons(command.out or command.runs[0], rows):
+    print(path)
+
+
+def _show(folder: Path, rows: list) -> None:
+  from train import report
+
+  print(report.table(rows))
+  print(f'\n{folder}: results.json, results.md, curves.png')
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))

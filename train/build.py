@@ -1,0 +1,116 @@
+"""From a configuration to objects: the one table from names to things."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from lmajax import LMA, models
+from lmajax.activations import linen
+from lmajax.types import ActivationFactory
+from train import schedules, step
+from train.config import Distill
+from train.data import Dataset
+from train.data.batches import Batches, evaluation_batches
+from train.errors import UserError
+from train.loop import Data, Plan
+
+_ACTIVATIONS: dict[str, Callable[[int], ActivationFactory]] = {
+  'relu': lambda segments: linen.ReLU,
+  'prelu': lambda segments: linen.PReLU,
+  'swish': lambda segments: linen.Swish,
+  'aplu': lambda segments: partial(linen.APLU, num_segments=segments),
+  'lma': lambda segments: partial(LMA, num_segments=segments),
+  'lma-joined': lambda segments: partial(LMA, num_segments=segments, joined=True),
+}
+SEGMENTED = ('aplu', 'lma', 'lma-joined')
+
+_SCHEDULES = {'cosine': schedules.cosine, 'plateau': schedules.plateau, 'steps': schedules.steps}
+_CIFAR10_STUDENTS = {75: 1, 50: 2, 25: 3}
+_TEACHER_UNITS = {'digits': (64, 64), 'mnist': (256, 256), 'fashion-mnist': (256, 256)}
+
+
+class Arm(NamedTuple):
+  """One row of the table: a kind of student, trained over all seeds."""
+
+  activation: str
+  segments: int | None
+  width: int
+  hard_label: bool
+
+  @property
+  def name(self) -> str:
+    segments = '' if self.segments is None else f'-{self.segments}'
+    return f'{self.activation}{segments}-w{self.width}-{"hard" if self.hard_label else "distilled"}'
+
+
+def arms(config: Distill) -> Iterator[Arm]:
+  """Every kind of student that a configuration asks for."""
+  for width in config.width or ():
+    for activation in config.activations:
+      for segments in config.segments if activation in SEGMENTED else (None,):
+        for hard_label in (False, True):
+          yield Arm(activation, segments, width, hard_label)
+
+
+def activation(name: str, segments: int | None) -> ActivationFactory:
+  """The factory behind a name; ``segments`` is None for those that have none."""
+  return _ACTIVATIONS[name](segments or 2)
+
+
+def teacher(config: Distill, num_classes: int) -> nn.Module:
+  """The paper's teacher for the CIFARs; elsewhere a perceptron that is wide beside its students. All with ReLU."""
+  dtype = jnp.dtype(config.dtype)
+  if config.data == 'cifar10':
+    return models.cifar10_teacher(linen.ReLU, num_classes=num_classes, dtype=dtype)
+  if config.data == 'cifar100':
+    return models.WideResNet(16, 10, num_classes, linen.ReLU, dtype=dtype)
+  return models.MLP(_TEACHER_UNITS[config.data], num_classes, linen.ReLU, dtype)
+
+
+def student(config: Distill, arm: Arm, num_classes: int) -> nn.Module:
+  """The student of an arm."""
+  act, dtype = activation(arm.activation, arm.segments), jnp.dtype(config.dtype)
+  if config.data == 'cifar10':
+    if arm.width not in _CIFAR10_STUDENTS:
+      raise UserError(f'--width {arm.width}: the cifar10 students have 75, 50 or 25 channels first')
+    return models.cifar10_student(_CIFAR10_STUDENTS[arm.width], act, num_classes=num_classes, dtype=dtype)
+  if config.data == 'cifar100':
+    return models.WideResNet(10, arm.width, num_classes, act, dtype=dtype)
+  return models.MLP((arm.width,), num_classes, act, dtype)
+
+
+def width(model: nn.Module) -> int:
+  """The number that stands in the table's column: first units, first channels, or the widening factor."""
+  if isinstance(model, models.WideResNet):
+    return model.widen
+  return model.channels[0] if isinstance(model, models.CNN) else model.units[0]
+
+
+def over(model: nn.Module) -> Callable[[Callable], Callable]:
+  """How a cohort of seeds runs fastest: on the CPU, convolutions one seed after another, matrix products together."""
+  return step.vmapped if isinstance(model, models.MLP) or jax.default_backend() != 'cpu' else step.unrolled
+
+
+def plan(config: Distill, epochs: int) -> Plan:
+  """The optimizer's part of a configuration."""
+  return Plan(epochs, config.learning_rate, config.weight_decay, _SCHEDULES[config.schedule](epochs), config.save_every)
+
+
+def sharding() -> NamedSharding:
+  """Batches spread over all devices; Auto axes, so that Flax and optax run as they are."""
+  mesh = jax.make_mesh((jax.device_count(),), ('data',), axis_types=(AxisType.Auto,))
+  return NamedSharding(mesh, PartitionSpec('data'))
+
+
+def data(config: Distill, dataset: Dataset) -> tuple[Data, list]:
+  """What the phases read, and the test set as batches with masks."""
+  spread = sharding()
+  normal = {'pixel_mean': dataset.pixel_mean, 'pixel_std': dataset.pixel_std, 'sharding': spread}
+  batches = Batches(dataset.train, batch_size=config.batch_size, seed=0, augment=dataset.augment, **normal)
+  evaluated = partial(evaluation_batches, batch_size=8 * config.batch_size, **normal)
+  return Data(batches, list(evaluated(dataset.validation)), spread), list(evaluated(dataset.test))

@@ -1,0 +1,104 @@
+"""Batches by step: the same step gives the same batch, whatever came before it, so that a resumed run is exact."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float32, Int32, Key, UInt8
+
+from train.data.augment import crop_and_flip
+from train.data.images import Images
+from train.errors import UserError
+
+_STREAM = 0xDA7A  # keeps these draws apart from others of the same seed
+
+
+class Batch(NamedTuple):
+  """Normalized images and their classes, on the devices."""
+
+  images: Float32[Array, 'b h w c']
+  labels: Int32[Array, ' b']
+
+
+class Batches:
+  """Training batches, shuffled anew every epoch; an epoch's incomplete last batch is dropped."""
+
+  def __init__(
+    self,
+    images: Images,
+    *,
+    batch_size: int,
+    seed: int,
+    pixel_mean: tuple[float, ...],
+    pixel_std: tuple[float, ...],
+    augment: bool,
+    sharding: jax.sharding.NamedSharding | None = None,
+  ):
+    if not 1 <= batch_size <= len(images.labels):
+      raise UserError(
+        f'batch size {batch_size} with {len(images.labels)} images; choose from 1 to {len(images.labels)}'
+      )
+    _check_spread(batch_size, sharding)
+    self.steps_per_epoch = len(images.labels) // batch_size
+    self._images = images
+    self._batch_size = batch_size
+    self._seed = seed
+    self._key = jax.random.fold_in(jax.random.key(seed), _STREAM) if augment else None
+    self._normalize = {'mean': tuple(pixel_mean), 'std': tuple(pixel_std)}
+    self._sharding = sharding
+    self._shuffled = -1, np.arange(0)
+
+  def __getitem__(self, step: int) -> Batch:
+    epoch, position = divmod(step, self.steps_per_epoch)
+    rows = self._permutation(epoch)[position * self._batch_size :][: self._batch_size]
+    images, labels = jax.device_put(self._images.take(rows), self._sharding)
+    return Batch(_prepare(self._key, step, images, **self._normalize), labels)
+
+  def _permutation(self, epoch: int) -> np.ndarray:
+    if self._shuffled[0] != epoch:
+      self._shuffled = epoch, np.random.default_rng((self._seed, epoch)).permutation(len(self._images.labels))
+    return self._shuffled[1]
+
+
+def evaluation_batches(
+  images: Images,
+  *,
+  batch_size: int,
+  pixel_mean: tuple[float, ...],
+  pixel_std: tuple[float, ...],
+  sharding: jax.sharding.NamedSharding | None = None,
+) -> Iterator[tuple[Batch, Bool[Array, ' b']]]:
+  """All images in order, each batch with a mask of its real rows: the last one is filled up with a repeated row."""
+  _check_spread(batch_size, sharding)
+  total = len(images.labels)
+  for start in range(0, total, batch_size):
+    rows = np.arange(start, start + batch_size)
+    part = images.take(np.minimum(rows, total - 1))
+    (raw, labels), mask = jax.device_put((part, rows < total), sharding)
+    yield Batch(_prepare(None, 0, raw, mean=tuple(pixel_mean), std=tuple(pixel_std)), labels), mask
+
+
+@partial(jax.jit, static_argnames=('mean', 'std'))
+def _prepare(
+  key: Key[Array, ''] | None,
+  step: int,
+  images: UInt8[Array, 'b h w c'],
+  *,
+  mean: tuple[float, ...],
+  std: tuple[float, ...],
+) -> Float32[Array, 'b h w c']:
+  if key is not None:
+    images = crop_and_flip(jax.random.fold_in(key, step), images)
+  per_channel = [jnp.asarray(numbers, jnp.float32).reshape(1, 1, 1, -1) for numbers in (mean, std)]
+  return (images.astype(jnp.float32) - per_channel[0]) / per_channel[1]
+
+
+def _check_spread(batch_size: int, sharding: jax.sharding.NamedSharding | None) -> None:
+  try:
+    if sharding is not None:
+      sharding.shard_shape((batch_size,))
+  except ValueError as error:
+    raise UserError(f'batch size {batch_size} does not spread evenly over the devices; choose a multiple') from error

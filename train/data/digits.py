@@ -1,0 +1,16 @@
+"""The 1,797 handwritten digits of 8x8 pixels that come with scikit-learn: real data without a download."""
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+from train.data.images import Images, stratified_order
+
+TRAIN, VALIDATION, TEST = 1097, 200, 500
+
+
+def load() -> tuple[Images, Images]:
+  """Training (with validation) and test images; the set has no official test part, so a fixed one is taken."""
+  pixels, labels = load_digits(return_X_y=True)
+  whole = Images(pixels.astype(np.uint8).reshape(-1, 8, 8, 1), labels.astype(np.int32))
+  order = stratified_order(whole.labels)
+  return whole.take(order[TEST:]), whole.take(order[:TEST])

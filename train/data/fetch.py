@@ -1,0 +1,53 @@
+"""Downloads of the published files into the user's cache, for those who have the internet."""
+
+from pathlib import Path
+
+import pooch
+
+from train.errors import UserError
+
+BASE_URLS = {
+  'mnist': 'https://ossci-datasets.s3.amazonaws.com/mnist/',
+  'fashion-mnist': 'https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/',
+  'cifar10': 'https://www.cs.toronto.edu/~kriz/',
+  'cifar100': 'https://www.cs.toronto.edu/~kriz/',
+}
+
+# the checksums the publishers give; they are MD5
+FILES = {
+  'mnist': {
+    'train-images-idx3-ubyte.gz': 'f68b3c2dcbeaaa9fbdd348bbdeb94873',
+    'train-labels-idx1-ubyte.gz': 'd53e105ee54ea40749a09fcbcd1e9432',
+    't10k-images-idx3-ubyte.gz': '9fb629c4189551a2d022fa330f9573f3',
+    't10k-labels-idx1-ubyte.gz': 'ec29112dd5afa0611ce80d1b7f02629c',
+  },
+  'fashion-mnist': {
+    'train-images-idx3-ubyte.gz': '8d4fb7e6c68d591d4c3dfef9ec88bf0d',
+    'train-labels-idx1-ubyte.gz': '25c81989df183df01b3e8a0aad5dffbe',
+    't10k-images-idx3-ubyte.gz': 'bef4ecab320f06d8554ea6380940ec79',
+    't10k-labels-idx1-ubyte.gz': 'bb300cfdad3c16e7a12a480ee83cd310',
+  },
+  'cifar10': {'cifar-10-binary.tar.gz': 'c32a1d4ab5d03f1284b67883e8d87530'},
+  'cifar100': {'cifar-100-binary.tar.gz': '03b5dce01913d631647c71ecec9e9cb8'},
+}
+
+
+def fetch(name: str) -> Path:
+  """The folder with the files of a set; what is not there yet, or is damaged, is downloaded."""
+  folder = Path(pooch.os_cache('lmajax')) / name
+  for file, md5 in FILES[name].items():
+    _retrieve(BASE_URLS[name] + file, folder / file, md5)
+  return folder
+
+
+def _retrieve(url: str, path: Path, md5: str) -> None:
+  whole = pooch.HTTPDownloader(stream=False)  # a streamed answer that is refused (404) leaves its socket open
+  try:
+    # pooch writes beside the file and renames when the checksum holds
+    pooch.retrieve(url, known_hash=f'md5:{md5}', fname=path.name, path=path.parent, downloader=whole)
+  except (OSError, ValueError) as error:
+    reason = ' '.join(str(error).split())
+    raise UserError(
+      f'{url}: download to {path} failed ({reason}); without internet, put the published file in a folder '
+      'and pass it as --data-dir'
+    ) from error

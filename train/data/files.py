@@ -1,0 +1,49 @@
+"""Published files, read into memory: nothing is unpacked to disk, so no member of an archive can land anywhere."""
+
+import gzip
+import tarfile
+import zlib
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from train.errors import UserError
+
+
+def read_bytes(path: Path) -> bytes:
+  """All bytes of a file; those inside the wrapping if it is gzipped."""
+  with naming(path):
+    raw = path.read_bytes()
+    return gzip.decompress(raw) if path.suffix == '.gz' else raw
+
+
+def read_tar(path: Path, names: Collection[str]) -> dict[str, bytes]:
+  """The named members of a gzipped tar archive; one unsafe member and the whole archive is refused."""
+  found = {}
+  with naming(path), tarfile.open(path, 'r:gz') as tar:
+    for member in tar:
+      name = _safe_name(path, member)
+      stream = tar.extractfile(member) if name in names else None
+      if stream:
+        found[name] = stream.read()
+  for name in names:
+    if name not in found:
+      raise UserError(f'{path}: the file {name} is missing in it; get the published archive again')
+  return found
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+  """Turns what goes wrong while reading into one line that names the path."""
+  try:
+    yield
+  except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+    reason = getattr(error, 'strerror', None) or error
+    raise UserError(f'{path}: cannot be read ({reason}); get the published file again') from error
+
+
+def _safe_name(path: Path, member: tarfile.TarInfo) -> str:
+  name = PurePosixPath(member.name)
+  if name.is_absolute() or '..' in name.parts or not (member.isfile() or member.isdir()):
+    raise UserError(f'{path}: member {member.name!r} is a link or leads outside; get the published archive again')
+  return str(name)

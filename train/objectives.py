@@ -1,0 +1,51 @@
+"""Objectives: (params, stats, frozen, batch, key) -> (loss, (stats, metrics)). Compose them; add no flags."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import optax
+
+from lmajax.losses import distillation
+from lmajax.types import Array, Key, ModelStats, Params
+from train.data.batches import Batch
+from train.step import Frozen, Metrics, Objective
+
+
+def _forward(model: nn.Module, params: Params, stats: ModelStats, images: Array, key: Key) -> tuple[Array, Any]:
+  variables = {'params': params, **stats}
+  (logits, _), moved = model.apply(variables, images, train=True, mutable=list(stats), rngs={'dropout': key})
+  return logits, moved
+
+
+def _accuracy(logits: Array, labels: Array) -> Array:
+  return (logits.argmax(-1) == labels).mean()
+
+
+def supervised(model: nn.Module) -> Objective:
+  """Cross-entropy with the labels; ``frozen`` is not looked at."""
+
+  def objective(params: Params, stats: ModelStats, frozen: Frozen, batch: Batch, key: Key):
+    del frozen
+    logits, stats = _forward(model, params, stats, batch.images, key)
+    logits = logits.astype('float32')
+    loss = optax.losses.softmax_cross_entropy_with_integer_labels(logits, batch.labels).mean()
+    return loss, (stats, _metrics(logits, batch))
+
+  return objective
+
+
+def distill(student: nn.Module, teacher: nn.Module, *, temperature: float, soft_weight: float) -> Objective:
+  """The paper's mix of soft targets and labels; ``frozen`` is the teacher's variables, run in evaluation mode."""
+
+  def objective(params: Params, stats: ModelStats, frozen: Frozen, batch: Batch, key: Key):
+    teacher_logits, _ = jax.lax.stop_gradient(teacher.apply(frozen, batch.images, train=False))
+    logits, stats = _forward(student, params, stats, batch.images, key)
+    loss = distillation(logits, teacher_logits, batch.labels, temperature=temperature, soft_weight=soft_weight).mean()
+    return loss, (stats, _metrics(logits, batch))
+
+  return objective
+
+
+def _metrics(logits: Array, batch: Batch) -> Metrics:
+  return {'accuracy': _accuracy(logits, batch.labels)}

@@ -1,0 +1,1 @@
+"""The programs, a page each."""

@@ -1,0 +1,88 @@
+"""The paper's experiment: one teacher, then students of equal size under it, per activation, width and seed."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from lmajax import tree
+from train import build, draw, report
+from train.build import Arm
+from train.config import Distill
+from train.data import Dataset, load
+from train.loop import Cohort, Data, accuracy, fit, saved_variables
+from train.objectives import distill, supervised
+from train.report import Row
+from train.run import Run
+from train.step import make_eval_step, unrolled
+
+TEACHER = 'teacher'
+
+
+class Experiment(NamedTuple):
+  """A configuration made real: the data, and a cohort for every row of the table."""
+
+  config: Distill
+  dataset: Dataset
+  data: Data
+  test: list
+  teacher: Cohort
+  students: dict[Arm, Cohort]
+
+
+def experiment(config: Distill) -> Experiment:
+  """Reads the data and builds every model, before anything is trained or written."""
+  dataset = load(config.data, data_dir=config.data_dir, train_images=config.train_images)
+  data, test = build.data(config, dataset)
+  teacher = build.teacher(config, dataset.num_classes)
+
+  def cohort(arm: Arm) -> Cohort:
+    model = build.student(config, arm, dataset.num_classes)
+    soft = distill(model, teacher, temperature=config.temperature, soft_weight=config.soft_weight)
+    return Cohort(model, supervised(model) if arm.hard_label else soft, range(config.seeds), build.over(model))
+
+  students = {arm: cohort(arm) for arm in build.arms(config)}
+  return Experiment(config, dataset, data, test, Cohort(teacher, supervised(teacher), (0,), unrolled), students)
+
+
+def run(plan: Experiment, to: Run) -> list[Row]:
+  """Trains the teacher and every cohort, reads the test set once, and writes the table and the pictures."""
+  config = plan.config
+  epochs = config.teacher_epochs + len(plan.students) * config.epochs
+  to.bar.total = epochs * plan.data.batches.steps_per_epoch
+  trained = {TEACHER: fit(to, TEACHER, plan.teacher, plan.data, build.plan(config, config.teacher_epochs))}
+  for arm, cohort in plan.students.items():
+    frozen = None if arm.hard_label else member(trained[TEACHER], 0)
+    trained[arm.name] = fit(to, arm.name, cohort, plan.data, build.plan(config, config.epochs), frozen)
+  rows = evaluated(plan, trained)
+  report.write(to.folder, config.data, rows)
+  draw.curves(to.folder / 'curves.png', plan, trained)
+  return rows
+
+
+def restored(plan: Experiment, folder: Path) -> dict[str, Any]:
+  """The variables of every phase of a finished run, from its checkpoints."""
+  phases = {TEACHER: plan.teacher, **{arm.name: cohort for arm, cohort in plan.students.items()}}
+  return {name: saved_variables(folder, name, cohort, plan.data) for name, cohort in phases.items()}
+
+
+def evaluated(plan: Experiment, trained: dict[str, Any]) -> list[Row]:
+  """The rows of the table: this, and nothing before it, reads the test set."""
+
+  def row(name: str, activation: str, width: int, segments: int | None, hard_label: bool, cohort: Cohort) -> Row:
+    variables = trained[name]
+    right = accuracy(make_eval_step(cohort.model, over=cohort.over), variables, plan.test)
+    one = member(variables, 0)
+    return Row(
+      name, activation, width, segments, hard_label, right.tolist(), tree.size(one['params']), tree.nbytes(one)
+    )
+
+  rows = [row(TEACHER, 'relu', build.width(plan.teacher.model), None, True, plan.teacher)]
+  for arm, cohort in plan.students.items():
+    rows.append(row(arm.name, arm.activation, arm.width, arm.segments, arm.hard_label, cohort))
+  return rows
+
+
+def member(variables: Any, seed: int) -> Any:
+  """One student's variables out of a cohort's."""
+  return jax.tree.map(lambda leaf: leaf[seed], variables)

@@ -1,0 +1,112 @@
+"""A run's folder, what is reported into it, and how a run is stopped."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from tensorboardX import SummaryWriter
+from tqdm.auto import tqdm
+
+from train.errors import UserError
+
+
+class Stopped(Exception):
+  """A signal asked for the end, and everything is saved."""
+
+  def __init__(self, signum: int):
+    super().__init__(f'stopped by {signal.Signals(signum).name}')
+    self.signum = signum
+
+
+class Run:
+  """The open folder of a run: metrics, progress bar, and whether a signal has asked to stop."""
+
+  def __init__(self, folder: Path):
+    self.folder = folder
+    self.bar = tqdm(unit='step', dynamic_ncols=True)
+    self._metrics = folder / 'metrics.jsonl'
+    self._boards: dict[str, SummaryWriter] = {}
+    self._signum: int | None = None
+    self._before: dict[int, Any] = {}
+
+  def __enter__(self) -> 'Run':
+    for signum in (signal.SIGTERM, signal.SIGINT):
+      self._before[signum] = signal.signal(signum, self._on_signal)
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    for signum, handler in self._before.items():
+      signal.signal(signum, handler)
+    for board in self._boards.values():
+      board.close()
+    self.bar.close()
+
+  def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+    del frame
+    self._signum = signum
+
+  @property
+  def stopping(self) -> bool:
+    return self._signum is not None
+
+  def stop(self) -> None:
+    """Ends the run, once the caller has saved."""
+    assert self._signum is not None
+    raise Stopped(self._signum)
+
+  def report(self, phase: str, step: int, values: dict[str, Any]) -> None:
+    """Appends one line to ``metrics.jsonl``, and the means over the seeds to TensorBoard."""
+    with self._metrics.open('a') as file:
+      file.write(json.dumps({'phase': phase, 'step': step, **values}) + '\n')
+    board = self._board(phase)
+    for name, value in values.items():
+      numbers = value if isinstance(value, list) else [value]
+      board.add_scalar(name, sum(numbers) / len(numbers), step)
+
+  def cut_back(self, phase: str, step: int) -> None:
+    """Forgets what a phase reported after the step it goes on from, and a line that a kill left unfinished."""
+    if not self._metrics.exists():
+      return
+    kept = [line for line in map(_parsed, self._metrics.read_text().splitlines()) if line is not None]
+    kept = [line for line in kept if line['phase'] != phase or line['step'] <= step]
+    write_atomically(self._metrics, ''.join(json.dumps(line) + '\n' for line in kept))
+    self._board(phase, purge_step=step + 1)
+
+  def _board(self, phase: str, **options: Any) -> SummaryWriter:
+    if phase not in self._boards:
+      self._boards[phase] = SummaryWriter(str(self.folder / 'tensorboard' / phase), **options)
+    return self._boards[phase]
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+  try:
+    return json.loads(line)
+  except ValueError:
+    return None
+
+
+def write_atomically(path: Path, text: str) -> None:
+  """Writes beside the file and renames, so that no reader ever sees half of it."""
+  part = path.with_name(path.name + '.part')
+  try:
+    with part.open('w') as file:
+      file.write(text)
+      file.flush()
+      os.fsync(file.fileno())
+    part.replace(path)
+  except OSError as error:
+    part.unlink(missing_ok=True)
+    raise UserError(f'cannot write {path}: {error.strerror or error}') from error
+
+
+def read_json(path: Path) -> Any:
+  """Reads a file of a run, or says in one line why it cannot be read."""
+  try:
+    return json.loads(path.read_text())
+  except OSError as error:
+    raise UserError(f'cannot read {path}: {error.strerror or error}; is {path.parent} the folder of a run?') from error
+  except ValueError as error:
+    raise UserError(f'{path} is not JSON: {error}') from error
