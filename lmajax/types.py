@@ -30,8 +30,8 @@ class Activation(Protocol):
     ...
 
 
-ActivationFactory = Callable[..., Activation]
-"""Called once per site, ``self.act(name='act')``, so that no two sites share their parameters."""
+ActivationFactory = Callable[..., Any]
+"""Makes an ``Activation``; called once per site, ``self.act(name='act')``, so that no two sites share parameters."""
 
 
 @runtime_checkable

@@ -79,6 +79,6 @@ def test_distillation_and_its_gradient(golden):
     options = {name: float(golden[name]) for name in ('temperature', 'soft_weight')}
     return distillation(student, teacher, labels, **options).mean()
 
-  value, gradient = jax.value_and_grad(loss)(jnp.asarray(golden['student_logits']))
+  value, gradient = jax.jit(jax.value_and_grad(loss))(jnp.asarray(golden['student_logits']))
   close(value, golden['loss'])
   close(gradient, golden['dstudent'])

@@ -8,7 +8,6 @@ import hypothesis.extra.numpy as hnp
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracles
 import pytest
 from flax import nnx, serialization
 from hypothesis import given, settings
@@ -28,6 +27,7 @@ from lmajax import (
   update_stats,
 )
 from lmajax.activations import nnx as lma_nnx
+from tests import oracles
 
 EVERY_K = pytest.mark.parametrize('k', range(2, 17))
 X = np.random.default_rng(0).normal(0.4, 1.5, (6, 5)).astype(np.float32)
@@ -49,10 +49,13 @@ def about_the_cuts(k):
   return np.concatenate([np.nextafter(cuts, -np.inf), cuts, np.nextafter(cuts, np.inf)])
 
 
+_parameter_gradients = jax.jit(jax.grad(lambda a, b: lma(jnp.asarray(X), a, b, STATS).sum(), (0, 1)))
+
+
 class TestSegments:
   @EVERY_K
   def test_index_equals_the_oracle(self, k):
-    x = np.random.default_rng(k).uniform(-8, 8, 60).astype(np.float32)
+    x = np.random.default_rng(k).uniform(-8, 8, 300).astype(np.float32)
     x = np.concatenate([x, [-1e30, 1e30, -np.inf, np.inf, np.nan]]).astype(np.float32)
     index = segment_index(jnp.asarray(x), STATS, k)
     np.testing.assert_array_equal(index, oracles.segment_index(x, numbers(STATS), k))
@@ -69,7 +72,7 @@ class TestSegments:
   @EVERY_K
   def test_lma_and_index_agree_on_and_about_every_cut(self, k):
     x = jnp.asarray(about_the_cuts(k))
-    numbered = lma(x, jnp.zeros(k), jnp.arange(k, dtype=jnp.float32), STATS)
+    numbered = jax.jit(lma)(x, jnp.zeros(k), jnp.arange(k, dtype=jnp.float32), STATS)
     np.testing.assert_array_equal(numbered, segment_index(x, STATS, k))
 
   @EVERY_K
@@ -87,13 +90,14 @@ class TestSegments:
       return lma(x, slopes, joined_intercepts(slopes, stats) if joined else intercepts, stats).sum()
 
     expected = np.asarray(slopes)[oracles.segment_index(X, oracles.measure(X), k)]
-    for joined in (False, True):
-      np.testing.assert_array_equal(jax.grad(total)(jnp.asarray(X), joined), expected)
+    gradients = jax.jit(lambda x: [jax.grad(total)(x, joined) for joined in (False, True)])
+    for gradient in gradients(jnp.asarray(X)):
+      np.testing.assert_array_equal(gradient, expected)
 
   @EVERY_K
   def test_gradients_in_the_parameters_are_sums_over_segments(self, k):
     slopes, intercepts = drawn(k)
-    dslopes, dintercepts = jax.grad(lambda a, b: lma(jnp.asarray(X), a, b, STATS).sum(), (0, 1))(slopes, intercepts)
+    dslopes, dintercepts = _parameter_gradients(slopes, intercepts)
     index = oracles.segment_index(X, numbers(STATS), k)
     np.testing.assert_allclose(dslopes, [X[index == j].sum() for j in range(k)], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(dintercepts, [(index == j).sum() for j in range(k)], rtol=1e-6)
@@ -105,11 +109,11 @@ class TestSegments:
     measured = jax.grad(lambda x: sum(measure(x)))(jnp.asarray(X))
     assert all(not np.any(leaf) for leaf in (*gradient, *joined, measured))
 
-  def test_half_precision_computes_in_float32(self):
-    x = jnp.asarray(X, jnp.bfloat16)
-    slopes, intercepts = drawn(8)
-    wide = lma(x.astype(jnp.float32), slopes, intercepts, STATS).astype(jnp.bfloat16)
-    np.testing.assert_array_equal(lma(x, slopes, intercepts, STATS), wide)
+  @pytest.mark.parametrize('tables', ['float32', 'bfloat16', 'float16'])
+  def test_half_precision_computes_in_float32(self, tables, strict_dtypes):
+    x, drawn_tables = jnp.asarray(X, jnp.bfloat16), [table.astype(tables) for table in drawn(8)]
+    wide = lma(x.astype(jnp.float32), *(table.astype(jnp.float32) for table in drawn_tables), STATS)
+    np.testing.assert_array_equal(lma(x, *drawn_tables, STATS), wide.astype(jnp.bfloat16))
 
   @pytest.mark.parametrize('shapes', [((8,), (7,)), ((1,), (1,)), ((2, 4), (2, 4)), ((), ())])
   def test_ill_shaped_tables_raise(self, shapes):
@@ -347,7 +351,7 @@ class TestLinen:
     act = LMA()
     fresh = act.init(jax.random.key(0), jnp.asarray(X), train=True)
     _, variables = linen_step(act, fresh, jnp.asarray(X))
-    restored = serialization.from_bytes(fresh, serialization.to_bytes(variables))
+    restored = jax.tree.map(jnp.asarray, serialization.from_bytes(fresh, serialization.to_bytes(variables)))
     y = act.apply(variables, jnp.asarray(X), train=False)
     np.testing.assert_array_equal(act.apply(restored, jnp.asarray(X), train=False), y)
     assert not np.array_equal(act.apply(fresh, jnp.asarray(X), train=False), y)

@@ -11,7 +11,7 @@ import tyro
 from train import config as configs
 from train.config import Distill
 from train.errors import UserError
-from train.run import Run, Stopped
+from train.run import Run, Stopped, write_atomically
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +32,19 @@ class Report:
   """Where the pictures go; by default the first run's folder."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Readme:
+  """Put the tables of committed results into a Markdown file, where its marks say so."""
+
+  file: tyro.conf.Positional[Path] = Path('README.md')
+  """The file; the folders in its marks are relative to it."""
+
+
 Command = (
   Annotated[Distill, tyro.conf.subcommand('distill')]
   | Annotated[Evaluate, tyro.conf.subcommand('evaluate')]
   | Annotated[Report, tyro.conf.subcommand('report')]
+  | Annotated[Readme, tyro.conf.subcommand('readme')]
 )
 
 
@@ -43,9 +52,12 @@ def main(arguments: list[str]) -> int:
   """Runs a command; what its user can mend is one line and exit code 2."""
   try:
     command = tyro.cli(Command, args=arguments, prog='python -m train', description='Make networks small with lmajax.')
-    {Distill: _distill, Evaluate: _evaluate, Report: _report}[type(command)](command, arguments)
+    _COMMANDS[type(command)](command, arguments)
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
+    return 2
+  except OSError as error:  # a full disk under the metrics, the pictures or the folder itself
+    print(f'error: {error}; mend it and go on with --resume', file=sys.stderr)
     return 2
   except Stopped as stopped:
     print(f'{stopped}; go on with --resume', file=sys.stderr)
@@ -56,10 +68,7 @@ def main(arguments: list[str]) -> int:
 def _distill(command: Distill, arguments: list[str]) -> None:
   from train.recipes import distill
 
-  if command.resume:
-    config, folder = _resumed(command, arguments)
-  else:
-    config, folder = configs.resolved(command), _new_folder(command)
+  config, folder = _resumed(command, arguments) if command.resume else _new(command, arguments)
   plan = distill.experiment(config)
   _create(folder)
   if not command.resume:
@@ -69,14 +78,23 @@ def _distill(command: Distill, arguments: list[str]) -> None:
   _show(folder, rows)
 
 
+def _parsed(default: Distill, arguments: list[str]) -> Distill:
+  """The options again, over other defaults: those of the data set, or those of a run to go on with."""
+  return tyro.cli(Distill, args=arguments[1:], default=default)
+
+
 def _resumed(command: Distill, arguments: list[str]) -> tuple[Distill, Path]:
   if command.workdir is None:
     raise UserError('--resume needs --workdir, the folder of the run to go on with')
   saved = configs.load(command.workdir)
-  default = dataclasses.replace(saved, workdir=command.workdir, resume=True)
-  given = tyro.cli(Distill, args=arguments[1:], default=default)
-  configs.refuse_differences(given, saved)
+  configs.refuse_differences(_parsed(saved, arguments), saved)
   return saved, command.workdir
+
+
+def _new(command: Distill, arguments: list[str]) -> tuple[Distill, Path]:
+  config = _parsed(configs.defaults(command.data), arguments)
+  configs.check(config)
+  return config, _new_folder(command)
 
 
 def _new_folder(command: Distill) -> Path:
@@ -115,11 +133,22 @@ def _report(command: Report, arguments: list[str]) -> None:
     print(path)
 
 
+def _readme(command: Readme, arguments: list[str]) -> None:
+  del arguments
+  from train import report
+
+  text = command.file.read_text()
+  write_atomically(command.file, report.filled(text, command.file.parent))
+
+
 def _show(folder: Path, rows: list) -> None:
   from train import report
 
   print(report.table(rows))
   print(f'\n{folder}: results.json, results.md, curves.png')
+
+
+_COMMANDS = {Distill: _distill, Evaluate: _evaluate, Report: _report, Readme: _readme}
 
 
 if __name__ == '__main__':

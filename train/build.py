@@ -50,11 +50,17 @@ class Arm(NamedTuple):
 
 def arms(config: Distill) -> Iterator[Arm]:
   """Every kind of student that a configuration asks for."""
-  for width in config.width or ():
+  for width in config.width:
     for activation in config.activations:
-      for segments in config.segments if activation in SEGMENTED else (None,):
+      for segments in _segments(config, activation):
         for hard_label in (False, True):
           yield Arm(activation, segments, width, hard_label)
+
+
+def _segments(config: Distill, activation: str) -> tuple[int | None, ...]:
+  if activation == 'aplu':
+    return tuple(k for k in config.segments if k > 2)  # with 2 it has no hinge: it is ReLU
+  return config.segments if activation in SEGMENTED else (None,)
 
 
 def activation(name: str, segments: int | None) -> ActivationFactory:

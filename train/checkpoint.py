@@ -1,11 +1,14 @@
 """Orbax checkpoints with a digest per leaf: a damaged one is named, and the one before it is used."""
 
+import gc
 import hashlib
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
@@ -19,33 +22,36 @@ class Checkpoints:
 
   def __init__(self, folder: Path, *, keep: int = 2):
     best = _policies.BestN(get_metric_fn=lambda metrics: metrics['score'], n=1)
-    policy = _policies.AnyPreservationPolicy([_policies.LatestN(keep), best])
+    policy: Any = _policies.AnyPreservationPolicy([_policies.LatestN(keep), best])
     self.folder = folder
     with _writing(folder):
-      self._orbax = ocp.training.Checkpointer(folder, preservation_policy=policy, cleanup_tmp_directories=True)
+      self._orbax = ocp.training.Checkpointer(str(folder), preservation_policy=policy, cleanup_tmp_directories=True)
 
   def save(self, step: int, state: Any, *, history: dict[str, Any], score: float) -> None:
     """Writes atomically; a checkpoint of that step that turned out to be damaged is replaced."""
     metadata = {'digests': digests(state), 'history': history}
     with _writing(self.folder):
-      self._orbax.save(
-        step, state, force=True, overwrite=True, metrics={'score': score}, custom_metadata=metadata
-      )
+      self._orbax.save(step, state, force=True, overwrite=True, metrics={'score': score}, custom_metadata=metadata)
 
-  def restore(self, abstract: Any) -> tuple[Any, dict[str, Any]] | None:
-    """Returns the newest state that is whole and its history, or None where there is none."""
+  def restore(self, abstract: Callable[[], Any]) -> tuple[Any, dict[str, Any]] | None:
+    """Returns the newest whole state and its history, or None; ``abstract`` makes the shapes, with shardings."""
     for checkpoint in sorted(self._orbax.checkpoints, key=lambda c: c.step, reverse=True):
       try:
-        state = self._orbax.load(checkpoint.step, abstract)
-        metadata = self._orbax.metadata(checkpoint.step).custom_metadata
-        _verify(state, metadata['digests'])
-        return state, metadata['history']
+        return self._whole(checkpoint.step, abstract())
       except Exception as error:  # whatever a damaged file makes Orbax raise
         reason = ' '.join(str(error).split())[:300]
-        warnings.warn(
-          f'checkpoint {self.folder / str(checkpoint.step)} is damaged and passed over: {reason}', stacklevel=2
-        )
+      _sweep()
+      folder = self.folder / str(checkpoint.step)
+      warnings.warn(f'checkpoint {folder} is damaged and passed over: {reason}', stacklevel=2)
     return None
+
+  def _whole(self, step: int, abstract: Any) -> tuple[Any, dict[str, Any]]:
+    state = self._orbax.load(step, abstract)
+    metadata: Any = self._orbax.metadata(step).custom_metadata
+    altered = [path for path, digest in digests(state).items() if metadata['digests'].get(path) != digest]
+    if altered:
+      raise ValueError(f'the content of {altered[0]} does not fit its digest')
+    return state, metadata['history']
 
   def close(self) -> None:
     self._orbax.close()
@@ -57,16 +63,17 @@ def digests(tree: Any) -> dict[str, str]:
 
 
 def _digest(leaf: Any) -> str:
-  if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+  if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
     leaf = jax.random.key_data(leaf)
   array = np.asarray(leaf)
   return hashlib.sha256(f'{array.dtype} {array.shape}'.encode() + array.tobytes()).hexdigest()
 
 
-def _verify(state: Any, expected: dict[str, str]) -> None:
-  altered = [path for path, digest in digests(state).items() if expected.get(path) != digest]
-  if altered:
-    raise ValueError(f'the content of {altered[0]} does not fit its digest')
+def _sweep() -> None:
+  """A load that failed leaves coroutines that nobody awaited; unswept, each would warn at some later moment."""
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore', RuntimeWarning)
+    gc.collect()
 
 
 class _writing:
@@ -81,4 +88,6 @@ class _writing:
   def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
     if isinstance(error, Exception):
       reason = ' '.join(str(error).split())[:300]
-      raise UserError(f'cannot write checkpoints to {self.folder}: {reason} (make room there, then --resume)') from error
+      raise UserError(
+        f'cannot write checkpoints to {self.folder}: {reason} (make room there, then --resume)'
+      ) from error

@@ -19,8 +19,13 @@ if TYPE_CHECKING:
 
 matplotlib.use('agg')
 _COLORS = {
-  'relu': '#555555', 'prelu': '#e69f00', 'swish': '#56b4e9', 'aplu': '#009e73', 'lma': '#d55e00', 'lma-joined': '#cc79a7'
-}  # fmt: skip
+  'relu': '#555555',
+  'prelu': '#e69f00',
+  'swish': '#56b4e9',
+  'aplu': '#009e73',
+  'lma': '#d55e00',
+  'lma-joined': '#cc79a7',
+}
 
 
 def curves(path: Path, plan: 'Experiment', trained: dict[str, Any]) -> None:
@@ -74,12 +79,12 @@ def against(path: Path, rows: Sequence[Row], column: str) -> None:
   figure = Figure(figsize=(8, 3.4), layout='constrained')
   axes = figure.subplots(1, 2, sharey=True)
   for axis, hard_label in zip(axes, (False, True), strict=True):
-    students = [row for row in rows if row.hard_label == hard_label and report.relu_of(row, rows) is not None]
+    students = [row for row in rows if row.hard_label == hard_label and report.minus_relu(row, rows)]
     names = list(dict.fromkeys(_line_name(row, column) for row in students if getattr(row, column) is not None))
     values = sorted({getattr(row, column) for row in students if getattr(row, column) is not None})
     for i, name in enumerate(names):
       line = sorted((r for r in students if _line_name(r, column) == name), key=lambda r: getattr(r, column))
-      differences = [report.paired(row, report.relu_of(row, rows)) for row in line]
+      differences = [d for row in line if (d := report.minus_relu(row, rows))]
       axis.errorbar(
         [values.index(getattr(row, column)) + 0.1 * (i - len(names) / 2) for row in line],
         [100 * d.mean for d in differences],

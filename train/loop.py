@@ -1,7 +1,8 @@
 """Fitting a cohort: batches[step] -> step -> every epoch: log, evaluate, save."""
 
+import functools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -123,21 +124,23 @@ def variables(state: TrainState) -> dict[str, Any]:
   return {'params': state.params, **state.stats}
 
 
-def accuracy(eval_step: Callable, variables: dict[str, Any], batches: Iterable[tuple[Batch, Array]]) -> np.ndarray:
+def accuracy(eval_step: Callable, variables: dict[str, Any], batches: Sequence[tuple[Batch, Array]]) -> np.ndarray:
   """The share of right answers of each seed, in float64."""
-  right, rows = 0, 0
-  for batch, mask in batches:
-    right = right + np.asarray(eval_step(variables, batch, mask), np.int64)
-    rows += int(np.sum(mask))
-  return right / rows
+  right = [np.asarray(eval_step(variables, batch, mask), np.int64) for batch, mask in batches]
+  return np.sum(right, axis=0) / sum(int(mask.sum()) for _, mask in batches)
 
 
-def restore(checkpoints: Checkpoints, cohort: Cohort, data: Data, tx: Any) -> tuple[_Progress, list[list[float]]] | None:
+def restore(
+  checkpoints: Checkpoints, cohort: Cohort, data: Data, tx: Any
+) -> tuple[_Progress, list[list[float]]] | None:
   """The newest whole checkpoint of a cohort and the validation errors up to it, placed on today's devices."""
-  replicated = _replicated(data)
-  shapes = jax.eval_shape(lambda images: _fresh(cohort, images, tx), data.batches[0].images)
-  shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated), shapes)
-  restored = checkpoints.restore(shapes)
+
+  def abstract() -> Any:
+    shapes = jax.eval_shape(lambda images: _fresh(cohort, images, tx), data.batches[0].images)
+    placed = functools.partial(jax.ShapeDtypeStruct, sharding=_replicated(data))
+    return jax.tree.map(lambda leaf: placed(leaf.shape, leaf.dtype), shapes)
+
+  restored = checkpoints.restore(abstract)
   return None if restored is None else (restored[0], restored[1]['errors'])
 
 

@@ -1,10 +1,14 @@
 """From results to a table that is honest: means, spreads, paired differences with their intervals."""
 
 import json
+import os
+import re
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from scipy import stats
 
@@ -39,11 +43,17 @@ class Difference(NamedTuple):
 TEACHER = 'teacher'
 
 
-def write(folder: Path, data: str, rows: Sequence[Row]) -> None:
-  """Writes ``results.json`` and ``results.md``."""
-  results = {'data': data, 'rows': [row._asdict() for row in rows]}
+def write(folder: Path, config: dict[str, Any], rows: Sequence[Row]) -> None:
+  """Writes ``results.json``, with what it takes to get the same numbers again, and ``results.md``."""
+  results = {'config': config, 'environment': environment(), 'rows': [row._asdict() for row in rows]}
   write_atomically(folder / 'results.json', json.dumps(results, indent=1) + '\n')
   write_atomically(folder / 'results.md', table(rows) + '\n')
+
+
+def environment() -> dict[str, Any]:
+  """The versions and devices behind the numbers."""
+  versions = {name: metadata.version(name) for name in ('jax', 'flax', 'optax', 'numpy')}
+  return {**versions, 'device': jax.devices()[0].device_kind, 'devices': jax.device_count(), 'cores': os.cpu_count()}
 
 
 def read(folder: Path) -> tuple[str, list[Row]]:
@@ -51,9 +61,22 @@ def read(folder: Path) -> tuple[str, list[Row]]:
   path = folder / 'results.json'
   results = read_json(path)
   try:
-    return results['data'], [Row(**{name: row[name] for name in Row._fields}) for row in results['rows']]
+    rows = [Row(**{name: row[name] for name in Row._fields}) for row in results['rows']]
+    return results['config']['data'], rows
   except (KeyError, TypeError) as error:
     raise UserError(f'{path} does not hold the rows of a distill run ({error!r})') from error
+
+
+def merged(results: Sequence[tuple[str, list[Row]]]) -> list[Row]:
+  """The rows of several runs on the same data; what stands in two of them must be the same."""
+  names = sorted({data for data, _ in results})
+  if len(names) > 1:
+    raise UserError(f'the runs are on different data ({", ".join(names)}): report them one by one')
+  rows: dict[str, Row] = {}
+  for row in (row for _, run in results for row in run):
+    if rows.setdefault(row.name, row) != row:
+      raise UserError(f'{row.name} stands in two of the runs with different results: report them one by one')
+  return list(rows.values())
 
 
 def paired(row: Row, base: Row) -> Difference:
@@ -74,9 +97,10 @@ def counterpart(row: Row, rows: Sequence[Row], **changes: object) -> Row | None:
   return next((o for o in students if all(getattr(o, k) == v for k, v in wanted.items())), None)
 
 
-def relu_of(row: Row, rows: Sequence[Row]) -> Row | None:
-  """The ReLU student that this one is compared with."""
-  return None if row.activation == 'relu' else counterpart(row, rows, activation='relu', segments=None)
+def minus_relu(row: Row, rows: Sequence[Row]) -> Difference | None:
+  """The paired difference from the ReLU student of the same size and labels, where there is one."""
+  base = counterpart(row, rows, activation='relu', segments=None)
+  return None if base is None or row.activation == 'relu' else paired(row, base)
 
 
 def gap_closed(row: Row, rows: Sequence[Row]) -> float | None:
@@ -102,8 +126,7 @@ def table(rows: Sequence[Row]) -> str:
 def _cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
   accuracy = 100 * np.asarray(row.accuracy)
   spread = f' ± {accuracy.std(ddof=1):.2f}' if len(accuracy) > 1 else ''
-  base, closed = relu_of(row, rows), gap_closed(row, rows)
-  difference = None if base is None else paired(row, base)
+  difference, closed = minus_relu(row, rows), gap_closed(row, rows)
   return (
     TEACHER if row.name == TEACHER else row.label,
     str(row.width),
@@ -125,16 +148,9 @@ def interval(difference: Difference) -> str:
   return f'{low:+.2f} … {high:+.2f}'
 
 
-def merged(results: Sequence[tuple[str, list[Row]]]) -> list[Row]:
-  """The rows of several runs on the same data in one list; one teacher stands for all only if all had the same."""
-  names = {data for data, _ in results}
-  if len(names) > 1:
-    raise UserError(f'the runs are on different data ({", ".join(sorted(names))}): report them one by one')
-  rows = list(dict.fromkeys(tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in row._asdict().items())
-                            for _, rows in results for row in rows))
-  merged_rows = [Row(**{k: list(v) if isinstance(v, tuple) else v for k, v in row}) for row in rows]
-  names_seen = [row.name for row in merged_rows]
-  twice = sorted({name for name in names_seen if names_seen.count(name) > 1})
-  if twice:
-    raise UserError(f'{twice[0]} stands in two of the runs with different results: report them one by one')
-  return merged_rows
+_MARKED = re.compile(r'(<!-- table of (\S+) -->\n).*?(<!-- end of table -->)', re.DOTALL)
+
+
+def filled(text: str, root: Path) -> str:
+  """A Markdown text with the table of every marked results folder, relative to ``root``, put in anew."""
+  return _MARKED.sub(lambda m: f'{m[1]}\n{table(read(root / m[2])[1])}\n\n{m[3]}', text)

@@ -22,7 +22,7 @@ class TrainState(NamedTuple):
   step: Array
   params: Params
   stats: ModelStats
-  opt_state: optax.OptState
+  opt_state: Any
   key: Key
 
 

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from lmajax.activations._stats import Stats
@@ -25,6 +26,11 @@ def relu_init(num_segments: int) -> tuple[Float[Array, ' k'], Float[Array, ' k']
     raise ValueError(f'num_segments is {num_segments}, and LMA needs at least 2')
   slopes = jnp.where(jnp.arange(num_segments) < num_segments // 2, jnp.float32(0), jnp.float32(1))
   return slopes, jnp.zeros(num_segments)
+
+
+def _wide(*dtypes: np.dtype) -> np.dtype:
+  """Float32, or wider where the inputs are; NumPy's rule, because strict promotion forbids JAX's."""
+  return np.result_type(np.float32, *dtypes)
 
 
 def _cuts(stats: Stats, num_segments: int) -> list[Float[Array, '']]:
@@ -53,7 +59,7 @@ def segment_index(x: Float[Array, '*shape'], stats: Stats, num_segments: int) ->
   belongs to the one below. Comparing and adding, unlike a search or a gather, also runs on data sharded over an
   explicit mesh axis.
   """
-  x = x.astype(jnp.promote_types(x.dtype, stats.mean.dtype))
+  x = x.astype(_wide(x.dtype, stats.mean.dtype))
   return sum((x >= cut).astype(jnp.int32) for cut in _cuts(stats, num_segments))  # pyright: ignore[reportReturnType]
 
 
@@ -83,7 +89,7 @@ def lma(
   """
   if slopes.ndim != 1 or slopes.shape != intercepts.shape or slopes.size < 2:
     raise ValueError(f'slopes {slopes.shape} and intercepts {intercepts.shape} must be two vectors of one length >= 2')
-  dtype = jnp.promote_types(x.dtype, slopes.dtype)
+  dtype = _wide(x.dtype, slopes.dtype)
   wide, slopes, intercepts = x.astype(dtype), slopes.astype(dtype), intercepts.astype(dtype)
   stats = Stats(*(jax.lax.stop_gradient(stat).astype(dtype) for stat in stats))
   slope, intercept = slopes[0], intercepts[0]

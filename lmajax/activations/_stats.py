@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 
@@ -11,6 +12,9 @@ class Stats(NamedTuple):
   """The mean and the unbiased standard deviation of one layer's input.
 
   A ``std`` that is not finite says that nothing is known; every cut then falls on the mean.
+
+  >>> segment_index(jnp.array([-9., 9.]), Stats(mean=jnp.array(0.), std=jnp.array(jnp.inf)), 8).tolist()
+  [0, 7]
   """
 
   mean: Float[Array, '']
@@ -18,16 +22,18 @@ class Stats(NamedTuple):
 
 
 class RunningStats(NamedTuple):
-  """What a site remembers of the batches it saw: zero-started moving averages and the weight they have gathered."""
+  """What a site remembers of the batches it saw: zero-started moving averages and the weight they have gathered.
+
+  >>> RunningStats(mean=jnp.array(.02), std=jnp.array(.01), weight=jnp.array(.01))._fields
+  ('mean', 'std', 'weight')
+  """
 
   mean: Float[Array, '']
   std: Float[Array, '']
   weight: Float[Array, '']
 
 
-def measure(
-  x: Float[Array, '...'], *, where: Bool[Array, '...'] | None = None, axis_name: str | None = None
-) -> Stats:
+def measure(x: Float[Array, '...'], *, where: Bool[Array, '...'] | None = None, axis_name: str | None = None) -> Stats:
   r"""Measures a whole layer input: all examples, positions and channels together.
 
   .. math:: \mu = \frac1n \sum_i x_i, \qquad \sigma^2 = \frac1{n-1} \sum_i (x_i - \mu)^2
@@ -53,9 +59,8 @@ def measure(
   Source: the LMA paper, before equation 3. The paper does not say which deviation it takes; the authors' code takes the
   unbiased one, and a single NaN there spoils a layer's statistics for good.
   """
-  if where is not None:
-    _check_mask(where, x)
-  x = jax.lax.stop_gradient(x).astype(jnp.promote_types(x.dtype, jnp.float32))
+  check_mask(where, x)
+  x = jax.lax.stop_gradient(x).astype(np.promote_types(x.dtype, np.float32))
   kept = jnp.isfinite(x) if where is None else jnp.isfinite(x) & where
 
   def total(terms: Array) -> Array:
@@ -71,8 +76,10 @@ def measure(
   )
 
 
-def _check_mask(where: Array, x: Array) -> None:
+def check_mask(where: Array | None, x: Array) -> None:
   """A mask of [batch, time] on [batch, time, features] would mask the wrong axis whenever the sizes agree."""
+  if where is None:
+    return
   fits = where.ndim == x.ndim and all(m in (1, n) for m, n in zip(where.shape, x.shape, strict=True))
   if not fits:
     raise ValueError(

@@ -115,6 +115,7 @@ class LMA(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, '...'], *, where: Bool[Array, '...'] | None = None, train: bool | None = None):
     """Applies ``lma``; ``where`` masks what is measured, not what is computed."""
+    _stats.check_mask(where, x)
     train = nn.merge_param('train', self.train, train)
     start, zeros = _lma.relu_init(self.num_segments)
     slopes = start + self.param('slope_deltas', lambda _: jnp.zeros_like(start))

@@ -24,9 +24,7 @@ class LMA(nnx.Module):
   Source: the LMA paper, equations 3 and 4; equal to ``lmajax.LMA`` in everything but its shell.
   """
 
-  def __init__(
-    self, num_segments: int = 8, *, joined: bool = False, decay: float = 0.99, axis_name: str | None = None
-  ):
+  def __init__(self, num_segments: int = 8, *, joined: bool = False, decay: float = 0.99, axis_name: str | None = None):
     start, zeros = _lma.relu_init(num_segments)
     self.slope_deltas = nnx.Param(start - start)
     self.intercepts = None if joined else nnx.Param(zeros)
@@ -38,6 +36,7 @@ class LMA(nnx.Module):
     self, x: Float[Array, '...'], *, where: Bool[Array, '...'] | None = None, train: bool | None = None
   ) -> Array:
     """Applies ``lma``; ``train`` overrides the mode that ``train()`` or ``eval()`` set."""
+    _stats.check_mask(where, x)
     train = not self.use_running_average if train is None else train
     slopes = _lma.relu_init(self.num_segments)[0] + self.slope_deltas[...]
     running = _stats.RunningStats(self.mean[...], self.std[...], self.weight[...])

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
@@ -88,7 +89,7 @@ def distillation(
 
 def _counted(logits: Array, where: Array | None) -> Array:
   """Zeros in place of the logits that do not count, so that no NaN of theirs reaches a gradient."""
-  logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+  logits = logits.astype(np.promote_types(logits.dtype, np.float32))
   return logits if where is None else jnp.where(where[..., None], logits, jnp.zeros_like(logits))
 
 

@@ -20,7 +20,7 @@ def _norm(train: bool, dtype: DTypeLike | None) -> nn.BatchNorm:
 
 
 class _WideBlock(nn.Module):
-  """Norm, activation, convolution, dropout, and the same again with the stride; a 1 × 1 shortcut where shapes change."""
+  """Norm, activation, convolution, dropout, and again with the stride; a 1 × 1 shortcut where shapes change."""
 
   features: int
   stride: int

@@ -6,7 +6,7 @@ from jaxtyping import Array, Key, Shaped
 
 
 def crop_and_flip(key: Key[Array, ''], images: Shaped[Array, 'b h w c'], padding: int = 4) -> Shaped[Array, 'b h w c']:
-  """Crops each image at a random place after padding it with black, and mirrors every second one.
+  """Crops each image at a random place after padding it with black, and mirrors half of them by chance.
 
   Works on raw pixels, where 0 is black; the authors, too, pad before they normalize.
   """

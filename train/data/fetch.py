@@ -1,6 +1,7 @@
 """Downloads of the published files into the user's cache, for those who have the internet."""
 
 from pathlib import Path
+from typing import Any
 
 import pooch
 
@@ -41,7 +42,8 @@ def fetch(name: str) -> Path:
 
 
 def _retrieve(url: str, path: Path, md5: str) -> None:
-  whole = pooch.HTTPDownloader(stream=False)  # a streamed answer that is refused (404) leaves its socket open
+  # a streamed answer that is refused (404) leaves its socket open; Any: pooch's own class misses pooch's protocol
+  whole: Any = pooch.HTTPDownloader(stream=False)
   try:
     # pooch writes beside the file and renames when the checksum holds
     pooch.retrieve(url, known_hash=f'md5:{md5}', fname=path.name, path=path.parent, downloader=whole)

@@ -8,15 +8,13 @@ import jax
 from lmajax import tree
 from train import build, draw, report
 from train.build import Arm
-from train.config import Distill
+from train.config import Distill, published
 from train.data import Dataset, load
 from train.loop import Cohort, Data, accuracy, fit, saved_variables
 from train.objectives import distill, supervised
-from train.report import Row
+from train.report import TEACHER, Row
 from train.run import Run
 from train.step import make_eval_step, unrolled
-
-TEACHER = 'teacher'
 
 
 class Experiment(NamedTuple):
@@ -48,15 +46,16 @@ def experiment(config: Distill) -> Experiment:
 def run(plan: Experiment, to: Run) -> list[Row]:
   """Trains the teacher and every cohort, reads the test set once, and writes the table and the pictures."""
   config = plan.config
-  epochs = config.teacher_epochs + len(plan.students) * config.epochs
-  to.bar.total = epochs * plan.data.batches.steps_per_epoch
-  trained = {TEACHER: fit(to, TEACHER, plan.teacher, plan.data, build.plan(config, config.teacher_epochs))}
+  teacher_epochs = config.teacher_epochs or config.epochs
+  to.bar.total = (teacher_epochs + len(plan.students) * config.epochs) * plan.data.batches.steps_per_epoch
+  trained = {TEACHER: fit(to, TEACHER, plan.teacher, plan.data, build.plan(config, teacher_epochs))}
   for arm, cohort in plan.students.items():
     frozen = None if arm.hard_label else member(trained[TEACHER], 0)
     trained[arm.name] = fit(to, arm.name, cohort, plan.data, build.plan(config, config.epochs), frozen)
   rows = evaluated(plan, trained)
-  report.write(to.folder, config.data, rows)
+  report.write(to.folder, published(config), rows)
   draw.curves(to.folder / 'curves.png', plan, trained)
+  draw.comparisons(to.folder, rows)
   return rows
 
 

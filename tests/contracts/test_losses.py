@@ -1,0 +1,129 @@
+"""Every loss of logits keeps the same promises; a new one joins by one line in MEMBERS."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lmajax import losses
+from tests import oracles
+
+# A loss of the student's and the teacher's logits and of labels, its oracle, and whether it is soft alone: 0, without
+# a gradient, where student and teacher agree.
+MEMBERS = [
+  pytest.param(
+    lambda s, t, y, **o: losses.soft_targets(s, t, **o),
+    lambda s, t, y, **o: oracles.soft_targets(s, t, **o),
+    True,
+    id='soft_targets',
+  ),
+  pytest.param(losses.distillation, oracles.distillation, False, id='distillation'),
+  pytest.param(
+    partial(losses.distillation, soft_weight=1.0),
+    partial(oracles.distillation, soft_weight=1.0),
+    True,
+    id='distillation_soft',
+  ),
+  pytest.param(
+    partial(losses.distillation, soft_weight=0.0),
+    partial(oracles.distillation, soft_weight=0.0),
+    False,
+    id='distillation_hard',
+  ),
+]
+
+RNG = np.random.default_rng(0)
+STUDENT, TEACHER = 2 * RNG.normal(size=(2, 3, 4, 7)).astype(np.float32)
+LABELS = RNG.integers(0, 7, (3, 4)).astype(np.int32)
+STUDENT_, TEACHER_, LABELS_ = map(jnp.asarray, (STUDENT, TEACHER, LABELS))
+WHERE = np.arange(12).reshape(3, 4) % 3 > 0
+
+
+@pytest.mark.parametrize('loss, oracle, soft', MEMBERS)
+class TestEveryLoss:
+  @pytest.mark.parametrize('temperature', [None, 0.5, 1.0, 4.0])
+  @pytest.mark.parametrize('where', [None, WHERE], ids=['all', 'masked'])
+  def test_equals_its_oracle(self, loss, oracle, soft, temperature, where):
+    options = {} if temperature is None else {'temperature': temperature}
+    ours = loss(STUDENT_, TEACHER_, LABELS_, where=None if where is None else jnp.asarray(where), **options)
+    assert (ours.shape, ours.dtype) == ((3, 4), jnp.float32)
+    np.testing.assert_allclose(ours, oracle(STUDENT, TEACHER, LABELS, where=where, **options), rtol=1e-4, atol=1e-5)
+
+  @pytest.mark.parametrize('temperature', [1.0, 3.0])
+  def test_gradient_equals_the_differences_of_the_oracle(self, loss, oracle, soft, temperature):
+    def total(f, student, *others, **options):
+      return f(student, *others, temperature=temperature, **options).sum()
+
+    gradient = jax.grad(partial(total, loss))(STUDENT_, TEACHER_, LABELS_, where=jnp.asarray(WHERE))
+    slow = oracles.slope_of(lambda student: total(oracle, student, TEACHER, LABELS, where=WHERE), STUDENT)
+    np.testing.assert_allclose(gradient, slow, rtol=1e-3, atol=1e-5)
+
+  def test_jit_equals_eager(self, loss, oracle, soft):
+    eager = loss(STUDENT_, TEACHER_, LABELS_)
+    np.testing.assert_allclose(jax.jit(loss)(STUDENT_, TEACHER_, LABELS_), eager, rtol=1e-5, atol=1e-6)
+
+  @pytest.mark.parametrize('scale', [1e4, 1e30])
+  def test_extreme_logits_stay_finite(self, loss, oracle, soft, scale):
+    value, gradient = jax.value_and_grad(lambda s: (loss(s, -scale * TEACHER_, LABELS_) / scale).sum())(
+      scale * STUDENT_
+    )
+    assert jnp.isfinite(value)
+    assert jnp.isfinite(gradient).all()
+
+  def test_is_at_its_least_where_the_student_is_the_teacher(self, loss, oracle, soft):
+    value, gradient = jax.value_and_grad(lambda s: loss(s, TEACHER_, LABELS_).sum())(TEACHER_)
+    if soft:
+      np.testing.assert_allclose(value, 0, atol=1e-5)
+      np.testing.assert_allclose(gradient, 0, atol=1e-6)
+      assert (loss(STUDENT_, TEACHER_, LABELS_) > 1e-3).all()
+    else:
+      assert value > 1
+      assert jnp.abs(gradient).max() > 0.1
+
+  def test_no_gradient_reaches_the_teacher(self, loss, oracle, soft):
+    gradient = jax.grad(lambda t: loss(STUDENT_, t, LABELS_).sum())(TEACHER_)
+    np.testing.assert_array_equal(gradient, 0)
+
+  @pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+  def test_half_precision_computes_in_float32(self, loss, oracle, soft, dtype, strict_dtypes):
+    student, teacher = STUDENT_.astype(dtype), TEACHER_.astype(dtype)
+    ours = loss(student, teacher, LABELS_)
+    assert ours.dtype == jnp.float32
+    slow = oracle(np.asarray(student, np.float32), np.asarray(teacher, np.float32), LABELS)
+    np.testing.assert_allclose(ours, slow, rtol=1e-4, atol=1e-5)
+
+  @pytest.mark.parametrize('garbage', [1e6, np.nan, np.inf])
+  def test_what_is_masked_gives_zero_and_no_gradient(self, loss, oracle, soft, garbage):
+    where, shown = jnp.asarray(WHERE), jnp.asarray(WHERE)[..., None]
+    student, teacher = (jnp.where(shown, logits, garbage) for logits in (STUDENT_, TEACHER_))
+    labels = jnp.where(where, LABELS_, -1)
+    value, gradient = jax.value_and_grad(lambda s: loss(s, teacher, labels, where=where).sum())(student)
+    clean, clean_gradient = jax.value_and_grad(lambda s: loss(s, TEACHER_, LABELS_, where=where).sum())(STUDENT_)
+    np.testing.assert_array_equal(value, clean)
+    np.testing.assert_array_equal(gradient, clean_gradient)
+    np.testing.assert_array_equal(np.asarray(gradient)[~WHERE], 0)
+    np.testing.assert_array_equal(np.asarray(loss(student, teacher, labels, where=where))[~WHERE], 0)
+
+  @pytest.mark.parametrize('temperature', [0.0, -1.0])
+  def test_temperature_must_be_positive(self, loss, oracle, soft, temperature):
+    with pytest.raises(ValueError, match='temperature'):
+      loss(STUDENT_, TEACHER_, LABELS_, temperature=temperature)
+
+  def test_masks_of_another_shape_raise(self, loss, oracle, soft):
+    with pytest.raises(TypeError):
+      loss(STUDENT_, TEACHER_, LABELS_, where=jnp.ones((3, 4, 1), bool))
+
+
+@pytest.mark.parametrize('soft_weight', [-0.1, 1.1])
+def test_soft_weight_lies_between_0_and_1(soft_weight):
+  with pytest.raises(ValueError, match='soft_weight'):
+    losses.distillation(STUDENT_, TEACHER_, LABELS_, soft_weight=soft_weight)
+
+
+def test_temperature_keeps_the_size_of_the_gradient():
+  """In the limit of high temperatures the gradient is the difference of the centred logits, whatever T."""
+  centred = [logits - logits.mean(-1, keepdims=True) for logits in (STUDENT, TEACHER)]
+  gradient = jax.grad(lambda s: losses.soft_targets(s, TEACHER_, temperature=1000.0).sum())(STUDENT_)
+  np.testing.assert_allclose(gradient, (centred[0] - centred[1]) / 7, atol=3e-3)

@@ -1,0 +1,215 @@
+"""Every model keeps the Staged law and the published sizes; a new one joins by one line in MEMBERS."""
+
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lmajax import tree
+from lmajax.activations.linen import APLU, LMA, PReLU, ReLU, Swish
+from lmajax.models import CNN, MLP, WideResNet, cifar10_student, cifar10_teacher
+from lmajax.types import Staged
+from tests import oracles
+
+# Compiles in a third of the time; what runs here is small.
+quick_jit = partial(
+  jax.jit, compiler_options={'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
+)
+
+small_cnn = partial(
+  CNN,
+  channels=(4, 6),
+  units=(5,),
+  num_classes=10,
+  act=LMA,
+  pool_after=(1,),
+  channel_dropout=((1, 0.5),),
+  unit_dropout=0.5,
+)
+
+# How to build a small one, and whether it drops anything out.
+MEMBERS = [
+  pytest.param(small_cnn, True, id='cnn'),
+  pytest.param(partial(MLP, units=(7, 5), num_classes=10, act=LMA), False, id='mlp'),
+  pytest.param(partial(WideResNet, depth=10, widen=1, num_classes=10, act=LMA), True, id='wide_resnet'),
+]
+X = jnp.asarray(np.random.default_rng(0).normal(size=(4, 8, 8, 3)), jnp.float32)
+
+
+def forward(model, variables, x, *, train, seed=0):
+  rngs = {'dropout': jax.random.key(seed)} if train else {}
+  return model.apply(variables, x, train=train, rngs=rngs, mutable=['batch_stats'] if train else False)
+
+
+class Trained(NamedTuple):
+  """A model with variables whose statistics have seen a batch, and what it gives for X in evaluation."""
+
+  model: Any
+  variables: Any
+  output: jax.Array
+  taps: tuple
+  step: Callable
+
+
+@pytest.fixture(scope='module')
+def trained():
+  """Builds and trains a model once."""
+  built = {}
+
+  def build(make):
+    if make not in built:
+      model = make()
+
+      @quick_jit
+      def step(variables, x, seed):
+        def loss(params):
+          (output, _), updated = forward(model, {**variables, 'params': params}, x, train=True, seed=seed)
+          return optax.softmax_cross_entropy_with_integer_labels(output, jnp.arange(4)).mean(), (output, updated)
+
+        return jax.grad(loss, has_aux=True)(variables['params'])
+
+      variables = quick_jit(partial(model.init, train=False))(jax.random.key(1), X)
+      _, (_, updated) = step(variables, X, 0)
+      variables = {**variables, **updated}
+      built[make] = Trained(model, variables, *quick_jit(partial(model.apply, train=False))(variables, X), step)
+    return built[make]
+
+  return build
+
+
+@pytest.mark.parametrize('make, drops', MEMBERS)
+class TestEveryModel:
+  def test_is_staged(self, make, drops):
+    assert isinstance(make(), Staged)
+
+  def test_stem_stages_and_head_make_the_taps_and_the_output(self, make, drops, trained):
+    model, variables, output, taps, _ = trained(make)
+
+    @quick_jit
+    def parts(variables, taps):
+      stem = model.apply(variables, X, train=False, method='stem')
+      each = [model.apply(variables, i, tap, train=False, method='stage') for i, tap in enumerate(taps[:-1])]
+      return (stem, *each), model.apply(variables, taps[-1], train=False, method='head')
+
+    assert len(taps) > 2
+    for ours, expected in zip(jax.tree.leaves(parts(variables, taps)), (*taps, output), strict=True):
+      np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
+
+  def test_parameters_lie_under_their_stage(self, make, drops, trained):
+    model, variables, _, taps, _ = trained(make)
+    for part in variables.values():
+      stages = {name for name in part if re.fullmatch(r'stages_\d+', name)}
+      assert stages == {f'stages_{i}' for i in range(len(taps) - 1)}
+    for i, tap in enumerate(taps[:-1]):
+      alone = {collection: {f'stages_{i}': part[f'stages_{i}']} for collection, part in variables.items()}
+      y = model.apply(alone, i, tap, train=False, method='stage')
+      np.testing.assert_allclose(y, taps[i + 1], rtol=1e-5, atol=1e-6)
+
+  def test_every_site_has_a_table_and_statistics_of_its_own(self, make, drops, trained):
+    model, variables, *_ = trained(make)
+    paths = {collection: set() for collection in variables}
+    for collection, part in variables.items():
+      for path, leaf in jax.tree_util.tree_leaves_with_path(part):
+        names = [key.key for key in path]
+        if names[-1] in ('slope_deltas', 'weight'):
+          paths[collection].add(tuple(names[:-1]))
+          assert names[-1] != 'weight' or np.isclose(leaf, 0.01)
+    assert paths['params'] == paths['batch_stats']
+    assert len(paths['params']) == {CNN: 3, MLP: 2, WideResNet: 7}[type(model)]
+
+  def test_bfloat16_computes_over_float32_parameters(self, make, drops):
+    model = make(dtype=jnp.bfloat16)
+    variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(1), X)
+    (output, taps), updated = jax.eval_shape(partial(forward, model, train=True), variables, X.astype(jnp.bfloat16))
+    assert {leaf.dtype for leaf in jax.tree.leaves((output, taps))} == {jnp.dtype(jnp.bfloat16)}
+    assert {leaf.dtype for leaf in jax.tree.leaves((variables, updated))} == {jnp.dtype(jnp.float32)}
+
+  def test_dropout_follows_the_key_in_training_only(self, make, drops, trained):
+    model, variables, output, _, step = trained(make)
+    outputs = [step(variables, X, seed)[1][0] for seed in (0, 0, 1)]
+    assert np.array_equal(outputs[0], outputs[1])
+    assert np.array_equal(outputs[0], outputs[2]) != drops
+    again, _ = model.apply(variables, X, train=False, rngs={'dropout': jax.random.key(5)})
+    np.testing.assert_allclose(again, output, rtol=1e-5, atol=1e-6)
+
+  def test_evaluates_each_example_alone(self, make, drops, trained):
+    model, variables, output, *_ = trained(make)
+    half, _ = model.apply(variables, X[:2], train=False)
+    np.testing.assert_allclose(half, output[:2], rtol=1e-4, atol=1e-5)
+
+  def test_gradients_are_finite_and_reach_every_parameter(self, make, drops, trained):
+    *_, variables, _, _, step = trained(make)
+    gradients, _ = step(variables, X, 0)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
+      assert np.isfinite(leaf).all()
+      assert np.any(leaf), f'nothing reaches {jax.tree_util.keystr(path)}'
+
+
+def parameters(model):
+  images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+  return tree.size(jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)['params'])
+
+
+STUDENTS = {
+  1: (1_000_235, {ReLU: 0, PReLU: 5, Swish: 700, APLU: 8_400, LMA: 80}),
+  2: (318_415, {ReLU: 0, PReLU: 5, Swish: 510, APLU: 6_120, LMA: 80}),
+  3: (111_935, {ReLU: 0, PReLU: 5, Swish: 350, APLU: 4_200, LMA: 80}),
+}
+WIDE = {
+  4: (1_223_300, {ReLU: 0, PReLU: 1, Swish: 256, APLU: 3_072, LMA: 16}),
+  2: (316_004, {ReLU: 0, APLU: 1_536, LMA: 16}),
+}
+
+
+class TestPublishedSizes:
+  @pytest.mark.parametrize('number, act', [(number, act) for number, (_, more) in STUDENTS.items() for act in more])
+  def test_cifar10_students(self, number, act):
+    base, more = STUDENTS[number]
+    assert parameters(cifar10_student(number, act)) == base + more[act]
+
+  def test_cifar10_teacher(self):
+    assert parameters(cifar10_teacher(ReLU)) == 5_346_142
+
+  @pytest.mark.parametrize('widen, act', [(widen, act) for widen, (_, more) in WIDE.items() for act in more])
+  def test_cifar100_students_with_one_activation_replaced(self, widen, act):
+    base, more = WIDE[widen]
+    model = WideResNet(depth=10, widen=widen, num_classes=100, act=act, last_only=True)
+    assert parameters(model) == base + more[act]
+
+  def test_cifar100_student_with_all_activations_replaced(self):
+    assert parameters(WideResNet(depth=10, widen=4, num_classes=100, act=LMA)) == 1_223_300 + 7 * 16
+
+  def test_cifar100_teacher(self):
+    assert parameters(WideResNet(depth=16, widen=10, num_classes=100, act=ReLU)) == 17_179_940
+
+  @pytest.mark.parametrize('number', [0, 4])
+  def test_no_other_student(self, number):
+    with pytest.raises(KeyError):
+      cifar10_student(number, LMA)
+
+  @pytest.mark.parametrize('depth', [4, 11, 20])
+  def test_no_other_depth(self, depth):
+    with pytest.raises(ValueError, match='6 n'):
+      parameters(WideResNet(depth=depth, widen=1, num_classes=10, act=LMA))
+
+
+class TestTree:
+  def test_size_and_nbytes_equal_the_oracle(self):
+    nest = {
+      'a': [np.zeros((3, 4), np.float32), np.zeros((), np.int8)],
+      'b': (jnp.zeros((2, 0, 5)), {'c': jnp.ones(7, jnp.bfloat16)}),
+    }
+    assert tree.size(nest) == oracles.size(nest) == 20
+    assert tree.nbytes(nest) == oracles.nbytes(nest) == 63
+
+  def test_nothing_has_no_size(self):
+    assert tree.size({}) == tree.nbytes(()) == 0
+
+  def test_shapes_are_enough(self):
+    assert tree.nbytes(jax.ShapeDtypeStruct((3, 4), jnp.bfloat16)) == 24

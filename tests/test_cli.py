@@ -1,0 +1,142 @@
+"""What a person can mend ends in one clear line and exit code 2, and leaves nothing behind."""
+
+import json
+
+import pytest
+
+from tests.programs import SMALL, train
+from train.__main__ import main
+from train.config import Distill, check, defaults, load, save
+from train.errors import UserError
+
+
+def refused(capsys, *arguments):
+  assert main(list(map(str, arguments))) == 2
+  lines = capsys.readouterr().err.splitlines()
+  assert len(lines) == 1 and lines[0].startswith('error: ')
+  return lines[0]
+
+
+WRONG = [
+  (['--seeds', '0'], '--seeds is 0'),
+  (['--epochs', '-1'], '--epochs is -1'),
+  (['--teacher-epochs', '0'], '--teacher-epochs is 0'),
+  (['--batch-size', '0'], '--batch-size is 0'),
+  (['--batch-size', '5000'], 'batch size 5000 with 1097 images'),
+  (['--temperature', '0'], '--temperature is 0'),
+  (['--soft-weight', '1.5'], '--soft-weight is 1.5'),
+  (['--segments', '1'], '--segments is 1'),
+  (['--segments', '8', '8'], '--segments is 8 8'),
+  (['--width', '0'], '--width is 0'),
+  (['--activations'], '--activations is empty'),
+  (['--learning-rate', '0'], '--learning-rate is 0'),
+  (['--train-images', '100000'], '100000 training images asked of digits'),
+  (['--resume'], '--resume needs --workdir'),
+  (['--data', 'cifar10', '--data-dir', 'nowhere'], 'nowhere'),
+  (['--data', 'fashion-mnist', '--data-dir', 'nowhere'], 'nowhere'),
+]
+
+
+@pytest.mark.parametrize('options, expected', WRONG, ids=[' '.join(options) for options, _ in WRONG])
+def test_a_wrong_option_is_named(capsys, tmp_path, options, expected):
+  folder = tmp_path / 'run'
+  where = [] if options == ['--resume'] else ['--workdir', folder]
+  assert expected in refused(capsys, 'distill', *where, *options)
+  assert not folder.exists()
+
+
+def test_option_syntax_is_tyros_own(capsys):
+  with pytest.raises(SystemExit) as stopped:
+    main(['distill', '--activations', 'gelu'])
+  assert stopped.value.code == 2
+  assert 'gelu' in capsys.readouterr().err
+
+
+def test_a_width_that_is_no_student_of_the_paper_is_named(capsys, tmp_path):
+  folder = tmp_path / 'cifar-10-batches-bin'
+  folder.mkdir()
+  record = bytes(range(10))
+  for name in [*(f'data_batch_{i}.bin' for i in range(1, 6)), 'test_batch.bin']:
+    (folder / name).write_bytes(b''.join(bytes([label]) + bytes(3072) for label in record * 7))
+  options = ['--data', 'cifar10', '--data-dir', tmp_path, '--width', '30', '--workdir', tmp_path / 'run']
+  assert '--width 30' in refused(capsys, 'distill', *options)
+
+
+def test_a_folder_that_holds_a_run_is_not_written_over(capsys, tmp_path):
+  save(Distill(), tmp_path)
+  before = (tmp_path / 'config.json').read_bytes()
+  assert 'already holds a run' in refused(capsys, 'distill', '--workdir', tmp_path)
+  assert (tmp_path / 'config.json').read_bytes() == before
+
+
+def test_a_folder_that_cannot_be_made_is_named(capsys, tmp_path):
+  (tmp_path / 'file').write_text('')
+  assert str(tmp_path / 'file') in refused(capsys, 'distill', '--workdir', tmp_path / 'file' / 'run')
+
+
+@pytest.mark.parametrize('command', ['evaluate', 'report'])
+def test_a_folder_without_a_run_is_named(capsys, tmp_path, command):
+  assert str(tmp_path) in refused(capsys, command, tmp_path)
+
+
+def test_resuming_a_folder_without_a_run_is_refused(capsys, tmp_path):
+  assert 'config.json' in refused(capsys, 'distill', '--workdir', tmp_path, '--resume')
+
+
+@pytest.mark.parametrize('text', ['{', '[]', '{"colour": 1}'])
+def test_a_spoilt_configuration_is_named(capsys, tmp_path, text):
+  (tmp_path / 'config.json').write_text(text)
+  assert str(tmp_path / 'config.json') in refused(capsys, 'distill', '--workdir', tmp_path, '--resume')
+
+
+def test_an_unfinished_run_is_not_evaluated(capsys, tmp_path):
+  save(Distill(seeds=2, activations=('relu',), width=(3,)), tmp_path)
+  assert 'holds no whole checkpoint' in refused(capsys, 'evaluate', tmp_path)
+
+
+CHANGED = [
+  (['--seeds', '3'], '--seeds 3', 'has 2'),
+  (['--width', '4', '5'], '--width 4 5', 'has 3'),
+  (['--activations', 'relu'], '--activations relu', 'has relu lma'),
+  (['--temperature', '4'], '--temperature 4.0', 'has 2.0'),
+]
+
+
+@pytest.mark.parametrize('options, asked, kept', CHANGED, ids=[asked for _, asked, _ in CHANGED])
+def test_a_resumed_run_keeps_its_configuration(capsys, tmp_path, options, asked, kept):
+  save(Distill(seeds=2, width=(3,), activations=('relu', 'lma')), tmp_path)
+  line = refused(capsys, 'distill', '--workdir', tmp_path, '--resume', *options)
+  assert asked in line and kept in line
+
+
+def test_a_configuration_survives_its_file(tmp_path):
+  config = defaults('cifar100')
+  save(config, tmp_path)
+  assert load(tmp_path).__dict__ == {**config.__dict__, 'workdir': tmp_path}
+
+
+@pytest.mark.parametrize('data', ['digits', 'mnist', 'fashion-mnist', 'cifar10', 'cifar100'])
+def test_every_default_may_be_run(data):
+  check(defaults(data))
+
+
+def test_a_check_names_the_field():
+  with pytest.raises(UserError, match='--width is 0'):
+    check(Distill(width=(0,)))
+
+
+def test_the_command_writes_its_folder_and_prints_its_table(tmp_path):
+  folder = tmp_path / 'run'
+  done = train('distill', '--workdir', folder, *SMALL, '--segments', '2', '4')
+  assert done.returncode == 0, done.stderr
+  for name in ('config.json', 'metrics.jsonl', 'results.json', 'results.md', 'curves.png', 'against_segments.png'):
+    assert (folder / name).stat().st_size > 0
+  assert list((folder / 'tensorboard').rglob('events.*'))
+  assert (folder / 'results.md').read_text() in done.stdout
+  assert '100%' in done.stderr  # the progress bar
+  rows = json.loads((folder / 'results.json').read_text())['rows']
+  assert rows[0]['name'] == 'teacher'
+  students = {(row['activation'], row['segments'], row['hard_label']) for row in rows[1:]}
+  assert students == {(a, k, h) for a, k in [('relu', None), ('lma', 2), ('lma', 4)] for h in (True, False)}
+  assert all(len(row['accuracy']) == 2 and min(row['accuracy']) >= 0 for row in rows[1:])
+  assert all(row['bytes'] >= 4 * row['parameters'] for row in rows)
