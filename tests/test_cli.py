@@ -112,7 +112,7 @@ def test_a_resumed_run_keeps_its_configuration(capsys, tmp_path, options, asked,
 def test_a_configuration_survives_its_file(tmp_path):
   config = defaults('cifar100')
   save(config, tmp_path)
-  assert load(tmp_path).__dict__ == {**config.__dict__, 'workdir': tmp_path}
+  assert load(Distill, tmp_path).__dict__ == {**config.__dict__, 'workdir': tmp_path}
 
 
 @pytest.mark.parametrize('data', ['digits', 'mnist', 'fashion-mnist', 'cifar10', 'cifar100'])

@@ -14,7 +14,8 @@ from lmajax.activations import linen
 from lmajax.models import MLP
 from tests import oracles
 from train import regions, step
-from train.config_regions import Regions, check, load, save
+from train.config import load, save
+from train.config_regions import Regions, check
 from train.errors import UserError
 from train.loop import optimizer
 from train.pieces import MOST_PIECES, differentiated, pieces
@@ -340,7 +341,7 @@ class TestRecipe:
     plan, folder, rows = finished
     with Run(folder) as to:
       assert recipe.run(plan, to) == rows
-    assert load(folder) == Regions(**{**vars(TINY), 'workdir': folder})
+    assert load(Regions, folder) == Regions(**{**vars(TINY), 'workdir': folder})
 
 
 @pytest.mark.parametrize(
@@ -365,4 +366,4 @@ def test_bad_options_are_one_line(options, message):
 def test_another_run_is_no_regions_run(tmp_path):
   (tmp_path / 'config.json').write_text('{"temperature": 2.0}')
   with pytest.raises(UserError, match='not the configuration of a regions run'):
-    load(tmp_path)
+    load(Regions, tmp_path)

@@ -4,12 +4,13 @@ import dataclasses
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from train import config as configs
 from train.config import Distill
+from train.config_regions import Regions
 from train.errors import UserError
 from train.run import Run, Stopped, write_atomically
 
@@ -45,6 +46,7 @@ Command = (
   | Annotated[Evaluate, tyro.conf.subcommand('evaluate')]
   | Annotated[Report, tyro.conf.subcommand('report')]
   | Annotated[Readme, tyro.conf.subcommand('readme')]
+  | Annotated[Regions, tyro.conf.subcommand('regions')]
 )
 
 
@@ -66,39 +68,52 @@ def main(arguments: list[str]) -> int:
 
 
 def _distill(command: Distill, arguments: list[str]) -> None:
+  from train import report
   from train.recipes import distill
 
-  config, folder = _resumed(command, arguments) if command.resume else _new(command, arguments)
-  plan = distill.experiment(config)
+  folder, rows = _run(distill, command, configs.defaults(command.data), arguments)
+  print(report.table(rows))
+  print(f'\n{folder}: results.json, results.md, curves.png')
+
+
+def _regions(command: Regions, arguments: list[str]) -> None:
+  from train.recipes import regions
+
+  folder, rows = _run(regions, command, Regions(), arguments)
+  print(regions.table(rows))
+  print(f'\n{folder}: results.json, results.md, regions.png')
+
+
+def _run(recipe: Any, command: Any, default: Any, arguments: list[str]) -> tuple[Path, list]:
+  """A new run, or an old one to its end; nothing is written before the data and every option are known to be good."""
+  config = _resumed(command, arguments) if command.resume else _parsed(default, arguments)
+  folder = command.workdir if command.resume else _new_folder(command)
+  plan = recipe.experiment(config)
   _create(folder)
   if not command.resume:
     configs.save(config, folder)
   with Run(folder) as run:
-    rows = distill.run(plan, run)
-  _show(folder, rows)
+    return folder, recipe.run(plan, run)
 
 
-def _parsed(default: Distill, arguments: list[str]) -> Distill:
+def _parsed(default: Any, arguments: list[str]) -> Any:
   """The options again, over other defaults: those of the data set, or those of a run to go on with."""
-  return tyro.cli(Distill, args=arguments[1:], default=default)
+  return tyro.cli(type(default), args=arguments[1:], default=default)
 
 
-def _resumed(command: Distill, arguments: list[str]) -> tuple[Distill, Path]:
+def _resumed(command: Any, arguments: list[str]) -> Any:
   if command.workdir is None:
     raise UserError('--resume needs --workdir, the folder of the run to go on with')
-  saved = configs.load(command.workdir)
+  saved = configs.load(type(command), command.workdir)
   configs.refuse_differences(_parsed(saved, arguments), saved)
-  return saved, command.workdir
+  return saved
 
 
-def _new(command: Distill, arguments: list[str]) -> tuple[Distill, Path]:
-  config = _parsed(configs.defaults(command.data), arguments)
-  configs.check(config)
-  return config, _new_folder(command)
-
-
-def _new_folder(command: Distill) -> Path:
-  folder = command.workdir or Path('runs') / f'{command.data}-{time.strftime("%Y%m%d-%H%M%S")}'
+def _new_folder(command: Any) -> Path:
+  folder = (
+    command.workdir
+    or Path('runs') / f'{type(command).__name__.lower()}-{command.data}-{time.strftime("%Y%m%d-%H%M%S")}'
+  )
   if (folder / 'config.json').exists():
     raise UserError(f'{folder} already holds a run: go on with it by --resume, or choose another --workdir')
   return folder
@@ -116,7 +131,7 @@ def _evaluate(command: Evaluate, arguments: list[str]) -> None:
   from train import report
   from train.recipes import distill
 
-  plan = distill.experiment(configs.load(command.run))
+  plan = distill.experiment(configs.load(Distill, command.run))
   rows = distill.evaluated(plan, distill.restored(plan, command.run))
   print(report.table(rows))
 
@@ -141,14 +156,7 @@ def _readme(command: Readme, arguments: list[str]) -> None:
   write_atomically(command.file, report.filled(text, command.file.parent))
 
 
-def _show(folder: Path, rows: list) -> None:
-  from train import report
-
-  print(report.table(rows))
-  print(f'\n{folder}: results.json, results.md, curves.png')
-
-
-_COMMANDS = {Distill: _distill, Evaluate: _evaluate, Report: _report, Readme: _readme}
+_COMMANDS = {Distill: _distill, Evaluate: _evaluate, Report: _report, Readme: _readme, Regions: _regions}
 
 
 if __name__ == '__main__':

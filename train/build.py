@@ -21,6 +21,7 @@ from train.loop import Data, Plan
 
 _ACTIVATIONS: dict[str, Callable[[int], ActivationFactory]] = {
   'relu': lambda segments: linen.ReLU,
+  'identity': lambda segments: linen.Identity,
   'prelu': lambda segments: linen.PReLU,
   'swish': lambda segments: linen.Swish,
   'aplu': lambda segments: partial(linen.APLU, num_segments=segments),

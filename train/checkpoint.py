@@ -12,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from lmajax.tree import nbytes
 from train.errors import UserError
 
+_DESCRIPTION_BYTES = 64 * 1024  # what Orbax writes beside the arrays
 _policies = ocp.training.preservation_policies
 
 
@@ -31,6 +33,7 @@ class Checkpoints:
     """Writes atomically; a checkpoint of that step that turned out to be damaged is replaced."""
     metadata = {'digests': digests(state), 'history': history}
     with _writing(self.folder):
+      _try_room(self.folder / '.room', 2 * nbytes(state) + _DESCRIPTION_BYTES)
       self._orbax.save(step, state, force=True, overwrite=True, metrics={'score': score}, custom_metadata=metadata)
 
   def restore(self, abstract: Callable[[], Any]) -> tuple[Any, dict[str, Any]] | None:
@@ -67,6 +70,14 @@ def _digest(leaf: Any) -> str:
     leaf = jax.random.key_data(leaf)
   array = np.asarray(leaf)
   return hashlib.sha256(f'{array.dtype} {array.shape}'.encode() + array.tobytes()).hexdigest()
+
+
+def _try_room(probe: Path, size: int) -> None:
+  """Meets a full disk before Orbax does, whose threads would print a trace each."""
+  try:
+    probe.write_bytes(bytes(size))
+  finally:
+    probe.unlink(missing_ok=True)
 
 
 def _sweep() -> None:

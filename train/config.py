@@ -9,7 +9,7 @@ from train.errors import UserError
 from train.run import read_json, write_atomically
 
 DataName = Literal['digits', 'mnist', 'fashion-mnist', 'cifar10', 'cifar100']
-ActivationName = Literal['relu', 'prelu', 'swish', 'aplu', 'lma', 'lma-joined']
+ActivationName = Literal['relu', 'identity', 'prelu', 'swish', 'aplu', 'lma', 'lma-joined']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Distill:
   seeds: int = 10
   """How many paired seeds; 5 by default where the data are not digits."""
   activations: tuple[ActivationName, ...] = ('relu', 'prelu', 'swish', 'aplu', 'lma', 'lma-joined')
-  """The students' activations."""
+  """The students' activations; identity is a control."""
   segments: tuple[int, ...] = (8,)
   """K, the segments of APLU (from 3) and LMA, one student for each."""
   width: tuple[int, ...] = (3, 5)
@@ -79,18 +79,19 @@ def check(config: Distill) -> None:
   """Refuses what cannot be run, naming the option."""
   numbers = vars(config)
   for name in ('seeds', 'epochs', 'batch_size', 'save_every', 'learning_rate', 'temperature'):
-    _require(numbers[name] > 0, name, numbers[name], 'give a positive number')
-  _require(config.teacher_epochs is None or config.teacher_epochs > 0, 'teacher_epochs', 0, 'give a positive number')
+    require(numbers[name] > 0, name, numbers[name], 'give a positive number')
+  require(config.teacher_epochs is None or config.teacher_epochs > 0, 'teacher_epochs', 0, 'give a positive number')
   for name in ('width', 'segments', 'activations'):
-    _require(bool(numbers[name]), name, 'empty', 'give at least one')
-    _require(len(set(numbers[name])) == len(numbers[name]), name, _text(numbers[name]), 'give each once')
-  _require(min(config.segments) >= 2, 'segments', min(config.segments), 'give 2 or more')
-  _require(min(config.width) >= 1, 'width', min(config.width), 'give positive numbers')
-  _require(0 <= config.soft_weight <= 1, 'soft_weight', config.soft_weight, 'give a number between 0 and 1')
-  _require(config.weight_decay >= 0, 'weight_decay', config.weight_decay, 'give 0 or more')
+    require(bool(numbers[name]), name, 'empty', 'give at least one')
+    require(len(set(numbers[name])) == len(numbers[name]), name, text(numbers[name]), 'give each once')
+  require(min(config.segments) >= 2, 'segments', min(config.segments), 'give 2 or more')
+  require(min(config.width) >= 1, 'width', min(config.width), 'give positive numbers')
+  require(0 <= config.soft_weight <= 1, 'soft_weight', config.soft_weight, 'give a number between 0 and 1')
+  require(config.weight_decay >= 0, 'weight_decay', config.weight_decay, 'give 0 or more')
 
 
-def _require(holds: bool, name: str, value: Any, mend: str) -> None:
+def require(holds: bool, name: str, value: Any, mend: str) -> None:
+  """Refuses a value, naming its option."""
   if not holds:
     raise UserError(f'--{option(name)} is {value}: {mend}')
 
@@ -103,40 +104,41 @@ def option(name: str) -> str:
 _NOT_SAVED = ('workdir', 'resume')
 
 
-def published(config: Distill) -> dict[str, Any]:
+def published(config: Any) -> dict[str, Any]:
   """Everything that decides a run's numbers, without the folders of the machine it ran on."""
   values = dataclasses.asdict(config)
   return {name: value for name, value in values.items() if name not in (*_NOT_SAVED, 'data_dir')}
 
 
-def save(config: Distill, folder: Path) -> None:
+def save(config: Any, folder: Path) -> None:
   """Writes ``config.json``."""
   data_dir = None if config.data_dir is None else str(config.data_dir.resolve())
   write_atomically(folder / 'config.json', json.dumps({**published(config), 'data_dir': data_dir}, indent=2) + '\n')
 
 
-def load(folder: Path) -> Distill:
-  """Reads the ``config.json`` of a run."""
+def load(kind: type[Any], folder: Path) -> Any:
+  """Reads the ``config.json`` of a run of that kind."""
   values = read_json(folder / 'config.json')
-  known = {field.name for field in dataclasses.fields(Distill)}
-  if not isinstance(values, dict) or not set(values) <= known:
-    raise UserError(f'{folder / "config.json"} is not the configuration of a distill run')
+  names = {field.name for field in dataclasses.fields(kind)} - set(_NOT_SAVED)
+  if not isinstance(values, dict) or set(values) != names:
+    raise UserError(f'{folder / "config.json"} is not the configuration of a {kind.__name__.lower()} run')
   values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-  values['data_dir'] = None if values.get('data_dir') is None else Path(values['data_dir'])
-  return Distill(**values, workdir=folder)
+  values['data_dir'] = None if values['data_dir'] is None else Path(values['data_dir'])
+  return kind(**values, workdir=folder)
 
 
-def refuse_differences(given: Distill, saved: Distill) -> None:
+def refuse_differences(given: Any, saved: Any) -> None:
   """A resumed run keeps its configuration: an option that differs is named with both values."""
-  for field in dataclasses.fields(Distill):
+  for field in dataclasses.fields(saved):
     asked, kept = getattr(given, field.name), getattr(saved, field.name)
     asked = asked.resolve() if isinstance(asked, Path) else asked
     if field.name not in _NOT_SAVED and asked != kept:
       raise UserError(
-        f'--{option(field.name)} {_text(asked)} differs from the run in {saved.workdir}, which has {_text(kept)}:'
+        f'--{option(field.name)} {text(asked)} differs from the run in {saved.workdir}, which has {text(kept)}:'
         ' leave it out, or choose another --workdir'
       )
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
+  """A value as it is given on the command line."""
   return ' '.join(map(str, value)) if isinstance(value, tuple) else str(value)

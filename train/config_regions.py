@@ -1,14 +1,11 @@
 """What a person may ask of the count of linear regions."""
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from train.config import ActivationName, option
-from train.errors import UserError
+from train.config import ActivationName, require, text
 from train.pieces import MOST_PIECES
-from train.run import read_json, write_atomically
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,41 +42,10 @@ def check(config: Regions) -> None:
   """Refuses what cannot be run, naming the option."""
   numbers = vars(config)
   for name, least in {'width': 1, 'depth': 1, 'seeds': 1, 'lines': 1, 'grid': 2, 'epochs': 1}.items():
-    _require(numbers[name] >= least, name, numbers[name], f'give {least} or more')
+    require(numbers[name] >= least, name, numbers[name], f'give {least} or more')
   for name in ('segments', 'activations'):
-    _require(bool(numbers[name]), name, 'empty', 'give at least one')
-    _require(len(set(numbers[name])) == len(numbers[name]), name, ' '.join(map(str, numbers[name])), 'give each once')
-  _require(min(config.segments) >= 2, 'segments', min(config.segments), 'give 2 or more')
-  _require(config.activations != ('aplu',) or max(config.segments) > 2, 'segments', 2, 'give aplu 3 or more')
-  _require(max(config.segments) <= MOST_PIECES, 'segments', max(config.segments), f'give {MOST_PIECES} or fewer')
-
-
-def _require(holds: bool, name: str, value: object, mend: str) -> None:
-  if not holds:
-    raise UserError(f'--{option(name)} is {value}: {mend}')
-
-
-_NOT_SAVED = ('workdir', 'resume')
-
-
-def published(config: Regions) -> dict[str, Any]:
-  """Everything that decides a run's numbers, without the folders of the machine it ran on."""
-  values = dataclasses.asdict(config)
-  return {name: value for name, value in values.items() if name not in (*_NOT_SAVED, 'data_dir')}
-
-
-def save(config: Regions, folder: Path) -> None:
-  """Writes ``config.json``."""
-  data_dir = None if config.data_dir is None else str(config.data_dir.resolve())
-  write_atomically(folder / 'config.json', json.dumps({**published(config), 'data_dir': data_dir}, indent=2) + '\n')
-
-
-def load(folder: Path) -> Regions:
-  """Reads the ``config.json`` of a run."""
-  values = read_json(folder / 'config.json')
-  names = {field.name for field in dataclasses.fields(Regions)} - set(_NOT_SAVED)
-  if not isinstance(values, dict) or set(values) != names:
-    raise UserError(f'{folder / "config.json"} is not the configuration of a regions run')
-  values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-  values['data_dir'] = None if values['data_dir'] is None else Path(values['data_dir'])
-  return Regions(**values, workdir=folder)
+    require(bool(numbers[name]), name, 'empty', 'give at least one')
+    require(len(set(numbers[name])) == len(numbers[name]), name, text(numbers[name]), 'give each once')
+  require(min(config.segments) >= 2, 'segments', min(config.segments), 'give 2 or more')
+  require(config.activations != ('aplu',) or max(config.segments) > 2, 'segments', 2, 'give aplu 3 or more')
+  require(max(config.segments) <= MOST_PIECES, 'segments', max(config.segments), f'give {MOST_PIECES} or fewer')

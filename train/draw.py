@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 matplotlib.use('agg')
 _COLORS = {
   'relu': '#555555',
+  'identity': '#0072b2',
   'prelu': '#e69f00',
   'swish': '#56b4e9',
   'aplu': '#009e73',

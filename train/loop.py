@@ -149,8 +149,8 @@ def _start(
 ) -> tuple[_Progress, list[list[float]]]:
   restored = restore(checkpoints, cohort, data, tx)
   if restored is None:
-    fresh = jax.jit(lambda images: _fresh(cohort, images, tx), out_shardings=_replicated(data))
-    restored = fresh(data.batches[0].images), []
+    fresh = _fresh(cohort, data.batches[0].images, tx)  # not compiled: that takes longer than what it saves
+    restored = jax.device_put(fresh, _replicated(data)), []
   run.cut_back(phase, _step(restored[0]))
   return restored
 

@@ -28,6 +28,22 @@ class ReLU(nn.Module):
     return jax.nn.relu(x)
 
 
+class Identity(nn.Module):
+  """``x``: the control that tells what a difference from ReLU owes to being no ReLU rather than to the segments.
+
+  >>> Identity().apply({}, jnp.array([-1., 1.])).tolist()
+  [-1.0, 1.0]
+
+  Source: not in the paper; a network of a single narrow layer often does better without ReLU, whatever stands instead.
+  """
+
+  @nn.compact
+  def __call__(self, x: Float[Array, '...'], *, where: Bool[Array, '...'] | None = None, train: bool | None = None):
+    """Returns ``x``; ``where`` and ``train`` change nothing."""
+    del where, train
+    return x
+
+
 class PReLU(nn.Module):
   """``lmajax.activations.prelu`` with its one slope per layer.
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmajax.activations.linen import APLU, LMA, PReLU, ReLU, Swish
+from lmajax.activations.linen import APLU, LMA, Identity, PReLU, ReLU, Swish
 from lmajax.types import Activation
 from tests import oracles
 
@@ -22,6 +22,7 @@ def lma(x, params, stats):
 # A factory, and its oracle of the input, the parameters and the statistics.
 MEMBERS = [
   pytest.param(ReLU, lambda x, params, stats: oracles.relu(x), id='relu'),
+  pytest.param(Identity, lambda x, params, stats: x, id='identity'),
   pytest.param(PReLU, lambda x, params, stats: oracles.prelu(x, **params), id='prelu'),
   pytest.param(Swish, lambda x, params, stats: oracles.swish(x, **params), id='swish'),
   pytest.param(APLU, lambda x, params, stats: oracles.aplu(x, **params), id='aplu'),

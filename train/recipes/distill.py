@@ -8,7 +8,7 @@ import jax
 from lmajax import tree
 from train import build, draw, report
 from train.build import Arm
-from train.config import Distill, published
+from train.config import Distill, check, published
 from train.data import Dataset, load
 from train.loop import Cohort, Data, accuracy, fit, saved_variables
 from train.objectives import distill, supervised
@@ -29,7 +29,8 @@ class Experiment(NamedTuple):
 
 
 def experiment(config: Distill) -> Experiment:
-  """Reads the data and builds every model, before anything is trained or written."""
+  """Checks the options, reads the data and builds every model, before anything is trained or written."""
+  check(config)
   dataset = load(config.data, data_dir=config.data_dir, train_images=config.train_images)
   data, test = build.data(config, dataset)
   teacher = build.teacher(config, dataset.num_classes)
