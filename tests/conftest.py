@@ -10,8 +10,6 @@ from jaxtyping import install_import_hook
 
 install_import_hook('lmajax', 'beartype.beartype')
 jax.config.update('jax_numpy_rank_promotion', 'raise')
-# Eight devices on two cores: with several programs in flight they starve each other's collectives, and XLA aborts.
-jax.config.update('jax_cpu_enable_async_dispatch', False)
 
 
 @pytest.fixture

@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from lmajax import LMA
 from lmajax.activations import linen
 from lmajax.models import MLP
 from tests import oracles
-from train import regions, step
+from train import build, regions, step
 from train.config import load, save
 from train.config_regions import Regions, check
 from train.errors import UserError
@@ -278,10 +279,18 @@ TINY = Regions(activations=('swish', 'lma'), segments=(4,), width=3, depth=1, se
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
   folder = tmp_path_factory.mktemp('regions')
-  plan = recipe.experiment(TINY)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(build, 'sharding', on_one_device)
+    plan = recipe.experiment(TINY)
   save(TINY, folder)
   with Run(folder) as to:
     return plan, folder, recipe.run(plan, to)
+
+
+def on_one_device():
+  """Programs in flight at once on eight virtual devices starve each other's collectives on a busy machine."""
+  mesh = jax.make_mesh((1,), ('data',), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
+  return NamedSharding(mesh, PartitionSpec('data'))
 
 
 class TestRecipe:
