@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-SMALL = ['--activations', 'relu', 'lma', '--width', '3', '--seeds', '2', '--epochs', '3', '--save-every', '1']
+SMALL = ['--activations', 'relu', 'lma', '--width', '3', '--seeds', '2', '--epochs', '3', '--save-every', '2']
 
 # Counts the training steps into a file, and sends this process a signal before the step of that number.
 _COUNTED = """

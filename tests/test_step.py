@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,9 +48,7 @@ def ten_steps(train_step, state, frozen, place=lambda batch: batch):
   return state, np.stack(losses)
 
 
-def assert_close(one, other, tolerance=1e-5):
-  for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-    np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+assert_close = partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-5)
 
 
 def numbers(state):

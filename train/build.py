@@ -105,7 +105,7 @@ def over(model: nn.Module) -> Callable[[Callable], Callable]:
 
 def plan(config: Distill, epochs: int) -> Plan:
   """The optimizer's part of a configuration."""
-  return Plan(epochs, config.learning_rate, config.weight_decay, _SCHEDULES[config.schedule](epochs), config.save_every)
+  return Plan(config.learning_rate, config.weight_decay, _SCHEDULES[config.schedule](epochs), config.save_every)
 
 
 def sharding() -> NamedSharding:

@@ -71,7 +71,7 @@ def _curve(axis: Axes, arm: build.Arm, params: Any, stats: Any) -> None:
   if 'weight' in stats:  # a jump is no line
     y[:-1][np.abs(np.diff(y, axis=0)) > 20 * (x[1] - x[0])] = np.nan
   axis.plot(x, np.maximum(x, 0), color='#bbbbbb', linewidth=0.8)
-  axis.plot(x, y, color=_COLORS[arm.activation], linewidth=1.2, alpha=1 if channels == 1 else 0.6)
+  axis.plot(x, y, color=_COLORS.get(arm.activation), linewidth=1.2, alpha=1 if channels == 1 else 0.6)
   axis.tick_params(labelsize=6)
 
 
@@ -90,7 +90,7 @@ def against(path: Path, rows: Sequence[Row], column: str) -> None:
         [values.index(getattr(row, column)) + 0.1 * (i - len(names) / 2) for row in line],
         [100 * d.mean for d in differences],
         [100 * (d.half_width or 0) for d in differences],
-        label=name, color=_COLORS[line[0].activation], marker='o', markersize=4, capsize=2, linewidth=1,
+        label=name, color=_COLORS.get(line[0].activation), marker='o', markersize=4, capsize=2, linewidth=1,
       )  # fmt: skip
     axis.axhline(0, color=_COLORS['relu'], linewidth=0.8)
     axis.set_xticks(range(len(values)), values)

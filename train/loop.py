@@ -22,9 +22,8 @@ from train.step import Frozen, Objective, TrainState, init_state, make_eval_step
 
 
 class Plan(NamedTuple):
-  """How long and how fast: the same for every phase but in the number of epochs."""
+  """How fast and how long: the schedule ends the training."""
 
-  epochs: int
   learning_rate: float
   weight_decay: float
   schedule: Schedule
@@ -69,7 +68,6 @@ def fit(run: Run, phase: str, cohort: Cohort, data: Data, plan: Plan, frozen: Fr
   progress, errors = _start(run, phase, cohort, data, tx, checkpoints)
   train_step = make_train_step(cohort.objective, tx, over=cohort.over)
   eval_step = make_eval_step(cohort.model, over=cohort.over)
-  per_epoch = data.batches.steps_per_epoch
   run.bar.set_description(phase)
   run.bar.update(_step(progress))
 
@@ -77,15 +75,10 @@ def fit(run: Run, phase: str, cohort: Cohort, data: Data, plan: Plan, frozen: Fr
     score = 1 - float(np.mean(errors[-1])) if errors else 0.0
     checkpoints.save(_step(progress), progress, history={'errors': errors}, score=score)
 
-  saved = _step(progress)
-  while len(errors) < plan.epochs:
-    factors = [plan.schedule([epoch[i] for epoch in errors]) for i in range(len(cohort.seeds))]
-    if all(factor is None for factor in factors):
-      break
-    rates = [plan.learning_rate * (factor or 0.0) for factor in factors]  # a student that has stopped keeps rate 0
-    progress = progress._replace(state=_with_rates(progress.state, rates))
+  while rates := _rates(plan, errors, len(cohort.seeds)):
     began = time.perf_counter()
-    for step in range(_step(progress), (len(errors) + 1) * per_epoch):
+    progress = progress._replace(state=_with_rates(progress.state, rates))
+    for step in range(_step(progress), (len(errors) + 1) * data.batches.steps_per_epoch):
       if run.stopping:
         save()
         run.stop()
@@ -93,15 +86,21 @@ def fit(run: Run, phase: str, cohort: Cohort, data: Data, plan: Plan, frozen: Fr
       progress = _Progress(state, progress.loss_sum + metrics['loss'])
       run.bar.update()
     errors.append([1 - float(a) for a in accuracy(eval_step, variables(progress.state), data.validation)])
-    run.report(phase, _step(progress), _line(progress, rates, errors, per_epoch, time.perf_counter() - began))
+    mean_loss = np.asarray(progress.loss_sum, np.float64) / data.batches.steps_per_epoch
+    run.report(phase, _step(progress), _line(rates, mean_loss, errors, time.perf_counter() - began))
     progress = progress._replace(loss_sum=jnp.zeros_like(progress.loss_sum))
-    if len(errors) % plan.save_every == 0 or len(errors) == plan.epochs:
+    if len(errors) % plan.save_every == 0 or not _rates(plan, errors, len(cohort.seeds)):
       save()
-      saved = _step(progress)
-  if saved != _step(progress):
-    save()
   checkpoints.close()
   return variables(progress.state)
+
+
+def _rates(plan: Plan, errors: list[list[float]], seeds: int) -> list[float]:
+  """The learning rate of each seed in the next epoch: 0 for one that has stopped, none at all when all have."""
+  factors = [plan.schedule([epoch[seed] for epoch in errors]) for seed in range(seeds)]
+  if all(factor is None for factor in factors):
+    return []
+  return [plan.learning_rate * (factor or 0.0) for factor in factors]
 
 
 def folder_of(run_folder: Path, phase: str) -> Path:
@@ -175,13 +174,11 @@ def _with_rates(state: TrainState, rates: Sequence[float]) -> TrainState:
   return state._replace(opt_state=state.opt_state._replace(hyperparams={'learning_rate': new}))
 
 
-def _line(
-  progress: _Progress, rates: Sequence[float], errors: list[list[float]], per_epoch: int, seconds: float
-) -> dict[str, Any]:
+def _line(rates: Sequence[float], mean_loss: np.ndarray, errors: list[list[float]], seconds: float) -> dict[str, Any]:
   return {
     'epoch': len(errors),
     'learning_rate': list(rates),
-    'train_loss': (np.asarray(progress.loss_sum, np.float64) / per_epoch).tolist(),
+    'train_loss': mean_loss.tolist(),
     'validation_accuracy': [1 - error for error in errors[-1]],
     'seconds': seconds,
   }

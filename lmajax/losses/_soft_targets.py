@@ -1,5 +1,6 @@
 """Distillation against a teacher's softened output."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,6 +32,7 @@ def soft_targets(
 
   Raises:
     ValueError: the temperature is not positive.
+    AssertionError: the logits differ in shape, which is seen when the function is traced.
 
   >>> round(float(soft_targets(jnp.array([0., 0.]), jnp.array([9., -9.]))), 4)  # log 2
   0.6931
@@ -39,6 +41,7 @@ def soft_targets(
   """
   if temperature <= 0:
     raise ValueError(f'temperature is {temperature}, and must be positive')
+  chex.assert_equal_shape((student_logits, teacher_logits))
   student, teacher = _counted(student_logits, where), jax.lax.stop_gradient(_counted(teacher_logits, where))
   divergence = optax.losses.kl_divergence(
     jax.nn.log_softmax(student / temperature), jax.nn.softmax(teacher / temperature)
@@ -72,6 +75,7 @@ def distillation(
 
   Raises:
     ValueError: the temperature is not positive, or the weight is outside [0, 1].
+    AssertionError: the logits differ in shape, or the labels are not one per example.
 
   >>> z = jnp.array([0., 0.])
   >>> round(float(distillation(z, z, jnp.array(0))), 4)  # 0.3 log 2
@@ -83,6 +87,7 @@ def distillation(
     raise ValueError(f'soft_weight is {soft_weight}, and must lie between 0 and 1')
   soft = soft_targets(student_logits, teacher_logits, temperature=temperature, where=where)
   labels = labels if where is None else jnp.where(where, labels, jnp.zeros_like(labels))
+  chex.assert_shape(labels, student_logits.shape[:-1])
   hard = optax.losses.softmax_cross_entropy_with_integer_labels(_counted(student_logits, where), labels)
   return soft_weight * soft + (1 - soft_weight) * _only(hard, where)
 
