@@ -3,12 +3,17 @@
 import json
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
 
-from train import draw, report
+from lmajax import models
+from train import build, draw, report
+from train.config import Distill
 from train.errors import UserError
+from train.readme import filled
 from train.report import Row
 
 ROOT = Path(__file__).parent.parent
@@ -58,20 +63,37 @@ def test_the_table_has_a_line_per_row_with_sample_deviation():
   assert lines[2].startswith('| teacher | 64 | hard | 90.00 |')
 
 
+def written(folder, rows, **changes):
+  folder.mkdir(exist_ok=True)
+  (folder / 'metrics.jsonl').write_text('{"seconds": 1.25}\n{"seconds": 2.5}\n')
+  (folder / 'environment.json').write_text('[{"cores": 2}]')
+  report.write(folder, Distill(**changes), [row._asdict() for row in rows], report.table(rows))
+  return folder
+
+
 def test_results_survive_the_file(tmp_path):
-  report.write(tmp_path, {'data': 'digits'}, ROWS)
-  assert report.read(tmp_path) == ('digits', ROWS)
-  written = json.loads((tmp_path / 'results.json').read_text())
-  assert written['rows'][2]['hard_label'] is False
+  written(tmp_path, ROWS)
+  assert report.read(tmp_path) == ROWS
+  results = json.loads((tmp_path / 'results.json').read_text())
+  assert results['rows'][2]['hard_label'] is False
+  assert (results['recipe'], results['seconds_of_training']) == ('distill', 3.8)
+  assert results['environments'] == [{'cores': 2}]
   assert (tmp_path / 'results.md').read_text().strip() == report.table(ROWS)
 
 
-def test_runs_are_merged_only_where_they_agree():
-  assert report.merged([('digits', [TEACHER, RELU]), ('digits', [TEACHER, LMA])]) == [TEACHER, RELU, LMA]
-  with pytest.raises(UserError, match='lma stands in two'):
-    report.merged([('digits', [LMA]), ('digits', [LMA._replace(accuracy=[0.1])])])
-  with pytest.raises(UserError, match='different data'):
-    report.merged([('digits', [LMA]), ('mnist', [LMA])])
+def test_runs_are_merged_only_where_they_agree(tmp_path):
+  one = written(tmp_path / 'one', [TEACHER, RELU], activations=('relu',))
+  two = written(tmp_path / 'two', [TEACHER, LMA], activations=('lma',))
+  assert report.merged([one, two]) == [TEACHER, RELU, LMA]
+  other = written(tmp_path / 'other', [TEACHER, LMA._replace(accuracy=[0.1])])
+  with pytest.raises(UserError, match='lma in'):
+    report.merged([two, other])
+  longer = written(tmp_path / 'longer', [LMA_HARD], epochs=61)
+  with pytest.raises(UserError, match='epochs 61'):
+    report.merged([one, longer])
+  mnist = written(tmp_path / 'mnist', [LMA_HARD], data='mnist')
+  with pytest.raises(UserError, match='data mnist'):
+    report.merged([one, mnist])
 
 
 def test_pictures_against_width_and_segments_are_drawn_where_they_vary(tmp_path):
@@ -85,11 +107,34 @@ def test_pictures_against_width_and_segments_are_drawn_where_they_vary(tmp_path)
 
 def test_the_readme_shows_the_committed_results():
   text = (ROOT / 'README.md').read_text()
-  assert report.filled(text, ROOT) == text, 'run: python -m train readme'
+  assert filled(text, ROOT) == text, 'run: python -m train readme'
   assert text.count('<!-- table of ') >= 3
 
 
 def test_a_readme_that_differs_is_noticed():
   text = (ROOT / 'README.md').read_text()
   digit = text.index('| teacher |') + len('| teacher | ')
-  assert report.filled(text[:digit] + '7' + text[digit:], ROOT) == text
+  assert filled(text[:digit] + '7' + text[digit:], ROOT) == text
+
+
+MODELS = {
+  'CNN': lambda act: models.CNN(channels=(4,), units=(5,), num_classes=10, act=act, pool_after=(0,)),
+  'MLP': lambda act: models.MLP((4, 3), 10, act),
+  'WideResNet': lambda act: models.WideResNet(10, 1, 10, act),
+}
+
+
+@pytest.mark.parametrize('model', MODELS)
+def test_the_curves_of_every_model_and_activation_can_be_drawn(tmp_path, model):
+  def variables(name):
+    network = MODELS[model](build.activation(name, 4))
+    shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False))
+    return jax.tree.map(lambda leaf: jnp.ones((1, *leaf.shape), leaf.dtype), shapes)
+
+  names = ['relu', 'identity', 'prelu', 'swish', 'aplu', 'lma', 'lma-joined']
+  trained = {build.Arm(name, 4 if name in build.SEGMENTED else None, 1, False): variables(name) for name in names}
+  found = {arm.activation: sorted(draw.sites(jax.tree.map(lambda leaf: leaf[0], v))) for arm, v in trained.items()}
+  assert found['lma'] == found['prelu'] == found['swish'] and len(found['lma']) == {'WideResNet': 7}.get(model, 2)
+  assert found['relu'] == found['identity'] == []
+  draw.curves(tmp_path / 'curves.png', trained)
+  assert [path.name for path in tmp_path.iterdir()] == ['curves.png']

@@ -25,7 +25,7 @@ class Evaluate:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """Print the table of one or more runs and draw their pictures again."""
+  """Print the table of one or more runs, and draw how the students compare over widths and segments."""
 
   runs: tyro.conf.Positional[tuple[Path, ...]]
   """The runs' folders; their rows are put together."""
@@ -58,8 +58,8 @@ def main(arguments: list[str]) -> int:
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
     return 2
-  except OSError as error:  # a full disk under the metrics, the pictures or the folder itself
-    print(f'error: {error}; mend it and go on with --resume', file=sys.stderr)
+  except OSError as error:  # a full disk under the metrics or the pictures
+    print(f'error: {error}; what was saved before is whole', file=sys.stderr)
     return 2
   except Stopped as stopped:
     print(f'{stopped}; go on with --resume', file=sys.stderr)
@@ -114,8 +114,8 @@ def _new_folder(command: Any) -> Path:
     command.workdir
     or Path('runs') / f'{type(command).__name__.lower()}-{command.data}-{time.strftime("%Y%m%d-%H%M%S")}'
   )
-  if (folder / 'config.json').exists():
-    raise UserError(f'{folder} already holds a run: go on with it by --resume, or choose another --workdir')
+  if folder.is_dir() and any(folder.iterdir()):
+    raise UserError(f'{folder} already holds files: go on with a run by --resume, or choose another --workdir')
   return folder
 
 
@@ -142,7 +142,7 @@ def _report(command: Report, arguments: list[str]) -> None:
 
   if not command.runs:
     raise UserError('report needs the folder of at least one run')
-  rows = report.merged([report.read(folder) for folder in command.runs])
+  rows = report.merged(command.runs)
   print(report.table(rows))
   for path in draw.comparisons(command.out or command.runs[0], rows):
     print(path)
@@ -150,10 +150,9 @@ def _report(command: Report, arguments: list[str]) -> None:
 
 def _readme(command: Readme, arguments: list[str]) -> None:
   del arguments
-  from train import report
+  from train.readme import filled
 
-  text = command.file.read_text()
-  write_atomically(command.file, report.filled(text, command.file.parent))
+  write_atomically(command.file, filled(command.file.read_text(), command.file.parent))
 
 
 _COMMANDS = {Distill: _distill, Evaluate: _evaluate, Report: _report, Readme: _readme, Regions: _regions}

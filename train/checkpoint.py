@@ -1,9 +1,12 @@
 """Orbax checkpoints with a digest per leaf: a damaged one is named, and the one before it is used."""
 
+import contextlib
 import gc
 import hashlib
+import json
+import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +23,20 @@ _policies = ocp.training.preservation_policies
 
 
 class Checkpoints:
-  """The checkpoints of one phase: the latest ``keep`` and the one with the highest ``score``."""
+  """The checkpoints of one phase: the latest ``keep`` and the one with the highest ``score``; ``reading`` alters none."""
 
-  def __init__(self, folder: Path, *, keep: int = 2):
+  def __init__(self, folder: Path, *, keep: int = 2, reading: bool = False):
     best = _policies.BestN(get_metric_fn=lambda metrics: metrics['score'], n=1)
     policy: Any = _policies.AnyPreservationPolicy([_policies.LatestN(keep), best])
     self.folder = folder
     with _writing(folder):
-      self._orbax = ocp.training.Checkpointer(str(folder), preservation_policy=policy, cleanup_tmp_directories=True)
+      self._orbax = ocp.training.Checkpointer(
+        str(folder), preservation_policy=policy, cleanup_tmp_directories=not reading
+      )
 
   def save(self, step: int, state: Any, *, history: dict[str, Any], score: float) -> None:
     """Writes atomically; a checkpoint of that step that turned out to be damaged is replaced."""
-    metadata = {'digests': digests(state), 'history': history}
+    metadata = {'digests': {**digests(state), 'history': _digest_json(history)}, 'history': history}
     with _writing(self.folder):
       _try_room(self.folder / '.room', 2 * nbytes(state) + _DESCRIPTION_BYTES)
       self._orbax.save(step, state, force=True, overwrite=True, metrics={'score': score}, custom_metadata=metadata)
@@ -51,7 +56,8 @@ class Checkpoints:
   def _whole(self, step: int, abstract: Any) -> tuple[Any, dict[str, Any]]:
     state = self._orbax.load(step, abstract)
     metadata: Any = self._orbax.metadata(step).custom_metadata
-    altered = [path for path, digest in digests(state).items() if metadata['digests'].get(path) != digest]
+    found = {**digests(state), 'history': _digest_json(metadata['history'])}
+    altered = [path for path, digest in found.items() if metadata['digests'].get(path) != digest]
     if altered:
       raise ValueError(f'the content of {altered[0]} does not fit its digest')
     return state, metadata['history']
@@ -65,6 +71,10 @@ def digests(tree: Any) -> dict[str, str]:
   return {jax.tree_util.keystr(path): _digest(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
+def _digest_json(value: Any) -> str:
+  return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
 def _digest(leaf: Any) -> str:
   if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
     leaf = jax.random.key_data(leaf)
@@ -73,9 +83,10 @@ def _digest(leaf: Any) -> str:
 
 
 def _try_room(probe: Path, size: int) -> None:
-  """Meets a full disk before Orbax does, whose threads would print a trace each."""
+  """Asks for the room first: where the disk is full, Orbax's threads would print a trace each."""
   try:
-    probe.write_bytes(bytes(size))
+    with probe.open('wb') as file:
+      os.posix_fallocate(file.fileno(), 0, size) if hasattr(os, 'posix_fallocate') else file.write(bytes(size))
   finally:
     probe.unlink(missing_ok=True)
 
@@ -87,18 +98,11 @@ def _sweep() -> None:
     gc.collect()
 
 
-class _writing:
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
   """Turns what a full or unwritable disk makes Orbax raise into one line; what was saved before is untouched."""
-
-  def __init__(self, folder: Path):
-    self.folder = folder
-
-  def __enter__(self) -> None:
-    pass
-
-  def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-    if isinstance(error, Exception):
-      reason = ' '.join(str(error).split())[:300]
-      raise UserError(
-        f'cannot write checkpoints to {self.folder}: {reason} (make room there, then --resume)'
-      ) from error
+  try:
+    yield
+  except Exception as error:
+    reason = ' '.join(str(getattr(error, 'strerror', None) or error).split())[:300]
+    raise UserError(f'cannot write checkpoints to {folder}: {reason} (make room there, then --resume)') from error

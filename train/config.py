@@ -2,8 +2,11 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any, Literal
+
+import tyro
 
 from train.errors import UserError
 from train.run import read_json, write_atomically
@@ -79,15 +82,18 @@ def check(config: Distill) -> None:
   """Refuses what cannot be run, naming the option."""
   numbers = vars(config)
   for name in ('seeds', 'epochs', 'batch_size', 'save_every', 'learning_rate', 'temperature'):
-    require(numbers[name] > 0, name, numbers[name], 'give a positive number')
-  require(config.teacher_epochs is None or config.teacher_epochs > 0, 'teacher_epochs', 0, 'give a positive number')
+    require(0 < numbers[name] < math.inf, name, numbers[name], 'give a positive number')
+  teacher_epochs = config.teacher_epochs
+  require(teacher_epochs is None or teacher_epochs > 0, 'teacher_epochs', teacher_epochs, 'give a positive number')
   for name in ('width', 'segments', 'activations'):
     require(bool(numbers[name]), name, 'empty', 'give at least one')
     require(len(set(numbers[name])) == len(numbers[name]), name, text(numbers[name]), 'give each once')
   require(min(config.segments) >= 2, 'segments', min(config.segments), 'give 2 or more')
   require(min(config.width) >= 1, 'width', min(config.width), 'give positive numbers')
   require(0 <= config.soft_weight <= 1, 'soft_weight', config.soft_weight, 'give a number between 0 and 1')
-  require(config.weight_decay >= 0, 'weight_decay', config.weight_decay, 'give 0 or more')
+  require(0 <= config.weight_decay < math.inf, 'weight_decay', config.weight_decay, 'give 0 or more')
+  require(config.activations != ('aplu',) or max(config.segments) > 2, 'segments', 2, 'give aplu 3 or more')
+  require(config.data != 'digits' or config.data_dir is None, 'data_dir', config.data_dir, 'digits need none')
 
 
 def require(holds: bool, name: str, value: Any, mend: str) -> None:
@@ -122,9 +128,9 @@ def load(kind: type[Any], folder: Path) -> Any:
   names = {field.name for field in dataclasses.fields(kind)} - set(_NOT_SAVED)
   if not isinstance(values, dict) or set(values) != names:
     raise UserError(f'{folder / "config.json"} is not the configuration of a {kind.__name__.lower()} run')
-  values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-  values['data_dir'] = None if values['data_dir'] is None else Path(values['data_dir'])
-  return kind(**values, workdir=folder)
+  given = [(name, value if isinstance(value, list) else [value]) for name, value in values.items() if value is not None]
+  words = [word for name, parts in given for word in (f'--{option(name)}', *map(str, parts))]
+  return tyro.cli(kind, args=[*words, '--workdir', str(folder)])  # the same parser: a spoilt value is named
 
 
 def refuse_differences(given: Any, saved: Any) -> None:

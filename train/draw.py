@@ -1,21 +1,20 @@
 """Pictures of a run."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from train import build, report
+from train.build import Arm
+from train.loop import member
 from train.report import Row
-
-if TYPE_CHECKING:
-  from train.recipes.distill import Experiment
 
 matplotlib.use('agg')
 _COLORS = {
@@ -29,45 +28,52 @@ _COLORS = {
 }
 
 
-def curves(path: Path, plan: 'Experiment', trained: dict[str, Any]) -> None:
-  """Draws the first seed's distilled activations, layer by layer; where channels differ, one line each."""
-  arms = [arm for arm in plan.students if not arm.hard_label]
-  widths = sorted({arm.width for arm in arms})
+def curves(path: Path, trained: dict[Arm, Any]) -> None:
+  """Draws the first seed's distilled activations, site by site; where channels differ, one line each."""
+  arms = {arm: sites(member(variables, 0)) for arm, variables in trained.items() if not arm.hard_label}
+  rows = [(width, site) for width in sorted({arm.width for arm in arms}) for site in _rows(arms, width)]
   kinds = list(dict.fromkeys((arm.activation, arm.segments) for arm in arms))
-  layers = {arm: sites(trained[arm.name]) for arm in arms}
-  rows = [(width, i) for width in widths for i in range(max(len(layers[arm]) for arm in arms if arm.width == width))]
   figure = Figure(figsize=(2.2 * len(kinds) + 0.6, 1.9 * len(rows) + 0.5), layout='constrained')
   axes = figure.subplots(len(rows), len(kinds), squeeze=False)
-  for arm in arms:
-    column = kinds.index((arm.activation, arm.segments))
-    for i, (params, stats) in enumerate(layers[arm]):
-      axis = axes[rows.index((arm.width, i)), column]
-      _curve(axis, arm, params, stats)
-  for (width, i), row in zip(rows, axes, strict=True):
-    row[0].set_ylabel(f'width {width}\nlayer {i + 1}', fontsize=8)
+  for arm, found in arms.items():
+    for (width, site), row in zip(rows, axes, strict=True):
+      if width == arm.width:
+        _curve(row[kinds.index((arm.activation, arm.segments))], arm, *found.get(site, ({}, {})))
+  for (width, site), row in zip(rows, axes, strict=True):
+    row[0].set_ylabel(f'width {width}\n{site}', fontsize=8)
   for (activation, segments), axis in zip(kinds, axes[0], strict=True):
     axis.set_title(activation if segments is None else f'{activation}-{segments}', fontsize=9)
   _save(figure, path)
 
 
-def sites(variables: Any) -> list[tuple[Any, Any]]:
-  """(parameters, statistics) of the first seed's activation in every stage."""
-  first = jax.tree.map(lambda leaf: leaf[0], variables)
-  stages = sorted((name for name in first['params'] if name.startswith('stages_')), key=lambda name: int(name[7:]))
-  return [_site(first, stage) for stage in stages]
+def _rows(arms: dict[Arm, dict[str, Any]], width: int) -> list[str]:
+  """The sites of a width, in the order of the network; all alike where no activation has a parameter."""
+  found = {site for arm, sites in arms.items() if arm.width == width for site in sites}
+  return sorted(found, key=lambda site: (not site.startswith('stages_'), site)) or ['every site']
 
 
-def _site(variables: Any, stage: str) -> tuple[Any, Any]:
-  stats = variables.get('batch_stats', {}).get(stage, {})
-  return variables['params'][stage].get('act', {}), stats.get('act', {})
+def sites(variables: Any) -> dict[str, tuple[Any, Any]]:
+  """Where an activation has parameters: the path of the site -> its parameters and statistics."""
+  found = {}
+
+  def walk(params: Any, stats: Any, path: tuple[str, ...]) -> None:
+    for name, inner in params.items():
+      if re.fullmatch(r'act\d*', name):
+        found['/'.join((*path, name)).removesuffix('/act')] = inner, stats.get(name, {})
+      elif isinstance(inner, Mapping):
+        walk(inner, stats.get(name, {}), (*path, name))
+
+  walk(variables['params'], variables.get('batch_stats', {}), ())
+  return found
 
 
-def _curve(axis: Axes, arm: build.Arm, params: Any, stats: Any) -> None:
+def _curve(axis: Axes, arm: Arm, params: Any, stats: Any) -> None:
   x = np.linspace(-3.2, 3.2, 1281, dtype=np.float32)
   channels = max((leaf.shape[-1] for leaf in jax.tree.leaves(params) if leaf.ndim and 'weight' not in stats), default=1)
-  grid = jnp.asarray(np.repeat(x[:, None], channels, axis=1))
   act = build.activation(arm.activation, arm.segments)()
-  y = np.array(act.apply({'params': params, 'batch_stats': stats}, grid, train=False))
+  y = np.array(
+    act.apply({'params': params, 'batch_stats': stats}, np.repeat(x[:, None], channels, axis=1), train=False)
+  )
   if 'weight' in stats:  # a jump is no line
     y[:-1][np.abs(np.diff(y, axis=0)) > 20 * (x[1] - x[0])] = np.nan
   axis.plot(x, np.maximum(x, 0), color='#bbbbbb', linewidth=0.8)
@@ -107,7 +113,9 @@ def _line_name(row: Row, column: str) -> str:
 
 
 def _save(figure: Figure, path: Path) -> None:
-  figure.savefig(path, dpi=110)
+  part = path.with_name(f'.{path.name}')
+  figure.savefig(part, dpi=110)
+  part.replace(path)
 
 
 def comparisons(folder: Path, rows: Sequence[Row]) -> list[Path]:

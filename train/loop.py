@@ -18,7 +18,7 @@ from train.data.batches import Batch, Batches
 from train.errors import UserError
 from train.run import Run
 from train.schedules import Schedule
-from train.step import Frozen, Objective, TrainState, init_state, make_eval_step, make_train_step
+from train.step import Frozen, Objective, TrainState, init_state, make_eval_step, make_train_step, unless_stopped
 
 
 class Plan(NamedTuple):
@@ -37,6 +37,14 @@ class Cohort(NamedTuple):
   objective: Objective
   seeds: Sequence[int]
   over: Callable[[Callable], Callable]
+  plan: Plan
+
+  def rates(self, errors: list[list[float]]) -> list[float]:
+    """The learning rate of each seed in the next epoch: 0 for one that has stopped, none at all when all have."""
+    factors = [self.plan.schedule([epoch[i] for epoch in errors]) for i in range(len(self.seeds))]
+    if all(factor is None for factor in factors):
+      return []
+    return [self.plan.learning_rate * (factor or 0.0) for factor in factors]
 
 
 class Data(NamedTuple):
@@ -61,46 +69,51 @@ def optimizer(weight_decay: float) -> optax.GradientTransformationExtraArgs:
   return optax.inject_hyperparams(sgd)(learning_rate=0.0)
 
 
-def fit(run: Run, phase: str, cohort: Cohort, data: Data, plan: Plan, frozen: Frozen = None) -> dict[str, Any]:
+def fit(run: Run, phase: str, cohort: Cohort, data: Data, frozen: Frozen = None) -> dict[str, Any]:
   """Trains a cohort to the end of its plan, from its last checkpoint if there is one; returns its variables."""
-  tx = optimizer(plan.weight_decay)
+  tx = optimizer(cohort.plan.weight_decay)
   checkpoints = Checkpoints(folder_of(run.folder, phase))
   progress, errors = _start(run, phase, cohort, data, tx, checkpoints)
-  train_step = make_train_step(cohort.objective, tx, over=cohort.over)
+  train_step = make_train_step(cohort.objective, tx, over=lambda step: cohort.over(unless_stopped(step)))
   eval_step = make_eval_step(cohort.model, over=cohort.over)
   run.bar.set_description(phase)
   run.bar.update(_step(progress))
 
-  def save() -> None:
-    score = 1 - float(np.mean(errors[-1])) if errors else 0.0
-    checkpoints.save(_step(progress), progress, history={'errors': errors}, score=score)
+  saved = _step(progress)
 
-  while rates := _rates(plan, errors, len(cohort.seeds)):
+  def save(score: float) -> None:
+    nonlocal saved
+    if _step(progress) != saved:
+      checkpoints.save(_step(progress), progress, history={'errors': errors}, score=score)
+      saved = _step(progress)
+
+  if cohort.rates(errors):
+    run.note_environment()
+  while rates := cohort.rates(errors):
     began = time.perf_counter()
     progress = progress._replace(state=_with_rates(progress.state, rates))
     for step in range(_step(progress), (len(errors) + 1) * data.batches.steps_per_epoch):
       if run.stopping:
-        save()
+        save(score=-1.0)  # not scored yet: never the best
         run.stop()
       state, metrics = train_step(progress.state, frozen, data.batches[step])
       progress = _Progress(state, progress.loss_sum + metrics['loss'])
+      _settle(progress)
       run.bar.update()
     errors.append([1 - float(a) for a in accuracy(eval_step, variables(progress.state), data.validation)])
     mean_loss = np.asarray(progress.loss_sum, np.float64) / data.batches.steps_per_epoch
     run.report(phase, _step(progress), _line(rates, mean_loss, errors, time.perf_counter() - began))
     progress = progress._replace(loss_sum=jnp.zeros_like(progress.loss_sum))
-    if len(errors) % plan.save_every == 0 or not _rates(plan, errors, len(cohort.seeds)):
-      save()
+    if len(errors) % cohort.plan.save_every == 0 or not cohort.rates(errors):
+      save(score=1 - float(np.mean(errors[-1])))
   checkpoints.close()
   return variables(progress.state)
 
 
-def _rates(plan: Plan, errors: list[list[float]], seeds: int) -> list[float]:
-  """The learning rate of each seed in the next epoch: 0 for one that has stopped, none at all when all have."""
-  factors = [plan.schedule([epoch[seed] for epoch in errors]) for seed in range(seeds)]
-  if all(factor is None for factor in factors):
-    return []
-  return [plan.learning_rate * (factor or 0.0) for factor in factors]
+def _settle(progress: _Progress) -> None:
+  """Several CPU devices run one program at a time: programs in flight together starve each other's collectives."""
+  if jax.default_backend() == 'cpu' and jax.device_count() > 1:
+    jax.block_until_ready(progress)
 
 
 def folder_of(run_folder: Path, phase: str) -> Path:
@@ -110,17 +123,25 @@ def folder_of(run_folder: Path, phase: str) -> Path:
 
 def saved_variables(run_folder: Path, phase: str, cohort: Cohort, data: Data) -> dict[str, Any]:
   """The variables of a finished phase, from its checkpoint."""
-  checkpoints = Checkpoints(folder_of(run_folder, phase))
-  restored = restore(checkpoints, cohort, data, optimizer(0.0))
-  checkpoints.close()
-  if restored is None:
-    raise UserError(f'{folder_of(run_folder, phase)} holds no whole checkpoint; run distill on it with --resume')
+  folder = folder_of(run_folder, phase)
+  restored = None
+  if folder.exists():
+    checkpoints = Checkpoints(folder, reading=True)
+    restored = restore(checkpoints, cohort, data, optimizer(cohort.plan.weight_decay))
+    checkpoints.close()
+  if restored is None or cohort.rates(restored[1]):
+    raise UserError(f'{folder} holds no whole checkpoint of its last step: finish the run by distill --resume')
   return variables(restored[0].state)
 
 
 def variables(state: TrainState) -> dict[str, Any]:
   """What ``model.apply`` takes."""
   return {'params': state.params, **state.stats}
+
+
+def member(variables: Any, seed: int) -> Any:
+  """One student's variables out of a cohort's."""
+  return jax.tree.map(lambda leaf: leaf[seed], variables)
 
 
 def accuracy(eval_step: Callable, variables: dict[str, Any], batches: Sequence[tuple[Batch, Array]]) -> np.ndarray:

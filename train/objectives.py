@@ -9,17 +9,13 @@ import optax
 from lmajax.losses import distillation
 from lmajax.types import Array, Key, ModelStats, Params
 from train.data.batches import Batch
-from train.step import Frozen, Metrics, Objective
+from train.step import Frozen, Objective
 
 
 def _forward(model: nn.Module, params: Params, stats: ModelStats, images: Array, key: Key) -> tuple[Array, Any]:
   variables = {'params': params, **stats}
   (logits, _), moved = model.apply(variables, images, train=True, mutable=list(stats), rngs={'dropout': key})
   return logits, moved
-
-
-def _accuracy(logits: Array, labels: Array) -> Array:
-  return (logits.argmax(-1) == labels).mean()
 
 
 def supervised(model: nn.Module) -> Objective:
@@ -30,7 +26,7 @@ def supervised(model: nn.Module) -> Objective:
     logits, stats = _forward(model, params, stats, batch.images, key)
     logits = logits.astype('float32')
     loss = optax.losses.softmax_cross_entropy_with_integer_labels(logits, batch.labels).mean()
-    return loss, (stats, _metrics(logits, batch))
+    return loss, (stats, {})
 
   return objective
 
@@ -42,10 +38,6 @@ def distill(student: nn.Module, teacher: nn.Module, *, temperature: float, soft_
     teacher_logits, _ = jax.lax.stop_gradient(teacher.apply(frozen, batch.images, train=False))
     logits, stats = _forward(student, params, stats, batch.images, key)
     loss = distillation(logits, teacher_logits, batch.labels, temperature=temperature, soft_weight=soft_weight).mean()
-    return loss, (stats, _metrics(logits, batch))
+    return loss, (stats, {})
 
   return objective
-
-
-def _metrics(logits: Array, batch: Batch) -> Metrics:
-  return {'accuracy': _accuracy(logits, batch.labels)}

@@ -1,17 +1,14 @@
 """From results to a table that is honest: means, spreads, paired differences with their intervals."""
 
 import json
-import os
-import re
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from scipy import stats
 
+from train.config import option, published, text
 from train.errors import UserError
 from train.run import read_json, write_atomically
 
@@ -43,40 +40,51 @@ class Difference(NamedTuple):
 TEACHER = 'teacher'
 
 
-def write(folder: Path, config: dict[str, Any], rows: Sequence[Row]) -> None:
+def write(folder: Path, config: Any, rows: Sequence[dict[str, Any]], table: str) -> None:
   """Writes ``results.json``, with what it takes to get the same numbers again, and ``results.md``."""
-  results = {'config': config, 'environment': environment(), 'rows': [row._asdict() for row in rows]}
+  lines = (folder / 'metrics.jsonl').read_text().splitlines()
+  results = {
+    'recipe': type(config).__name__.lower(),
+    'config': published(config),
+    'environments': read_json(folder / 'environment.json'),
+    'seconds_of_training': round(sum(json.loads(line)['seconds'] for line in lines), 1),
+    'rows': rows,
+  }
   write_atomically(folder / 'results.json', json.dumps(results, indent=1) + '\n')
-  write_atomically(folder / 'results.md', table(rows) + '\n')
+  write_atomically(folder / 'results.md', table + '\n')
 
 
-def environment() -> dict[str, Any]:
-  """The versions and devices behind the numbers."""
-  versions = {name: metadata.version(name) for name in ('jax', 'flax', 'optax', 'numpy')}
-  return {**versions, 'device': jax.devices()[0].device_kind, 'devices': jax.device_count(), 'cores': os.cpu_count()}
-
-
-def read(folder: Path) -> tuple[str, list[Row]]:
-  """Reads what ``write`` wrote: the data set's name and the rows."""
+def read(folder: Path) -> list[Row]:
+  """Reads the rows that ``write`` wrote."""
   path = folder / 'results.json'
-  results = read_json(path)
   try:
-    rows = [Row(**{name: row[name] for name in Row._fields}) for row in results['rows']]
-    return results['config']['data'], rows
+    return [Row(**{name: row[name] for name in Row._fields}) for row in read_json(path)['rows']]
   except (KeyError, TypeError) as error:
     raise UserError(f'{path} does not hold the rows of a distill run ({error!r})') from error
 
 
-def merged(results: Sequence[tuple[str, list[Row]]]) -> list[Row]:
-  """The rows of several runs on the same data; what stands in two of them must be the same."""
-  names = sorted({data for data, _ in results})
-  if len(names) > 1:
-    raise UserError(f'the runs are on different data ({", ".join(names)}): report them one by one')
+def merged(folders: Sequence[Path]) -> list[Row]:
+  """The rows of several runs that differ in nothing but their students; what stands in two of them must be the same."""
+  settings = [_shared(folder) for folder in folders]
+  for folder, setting in zip(folders, settings, strict=True):
+    for name, value in setting.items():
+      if settings[0].get(name) != value:
+        raise UserError(
+          f'{folder} has {option(name)} {text(value)}, {folders[0]} has {text(settings[0].get(name))}: report them one'
+          ' by one'
+        )
   rows: dict[str, Row] = {}
-  for row in (row for _, run in results for row in run):
-    if rows.setdefault(row.name, row) != row:
-      raise UserError(f'{row.name} stands in two of the runs with different results: report them one by one')
+  for folder in folders:
+    for row in read(folder):
+      if rows.setdefault(row.name, row) != row:
+        raise UserError(f'{row.name} in {folder} differs from that of an earlier run: report them one by one')
   return list(rows.values())
+
+
+def _shared(folder: Path) -> dict[str, Any]:
+  """What two runs must have in common to stand in one table."""
+  values = read_json(folder / 'results.json').get('config', {})
+  return {name: value for name, value in values.items() if name not in ('activations', 'segments', 'width')}
 
 
 def paired(row: Row, base: Row) -> Difference:
@@ -118,9 +126,12 @@ _HEAD = ('student', 'width', 'labels', 'accuracy %', '− ReLU', '95 % interval'
 
 def table(rows: Sequence[Row]) -> str:
   """The rows as Markdown."""
-  lines = [_HEAD, ('---', *('---:' for _ in _HEAD[1:]))]
-  lines += [_cells(row, rows) for row in rows]
-  return '\n'.join(f'| {" | ".join(cells)} |' for cells in lines)
+  return markdown(_HEAD, [_cells(row, rows) for row in rows])
+
+
+def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+  """A table whose first column is text and whose others are numbers."""
+  return '\n'.join(f'| {" | ".join(cells)} |' for cells in (head, ('---', *('---:' for _ in head[1:])), *lines))
 
 
 def _cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
@@ -146,11 +157,3 @@ def interval(difference: Difference) -> str:
     return 'one seed'
   low, high = (100 * (difference.mean + sign * difference.half_width) for sign in (-1, 1))
   return f'{low:+.2f} … {high:+.2f}'
-
-
-_MARKED = re.compile(r'(<!-- table of (\S+) -->\n).*?(<!-- end of table -->)', re.DOTALL)
-
-
-def filled(text: str, root: Path) -> str:
-  """A Markdown text with the table of every marked results folder, relative to ``root``, put in anew."""
-  return _MARKED.sub(lambda m: f'{m[1]}\n{table(read(root / m[2])[1])}\n\n{m[3]}', text)

@@ -1,12 +1,15 @@
 """A run's folder, what is reported into it, and how a run is stopped."""
 
+import fcntl
 import json
 import os
 import signal
+from importlib import metadata
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import jax
 from tensorboardX import SummaryWriter
 from tqdm.auto import tqdm
 
@@ -33,6 +36,7 @@ class Run:
     self._before: dict[int, Any] = {}
 
   def __enter__(self) -> 'Run':
+    self._lock()
     for signum in (signal.SIGTERM, signal.SIGINT):
       self._before[signum] = signal.signal(signum, self._on_signal)
     return self
@@ -43,6 +47,15 @@ class Run:
     for board in self._boards.values():
       board.close()
     self.bar.close()
+    self._locked.close()
+
+  def _lock(self) -> None:
+    """One process a run; the lock goes with the process, however that ends."""
+    self._locked = (self.folder / '.lock').open('w')
+    try:
+      fcntl.flock(self._locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+      raise UserError(f'another process is at work in {self.folder}: wait for it, or stop it') from error
 
   def _on_signal(self, signum: int, frame: FrameType | None) -> None:
     del frame
@@ -56,6 +69,13 @@ class Run:
     """Ends the run, once the caller has saved."""
     assert self._signum is not None
     raise Stopped(self._signum)
+
+  def note_environment(self) -> None:
+    """Adds this machine to those that the run was trained on, once."""
+    path = self.folder / 'environment.json'
+    seen = read_json(path) if path.exists() else []
+    if environment() not in seen:
+      write_atomically(path, json.dumps([*seen, environment()], indent=1) + '\n')
 
   def report(self, phase: str, step: int, values: dict[str, Any]) -> None:
     """Appends one line to ``metrics.jsonl``, and the means over the seeds to TensorBoard."""
@@ -79,6 +99,12 @@ class Run:
     if phase not in self._boards:
       self._boards[phase] = SummaryWriter(str(self.folder / 'tensorboard' / phase), **options)
     return self._boards[phase]
+
+
+def environment() -> dict[str, Any]:
+  """The versions and devices behind a run's numbers."""
+  versions = {name: metadata.version(name) for name in ('jax', 'flax', 'optax', 'numpy')}
+  return {**versions, 'device': jax.devices()[0].device_kind, 'devices': jax.device_count(), 'cores': os.cpu_count()}
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

@@ -76,6 +76,18 @@ def unrolled(function: Callable) -> Callable:
   return over_seeds
 
 
+def unless_stopped(step: Step) -> Step:
+  """The step of a student that stays as it is, statistics and all, once its learning rate is 0."""
+
+  def guarded(state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:
+    moved, metrics = step(state, frozen, batch)
+    moving = state.opt_state.hyperparams['learning_rate'] > 0
+    kept = jax.tree.map(lambda new, old: jnp.where(moving, new, old), moved[1:4], state[1:4])
+    return TrainState(moved.step, *kept, moved.key), metrics
+
+  return guarded
+
+
 def make_train_step(
   objective: Objective, tx: optax.GradientTransformation, *, over: Callable[[Callable], Callable] = alone
 ) -> Step:

@@ -22,10 +22,14 @@ def relu_init(num_segments: int) -> tuple[Float[Array, ' k'], Float[Array, ' k']
 
   Source: the LMA paper, "Initialization" ("as vanilla ReLU"); the placing for odd K is the authors' code's.
   """
-  if num_segments < 2:
-    raise ValueError(f'num_segments is {num_segments}, and LMA needs at least 2')
+  _check_segments(num_segments)
   slopes = jnp.where(jnp.arange(num_segments) < num_segments // 2, jnp.float32(0), jnp.float32(1))
   return slopes, jnp.zeros(num_segments)
+
+
+def _check_segments(num_segments: int) -> None:
+  if num_segments < 2:
+    raise ValueError(f'num_segments is {num_segments}, and LMA needs at least 2')
 
 
 def _wide(*dtypes: np.dtype) -> np.dtype:
@@ -50,7 +54,10 @@ def segment_index(x: Float[Array, '*shape'], stats: Stats, num_segments: int) ->
   Args:
     x: the raw layer input, any shape.
     stats: of the same layer input.
-    num_segments: K ≥ 2.
+    num_segments: K.
+
+  Raises:
+    ValueError: K is below 2.
 
   >>> segment_index(jnp.array([-9., -.1, 0., .8, 9.]), Stats(jnp.array(0.), jnp.array(1.)), 8).tolist()
   [0, 3, 4, 5, 7]
@@ -59,8 +66,12 @@ def segment_index(x: Float[Array, '*shape'], stats: Stats, num_segments: int) ->
   belongs to the one below. Comparing and adding, unlike a search or a gather, also runs on data sharded over an
   explicit mesh axis.
   """
+  _check_segments(num_segments)
   x = x.astype(_wide(x.dtype, stats.mean.dtype))
-  return sum((x >= cut).astype(jnp.int32) for cut in _cuts(stats, num_segments))  # pyright: ignore[reportReturnType]
+  index = jnp.zeros(x.shape, jnp.int32)
+  for cut in _cuts(stats, num_segments):
+    index += (x >= cut).astype(jnp.int32)
+  return index
 
 
 def lma(
@@ -110,11 +121,19 @@ def joined_intercepts(slopes: Float[Array, ' k'], stats: Stats) -> Float[Array, 
     slopes: α, one per segment.
     stats: the same that ``lma`` gets; no gradient flows into them.
 
+  Returns:
+    β, in float32 at least.
+
+  Raises:
+    ValueError: there are fewer than two slopes.
+
   >>> joined_intercepts(jnp.array([0., 1., 3.]), Stats(jnp.array(0.), jnp.array(1.))).tolist()
   [-1.0, 0.0, -2.0]
 
   Source: not in the paper. It is a choice of intercepts, not another activation.
   """
+  _check_segments(slopes.size)
+  slopes = slopes.astype(_wide(slopes.dtype))
   stats = Stats(*(jax.lax.stop_gradient(stat).astype(slopes.dtype) for stat in stats))
   steps = (slopes[:-1] - slopes[1:]) * jnp.stack(_cuts(stats, slopes.size))
   from_first = jnp.concatenate([jnp.zeros_like(steps[:1]), jnp.cumsum(steps)])

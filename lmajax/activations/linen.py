@@ -29,7 +29,7 @@ class ReLU(nn.Module):
 
 
 class Identity(nn.Module):
-  """``x``: the control that tells what a difference from ReLU owes to being no ReLU rather than to the segments.
+  """``x`` as it is: a control. What it gains on ReLU, no shape of the activation has earned.
 
   >>> Identity().apply({}, jnp.array([-1., 1.])).tolist()
   [-1.0, 1.0]

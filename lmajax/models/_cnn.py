@@ -30,7 +30,8 @@ class CNN(nn.Module):
   >>> output.shape, [tap.shape for tap in taps]
   ((2, 10), [(2, 8, 8, 3), (2, 8, 8, 4), (2, 4, 4, 6), (2, 5)])
 
-  Source: the LMA paper, table 5, as the authors' code builds it.
+  Source: the LMA paper, table 5, as the authors' code builds it, but that biases start at 0: batch norm takes away all
+  of them but the logits'.
   """
 
   channels: Sequence[int]

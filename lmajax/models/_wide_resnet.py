@@ -10,7 +10,7 @@ from lmajax.types import ActivationFactory
 
 
 def _conv(features: int, kernel: int, stride: int, dtype: DTypeLike | None) -> nn.Conv:
-  init = nn.initializers.variance_scaling(2 * 1.0, 'fan_avg', 'uniform')  # Xavier's uniform with gain sqrt(2)
+  init = nn.initializers.variance_scaling(2.0, 'fan_avg', 'uniform')  # Xavier's uniform with gain sqrt(2)
   # Explicit padding: SAME at stride 2 would start one pixel later than the original's symmetric padding.
   return nn.Conv(features, (kernel, kernel), stride, padding=kernel // 2, kernel_init=init, dtype=dtype)
 

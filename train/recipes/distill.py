@@ -3,14 +3,12 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-
 from lmajax import tree
 from train import build, draw, report
 from train.build import Arm
-from train.config import Distill, check, published
+from train.config import Distill, check
 from train.data import Dataset, load
-from train.loop import Cohort, Data, accuracy, fit, saved_variables
+from train.loop import Cohort, Data, accuracy, fit, member, saved_variables
 from train.objectives import distill, supervised
 from train.report import TEACHER, Row
 from train.run import Run
@@ -33,29 +31,32 @@ def experiment(config: Distill) -> Experiment:
   check(config)
   dataset = load(config.data, data_dir=config.data_dir, train_images=config.train_images)
   data, test = build.data(config, dataset)
-  teacher = build.teacher(config, dataset.num_classes)
+  model = build.teacher(config, dataset.num_classes)
+  plan = build.plan(config, config.teacher_epochs or config.epochs)
+  teacher = Cohort(model, supervised(model), (0,), unrolled, plan)
 
   def cohort(arm: Arm) -> Cohort:
     model = build.student(config, arm, dataset.num_classes)
-    soft = distill(model, teacher, temperature=config.temperature, soft_weight=config.soft_weight)
-    return Cohort(model, supervised(model) if arm.hard_label else soft, range(config.seeds), build.over(model))
+    soft = distill(model, teacher.model, temperature=config.temperature, soft_weight=config.soft_weight)
+    objective = supervised(model) if arm.hard_label else soft
+    return Cohort(model, objective, range(config.seeds), build.over(model), build.plan(config, config.epochs))
 
   students = {arm: cohort(arm) for arm in build.arms(config)}
-  return Experiment(config, dataset, data, test, Cohort(teacher, supervised(teacher), (0,), unrolled), students)
+  return Experiment(config, dataset, data, test, teacher, students)
 
 
 def run(plan: Experiment, to: Run) -> list[Row]:
   """Trains the teacher and every cohort, reads the test set once, and writes the table and the pictures."""
   config = plan.config
-  teacher_epochs = config.teacher_epochs or config.epochs
-  to.bar.total = (teacher_epochs + len(plan.students) * config.epochs) * plan.data.batches.steps_per_epoch
-  trained = {TEACHER: fit(to, TEACHER, plan.teacher, plan.data, build.plan(config, teacher_epochs))}
+  epochs = (config.teacher_epochs or config.epochs) + len(plan.students) * config.epochs
+  to.bar.total = epochs * plan.data.batches.steps_per_epoch
+  trained = {TEACHER: fit(to, TEACHER, plan.teacher, plan.data)}
   for arm, cohort in plan.students.items():
     frozen = None if arm.hard_label else member(trained[TEACHER], 0)
-    trained[arm.name] = fit(to, arm.name, cohort, plan.data, build.plan(config, config.epochs), frozen)
+    trained[arm.name] = fit(to, arm.name, cohort, plan.data, frozen)
   rows = evaluated(plan, trained)
-  report.write(to.folder, published(config), rows)
-  draw.curves(to.folder / 'curves.png', plan, trained)
+  report.write(to.folder, config, [row._asdict() for row in rows], report.table(rows))
+  draw.curves(to.folder / 'curves.png', {arm: trained[arm.name] for arm in plan.students})
   draw.comparisons(to.folder, rows)
   return rows
 
@@ -81,8 +82,3 @@ def evaluated(plan: Experiment, trained: dict[str, Any]) -> list[Row]:
   for arm, cohort in plan.students.items():
     rows.append(row(arm.name, arm.activation, arm.width, arm.segments, arm.hard_label, cohort))
   return rows
-
-
-def member(variables: Any, seed: int) -> Any:
-  """One student's variables out of a cohort's."""
-  return jax.tree.map(lambda leaf: leaf[seed], variables)

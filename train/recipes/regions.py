@@ -6,7 +6,6 @@ one of its points meets, so that the number there is a lower bound. Trained netw
 left them.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,12 +21,11 @@ from train.config_regions import Regions, check
 from train.data import load
 from train.data.batches import Batch
 from train.draw_regions import Panel
-from train.loop import Cohort, Data, Plan, accuracy, fit, optimizer
+from train.loop import Cohort, Data, accuracy, fit, member, optimizer
 from train.objectives import supervised
 from train.pieces import differentiated
-from train.recipes.distill import member
 from train.regions import Plane
-from train.run import Run, write_atomically
+from train.run import Run, read_json
 
 _MEASURING = 64  # training batches for an untrained network's statistics; batch norm's start fades to 0.9⁶⁴ = 0.1 %
 _BLOCK = 4096  # points of the plane at a time: they fit into the cache, five times faster than all at once
@@ -84,7 +82,6 @@ class Experiment(NamedTuple):
   config: Regions
   data: Data
   test: list[tuple[Batch, Any]]
-  training: Plan
   inputs: Inputs
   cohorts: dict[tuple[str, int | None], Cohort]
 
@@ -99,10 +96,10 @@ def experiment(asked: Regions) -> Experiment:
   def cohort(activation: str, segments: int | None) -> Cohort:
     units = (asked.width,) * asked.depth
     model = models.MLP(units, dataset.num_classes, build.activation(activation, segments))
-    return Cohort(model, supervised(model), range(asked.seeds), step.vmapped)
+    return Cohort(model, supervised(model), range(asked.seeds), step.vmapped, build.plan(students, asked.epochs))
 
   cohorts = {kind: cohort(*kind) for kind in _kinds(asked)}
-  return Experiment(asked, data, test, build.plan(students, asked.epochs), _inputs(asked, test), cohorts)
+  return Experiment(asked, data, test, _inputs(asked, test), cohorts)
 
 
 def _kinds(asked: Regions) -> Iterator[tuple[str, int | None]]:
@@ -130,13 +127,14 @@ def run(plan: Experiment, to: Run) -> list[Row]:
   rows, panels = [], []
   for (activation, segments), cohort in plan.cohorts.items():
     name = activation if segments is None else f'{activation}-{segments}'
-    trained = fit(to, name, cohort, plan.data, plan.training)
+    trained = fit(to, name, cohort, plan.data)
     count = _counter(plan, cohort)
     for variables in (untrained(cohort, plan.data), trained):
       columns, panel = count(variables)
       rows.append(Row(activation, segments, variables is trained, plan.config.width, plan.config.depth, *columns))
       panels.append(panel)
-  write(to.folder, plan.config, rows)
+  values = [{**row._asdict(), 'regions_per_parameter': row.regions_per_parameter} for row in rows]
+  report.write(to.folder, plan.config, values, table(rows))
   draw_regions.planes(to.folder / 'regions.png', plan.inputs.plane, rows, panels)
   return rows
 
@@ -203,20 +201,15 @@ def decisions(model: nn.Module, variables: Any, plane: Plane) -> np.ndarray:
   return np.stack([row((across + v * plane.directions[1]).astype(np.float32)) for v in plane.ticks])
 
 
-def write(folder: Path, asked: Regions, rows: Sequence[Row]) -> None:
-  """Writes ``results.json``, with what it takes to get the same numbers again, and ``results.md``."""
-  values = [{**row._asdict(), 'regions_per_parameter': row.regions_per_parameter} for row in rows]
-  results = {'config': config.published(asked), 'environment': report.environment(), 'rows': values}
-  write_atomically(folder / 'results.json', json.dumps(results, indent=1) + '\n')
-  write_atomically(folder / 'results.md', table(rows) + '\n')
+def read(folder: Path) -> list[Row]:
+  """The rows of a run's ``results.json``."""
+  return [Row(**{name: row[name] for name in Row._fields}) for row in read_json(folder / 'results.json')['rows']]
 
 
 def table(rows: Sequence[Row]) -> str:
   """The rows as Markdown, untrained and trained side by side; the gain is ``Row.gain`` of the trained."""
-  lines = [_HEAD, ('---', *('---:' for _ in _HEAD[1:]))]
   relu = next((row for row in rows if row.activation == 'relu' and row.trained), None)
-  lines += [_cells(*pair, relu) for pair in zip(rows[::2], rows[1::2], strict=True)]
-  return '\n'.join(f'| {" | ".join(cells)} |' for cells in lines)
+  return report.markdown(_HEAD, [_cells(*pair, relu) for pair in zip(rows[::2], rows[1::2], strict=True)])
 
 
 def _cells(before: Row, after: Row, relu: Row | None) -> tuple[str, ...]:
