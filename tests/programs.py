@@ -9,37 +9,54 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 SMALL = ['--activations', 'relu', 'lma', '--width', '3', '--seeds', '2', '--epochs', '3', '--save-every', '2']
 
-# Counts the training steps into a file, and sends this process a signal before the step of that number.
+# Counts the calls of one kind into a file, and sends this process a signal before (or after) the call of that number:
+# a training step, the save of a checkpoint, a line of metrics, or any other file of the run.
 _COUNTED = """
 import os, signal, sys
-from train import loop
+from train import checkpoint, config, loop, run
 from train.__main__ import main
 
-count_file, at, signum, *arguments = sys.argv[1:]
-make = loop.make_train_step
+count_file, kind, after, at, signum, *arguments = sys.argv[1:]
 
-def counting(*args, **options):
-  step = make(*args, **options)
-  def counted(*inputs):
+def counted(call):
+  def counting(*inputs, **options):
     with open(count_file, 'a') as file:
       file.write('.')
-    if os.path.getsize(count_file) == int(at):
+    now = os.path.getsize(count_file) == int(at)
+    if now and after == '0':
       os.kill(os.getpid(), int(signum))
-    return step(*inputs)
-  return counted
+    result = call(*inputs, **options)
+    if now and after == '1':
+      os.kill(os.getpid(), int(signum))
+    return result
+  return counting
 
-loop.make_train_step = counting
+make = loop.make_train_step
+if kind == 'step':
+  loop.make_train_step = lambda *args, **options: counted(make(*args, **options))
+if kind == 'save':
+  checkpoint.Checkpoints.save = counted(checkpoint.Checkpoints.save)
+if kind == 'line':
+  run.Run.report = counted(run.Run.report)
+if kind == 'file':
+  config.write_atomically = run.write_atomically = counted(run.write_atomically)
 sys.exit(main(arguments))
 """
 
 
-def train(*arguments, counted=None, at=0, signum=0, limit=None):
+def train(*arguments, counted=None, kind='step', after=False, at=0, signum=0, limit=None, devices=1):
   """Runs ``python -m train``; ``counted`` names the file of dots, ``limit`` bounds the size of any file it writes."""
-  program = ['-m', 'train'] if counted is None else ['-c', _COUNTED, str(counted), str(at), str(int(signum))]
+  how = [str(counted), kind, str(int(after)), str(at), str(int(signum))]
+  program = ['-m', 'train'] if counted is None else ['-c', _COUNTED, *how]
   command = [sys.executable, *program, *map(str, arguments)]
   if limit is not None:
     command = ['bash', '-c', f'ulimit -f {limit}; trap "" XFSZ; exec "$@"', 'bash', *command]
-  environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '', 'PYTHONPATH': str(ROOT)}
+  environment = {
+    **os.environ,
+    'JAX_PLATFORMS': 'cpu',
+    'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+    'PYTHONPATH': str(ROOT),
+  }
   return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
 
 

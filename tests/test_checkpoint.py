@@ -113,6 +113,25 @@ def test_a_damaged_description_is_survived_too(saved, name, damage):
   assert digests(found) == digests(state(2))
 
 
+def test_a_history_with_another_number_is_passed_over(saved):
+  description = saved / '3' / '_CHECKPOINT_METADATA'
+  text = description.read_text()
+  assert text.count('0.5') == 3
+  description.write_text(text.replace('0.5', '0.6', 1))
+  with pytest.warns(UserWarning, match='the content of history'):
+    _, history = restored(saved)
+  assert history == {'errors': [[0.5]] * 2}
+
+
+def test_reading_alters_nothing(saved):
+  unfinished = saved / '4.orbax-checkpoint-tmp'
+  unfinished.mkdir()
+  checkpoints = Checkpoints(saved, reading=True)
+  checkpoints.restore(abstract)
+  checkpoints.close()
+  assert unfinished.exists()
+
+
 def test_all_damaged_restores_nothing(saved):
   for number in ('1', '2', '3'):
     truncate(largest_file(saved / number))

@@ -8,6 +8,7 @@ from tests.programs import SMALL, train
 from train.__main__ import main
 from train.config import Distill, check, defaults, load, save
 from train.errors import UserError
+from train.run import Run
 
 
 def refused(capsys, *arguments):
@@ -20,7 +21,7 @@ def refused(capsys, *arguments):
 WRONG = [
   (['--seeds', '0'], '--seeds is 0'),
   (['--epochs', '-1'], '--epochs is -1'),
-  (['--teacher-epochs', '0'], '--teacher-epochs is 0'),
+  (['--teacher-epochs', '-3'], '--teacher-epochs is -3'),
   (['--batch-size', '0'], '--batch-size is 0'),
   (['--batch-size', '5000'], 'batch size 5000 with 1097 images'),
   (['--temperature', '0'], '--temperature is 0'),
@@ -31,6 +32,9 @@ WRONG = [
   (['--activations'], '--activations is empty'),
   (['--learning-rate', '0'], '--learning-rate is 0'),
   (['--train-images', '100000'], '100000 training images asked of digits'),
+  (['--activations', 'aplu', '--segments', '2'], '--segments is 2'),
+  (['--temperature', 'inf'], '--temperature is inf'),
+  (['--data-dir', 'nowhere'], '--data-dir is nowhere'),
   (['--resume'], '--resume needs --workdir'),
   (['--data', 'cifar10', '--data-dir', 'nowhere'], 'nowhere'),
   (['--data', 'fashion-mnist', '--data-dir', 'nowhere'], 'nowhere'),
@@ -65,8 +69,29 @@ def test_a_width_that_is_no_student_of_the_paper_is_named(capsys, tmp_path):
 def test_a_folder_that_holds_a_run_is_not_written_over(capsys, tmp_path):
   save(Distill(), tmp_path)
   before = (tmp_path / 'config.json').read_bytes()
-  assert 'already holds a run' in refused(capsys, 'distill', '--workdir', tmp_path)
+  assert 'already holds files' in refused(capsys, 'distill', '--workdir', tmp_path)
   assert (tmp_path / 'config.json').read_bytes() == before
+
+
+def test_a_folder_with_leftovers_is_not_adopted(capsys, tmp_path):
+  (tmp_path / 'checkpoints').mkdir()
+  assert 'already holds files' in refused(capsys, 'distill', '--workdir', tmp_path)
+
+
+@pytest.mark.parametrize('name, value', [('seeds', 'ten'), ('activations', ['gelu'])])
+def test_a_spoilt_value_in_a_configuration_is_named(capsys, tmp_path, name, value):
+  save(Distill(), tmp_path)
+  path = tmp_path / 'config.json'
+  path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+  with pytest.raises(SystemExit) as stopped:
+    main(['distill', '--workdir', str(tmp_path), '--resume'])
+  assert stopped.value.code == 2
+  assert name in capsys.readouterr().err
+
+
+def test_two_processes_do_not_work_in_one_folder(tmp_path):
+  with Run(tmp_path), pytest.raises(UserError, match='another process'), Run(tmp_path):
+    pass
 
 
 def test_a_folder_that_cannot_be_made_is_named(capsys, tmp_path):
@@ -92,6 +117,7 @@ def test_a_spoilt_configuration_is_named(capsys, tmp_path, text):
 def test_an_unfinished_run_is_not_evaluated(capsys, tmp_path):
   save(Distill(seeds=2, activations=('relu',), width=(3,)), tmp_path)
   assert 'holds no whole checkpoint' in refused(capsys, 'evaluate', tmp_path)
+  assert not (tmp_path / 'checkpoints').exists()
 
 
 CHANGED = [

@@ -303,7 +303,7 @@ class TestRecipe:
 
   def test_results_have_their_fields(self, finished):
     results = json.loads((finished[1] / 'results.json').read_text())
-    assert set(results) == {'recipe', 'config', 'environment', 'rows'}
+    assert set(results) == {'recipe', 'config', 'environments', 'seconds_of_training', 'rows'}
     kinds = [(row['activation'], row['segments'], row['trained']) for row in results['rows']]
     assert kinds == [(a, k, t) for a, k in (('swish', None), ('lma', 4)) for t in (False, True)]
     for row in results['rows']:

@@ -23,7 +23,7 @@ _policies = ocp.training.preservation_policies
 
 
 class Checkpoints:
-  """The checkpoints of one phase: the latest ``keep`` and the one with the highest ``score``; ``reading`` alters none."""
+  """The checkpoints of one phase: the latest ``keep`` and the highest ``score``; ``reading`` alters none."""
 
   def __init__(self, folder: Path, *, keep: int = 2, reading: bool = False):
     best = _policies.BestN(get_metric_fn=lambda metrics: metrics['score'], n=1)

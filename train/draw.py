@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
@@ -71,9 +72,8 @@ def _curve(axis: Axes, arm: Arm, params: Any, stats: Any) -> None:
   x = np.linspace(-3.2, 3.2, 1281, dtype=np.float32)
   channels = max((leaf.shape[-1] for leaf in jax.tree.leaves(params) if leaf.ndim and 'weight' not in stats), default=1)
   act = build.activation(arm.activation, arm.segments)()
-  y = np.array(
-    act.apply({'params': params, 'batch_stats': stats}, np.repeat(x[:, None], channels, axis=1), train=False)
-  )
+  grid = jnp.asarray(np.repeat(x[:, None], channels, axis=1))
+  y = np.array(act.apply({'params': params, 'batch_stats': stats}, grid, train=False))
   if 'weight' in stats:  # a jump is no line
     y[:-1][np.abs(np.diff(y, axis=0)) > 20 * (x[1] - x[0])] = np.nan
   axis.plot(x, np.maximum(x, 0), color='#bbbbbb', linewidth=0.8)

@@ -82,8 +82,8 @@ def unless_stopped(step: Step) -> Step:
   def guarded(state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:
     moved, metrics = step(state, frozen, batch)
     moving = state.opt_state.hyperparams['learning_rate'] > 0
-    kept = jax.tree.map(lambda new, old: jnp.where(moving, new, old), moved[1:4], state[1:4])
-    return TrainState(moved.step, *kept, moved.key), metrics
+    kept = jax.tree.map(lambda new, old: jnp.where(moving, new, old), moved, state)
+    return kept._replace(step=moved.step), metrics
 
   return guarded
 
