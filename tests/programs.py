@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-SMALL = ['--activations', 'relu', 'lma', '--width', '3', '--seeds', '2', '--epochs', '3', '--save-every', '2']
+SMALL = ['--activations', 'lma', '--width', '3', '--seeds', '2', '--epochs', '3', '--save-every', '2']
 
 # Counts the calls of one kind into a file, and sends this process a signal before (or after) the call of that number:
 # a training step, the save of a checkpoint, a line of metrics, or any other file of the run.

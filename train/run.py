@@ -29,7 +29,6 @@ class Run:
 
   def __init__(self, folder: Path):
     self.folder = folder
-    self.bar = tqdm(unit='step', dynamic_ncols=True)
     self._metrics = folder / 'metrics.jsonl'
     self._boards: dict[str, SummaryWriter] = {}
     self._signum: int | None = None
@@ -37,6 +36,7 @@ class Run:
 
   def __enter__(self) -> 'Run':
     self._lock()
+    self.bar = tqdm(unit='step', dynamic_ncols=True)
     for signum in (signal.SIGTERM, signal.SIGINT):
       self._before[signum] = signal.signal(signum, self._on_signal)
     return self
@@ -55,6 +55,7 @@ class Run:
     try:
       fcntl.flock(self._locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
+      self._locked.close()
       raise UserError(f'another process is at work in {self.folder}: wait for it, or stop it') from error
 
   def _on_signal(self, signum: int, frame: FrameType | None) -> None:

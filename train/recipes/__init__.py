@@ -1,1 +1,1 @@
-"""The programs, a page each."""
+"""The programs: each checks and builds an experiment, then runs it."""
