@@ -1,5 +1,7 @@
 """The Light Multi-segment Activation: one affine piece per segment of a layer's input range."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,7 +36,7 @@ def _check_segments(num_segments: int) -> None:
 
 def _wide(*dtypes: np.dtype) -> np.dtype:
   """Float32, or wider where the inputs are; NumPy's rule, because strict promotion forbids JAX's."""
-  return np.result_type(np.float32, *dtypes)
+  return functools.reduce(np.promote_types, dtypes, np.dtype(np.float32))
 
 
 def _cuts(stats: Stats, num_segments: int) -> list[Float[Array, '']]:
