@@ -9,6 +9,7 @@ import pytest
 
 from lmajax import LMA, RunningStats, Stats, init_stats, lma, measure, relu_init, update_stats
 from lmajax.losses import distillation
+from tests import oracles
 
 GOLDEN = Path(__file__).parent / 'golden'
 STEPS = range(3)
@@ -82,3 +83,8 @@ def test_distillation_and_its_gradient(golden):
   value, gradient = jax.jit(jax.value_and_grad(loss))(jnp.asarray(golden['student_logits']))
   close(value, golden['loss'])
   close(gradient, golden['dstudent'])
+
+
+@pytest.mark.parametrize('golden', files('quant_*.npz'))
+def test_the_quantizer_to_come_has_its_judge(golden):
+  close(oracles.quantized(golden['w'], int(golden['bits']), int(golden['bucket'])), golden['q'])
