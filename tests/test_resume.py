@@ -58,10 +58,8 @@ def test_sigkill_then_resume_gives_the_same_bits(whole, tmp_path, at):
   assert_same_run(folder, whole)
 
 
-# Before and after a checkpoint, after a line of metrics that no checkpoint holds yet, and at the very first file.
-@pytest.mark.parametrize(
-  'kind, after, at', [('save', False, 2), ('save', True, 3), ('line', True, 5), ('file', True, 1)]
-)
+# After a checkpoint, after a line of metrics that no checkpoint holds yet, and at the very first file.
+@pytest.mark.parametrize('kind, after, at', [('save', True, 3), ('line', True, 5), ('file', True, 1)])
 def test_sigkill_between_the_files_is_survived_too(whole, tmp_path, kind, after, at):
   folder, dots = tmp_path / 'run', tmp_path / 'dots'
   moment = {'counted': dots, 'kind': kind, 'after': after, 'at': at, 'signum': signal.SIGKILL}
