@@ -2,7 +2,7 @@
 
 from lmajax.activations import linen
 from lmajax.activations._baselines import aplu, aplu_init, prelu, swish
-from lmajax.activations._lma import joined_intercepts, lma, relu_init, segment_index
+from lmajax.activations._lma import joined_intercepts, lma, lma_plain, relu_init, segment_index
 from lmajax.activations._stats import RunningStats, Stats, debias, init_stats, measure, update_stats
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
   'joined_intercepts',
   'linen',
   'lma',
+  'lma_plain',
   'measure',
   'prelu',
   'relu_init',

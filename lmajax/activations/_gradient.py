@@ -1,0 +1,108 @@
+"""The gradient rule of LMA: two functions, each made of the other's derivatives, that keep nothing of x's size but x."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+_ROWS = 4  # summed before the running total is touched
+_TOTALS = 2**15  # numbers in the running total of the sums: small enough for a core's cache
+
+
+def select(
+  at: Float[Array, '*shape'], table: Float[Array, ' k'], cuts: Float[Array, ' cuts']
+) -> Float[Array, '*shape']:
+  """The table's entry for the segment in which each element of ``at`` lies."""
+  at, entry = at.astype(cuts.dtype), table[0]
+  for cut, above in zip(cuts, table[1:], strict=True):
+    entry = jnp.where(at >= cut, above, entry)
+  return entry
+
+
+@jax.custom_vjp
+def affine(
+  at: Float[Array, '*shape'],
+  x: Float[Array, '*shape'],
+  slopes: Float[Array, ' k'],
+  intercepts: Float[Array, ' k'] | None,
+  cuts: Float[Array, ' cuts'],
+) -> Float[Array, '*shape']:
+  """``slope · x + intercept``, of the segments in which ``at`` lies; no gradient flows into ``at`` and ``cuts``."""
+  y = select(at, slopes, cuts) * x.astype(cuts.dtype)
+  return (y if intercepts is None else y + select(at, intercepts, cuts)).astype(x.dtype)
+
+
+def _affine_forward(at, x, slopes, intercepts, cuts):
+  return affine(at, x, slopes, intercepts, cuts), (at, x, slopes, intercepts, cuts)
+
+
+def _affine_backward(kept, g):
+  at, x, slopes, intercepts, cuts = kept
+  dslopes, dintercepts = segment_sums(at, x, g, cuts)
+  return None, affine(at, g, slopes, None, cuts), dslopes, None if intercepts is None else dintercepts, None
+
+
+affine.defvjp(_affine_forward, _affine_backward)
+
+
+@jax.custom_vjp
+def segment_sums(
+  at: Float[Array, '*shape'], x: Float[Array, '*shape'], g: Float[Array, '*shape'], cuts: Float[Array, ' cuts']
+) -> tuple[Float[Array, ' k'], Float[Array, ' k']]:
+  """The sums of ``g · x`` and of ``g`` over the elements of each segment, in the type of ``cuts``."""
+  if any(axis is not None for axis in jax.typeof(at).sharding.spec):  # spread over an explicit mesh axis
+    return _by_segments(at, x, g, cuts)
+  return jax.lax.platform_dependent(at, x, g, cuts, cpu=_by_lanes, default=_by_segments)
+
+
+def _sums_forward(at, x, g, cuts):
+  return segment_sums(at, x, g, cuts), (at, x, g, cuts)
+
+
+def _sums_backward(kept, cotangents):
+  at, x, g, cuts = kept
+  slopes, intercepts = cotangents
+  return None, affine(at, g, slopes, None, cuts), affine(at, x, slopes, intercepts, cuts), None
+
+
+segment_sums.defvjp(_sums_forward, _sums_backward)
+
+
+def _by_segments(at: Array, x: Array, g: Array, cuts: Array) -> tuple[Array, Array]:
+  """One masked sum after another, which GPU and TPU compilers fuse into one pass over ``at``, ``x`` and ``g``."""
+  at, x, g = (a.astype(cuts.dtype) for a in (at, x, g))
+  above = [at >= cut for cut in cuts]
+  inside = [~above[0], *(low & ~high for low, high in zip(above, above[1:], strict=False)), above[-1]]
+  slopes, intercepts = (
+    [jnp.sum(jnp.where(mask, terms, jnp.zeros_like(terms))) for mask in inside] for terms in (g * x, g)
+  )
+  return jnp.stack(slopes), jnp.stack(intercepts)
+
+
+def _by_lanes(at: Array, x: Array, g: Array, cuts: Array) -> tuple[Array, Array]:
+  """All 2 K sums at once, one beside the other in the vector lanes of the CPU, a block of elements after the other.
+
+  XLA's CPU compiler makes one loop of a single output only, and vectorizes along its last axis: so that is where the
+  sums are, and x and g are read once.
+  """
+  flat = [a.reshape(-1) for a in (at, x, g)]
+  k, size, dtype = cuts.size + 1, at.size, cuts.dtype
+  edge, sloped = jnp.full((1,), jnp.nan, dtype), jnp.arange(2 * k)[None] < k
+  low = jnp.tile(jnp.concatenate([jnp.full((1,), -jnp.inf, dtype), cuts]), 2)[None]
+  high = jnp.tile(jnp.concatenate([cuts, edge]), 2)[None]  # nothing is above NaN: the last segment is open
+  lanes = max(1, min(_TOTALS // k, -(-size // _ROWS)))
+  count, rest = divmod(size, _ROWS * lanes)
+
+  def sums(*block: Array) -> Array:
+    total = jnp.zeros((lanes, 2 * k), dtype)
+    for at, x, g in zip(*(a.astype(dtype).reshape(_ROWS, lanes, 1) for a in block), strict=True):
+      terms = g * jnp.where(sloped, x, jnp.ones_like(x))
+      total += jnp.where((at >= low) & ~(at >= high), terms, jnp.zeros_like(terms))
+    return total
+
+  def add(i: Array, total: Array) -> Array:
+    start = i * (_ROWS * lanes)
+    return total + sums(*(jax.lax.dynamic_slice(a, (start,), (_ROWS * lanes,)) for a in flat))
+
+  total = sums(*(jnp.pad(a[size - rest :], (0, _ROWS * lanes - rest)) for a in flat))
+  total = (jax.lax.fori_loop(0, count, add, total) if count else total).sum(axis=0)
+  return total[:k], total[k:]
