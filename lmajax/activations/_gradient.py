@@ -1,4 +1,6 @@
-"""The gradient rule of LMA: two functions, each made of the other's derivatives, that keep nothing of x's size but x."""
+"""The gradient rule of LMA: two functions made of each other's derivatives, which keep nothing of x's size but x."""
+
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +73,7 @@ def _by_segments(at: Array, x: Array, g: Array, cuts: Array) -> tuple[Array, Arr
   """One masked sum after another, which GPU and TPU compilers fuse into one pass over ``at``, ``x`` and ``g``."""
   at, x, g = (a.astype(cuts.dtype) for a in (at, x, g))
   above = [at >= cut for cut in cuts]
-  inside = [~above[0], *(low & ~high for low, high in zip(above, above[1:], strict=False)), above[-1]]
+  inside = [~above[0], *(low & ~high for low, high in itertools.pairwise(above)), above[-1]]
   slopes, intercepts = (
     [jnp.sum(jnp.where(mask, terms, jnp.zeros_like(terms))) for mask in inside] for terms in (g * x, g)
   )

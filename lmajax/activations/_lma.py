@@ -110,8 +110,8 @@ def lma_plain(
 ) -> Float[Array, '*shape']:
   """``lma`` without its gradient rule: equal in value and derivatives, and open to forward mode.
 
-  ``jax.jvp``, ``jax.jacfwd`` and ``jax.hessian`` go through this one; its gradient takes several times as long and keeps
-  every branch of the selection.
+  ``jax.jvp``, ``jax.jacfwd`` and ``jax.hessian`` go through this one; its gradient takes several times as long and
+  keeps every branch of the selection.
 
   Raises:
     ValueError: as ``lma``.

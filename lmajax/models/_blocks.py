@@ -4,6 +4,7 @@ import flax.linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from lmajax.models._conv import conv_general_dilated
 from lmajax.types import ActivationFactory
 
 
@@ -20,7 +21,11 @@ class ConvBlock(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c'], *, train: bool) -> Float[Array, 'b h2 w2 f']:
     x = nn.Conv(
-      self.features, (self.kernel, self.kernel), kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype
+      self.features,
+      (self.kernel, self.kernel),
+      kernel_init=nn.initializers.xavier_uniform(),
+      conv_general_dilated=conv_general_dilated,
+      dtype=self.dtype,
     )(x)
     x = nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype, name='norm')(x)
     x = self.act(name='act')(x, train=train)

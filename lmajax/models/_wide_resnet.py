@@ -6,13 +6,22 @@ from jaxtyping import Array, Float
 
 from lmajax.activations.linen import ReLU
 from lmajax.models import _blocks
+from lmajax.models._conv import conv_general_dilated
 from lmajax.types import ActivationFactory
 
 
 def _conv(features: int, kernel: int, stride: int, dtype: DTypeLike | None) -> nn.Conv:
   init = nn.initializers.variance_scaling(2.0, 'fan_avg', 'uniform')  # Xavier's uniform with gain sqrt(2)
   # Explicit padding: SAME at stride 2 would start one pixel later than the original's symmetric padding.
-  return nn.Conv(features, (kernel, kernel), stride, padding=kernel // 2, kernel_init=init, dtype=dtype)
+  return nn.Conv(
+    features,
+    (kernel, kernel),
+    stride,
+    padding=kernel // 2,
+    kernel_init=init,
+    conv_general_dilated=conv_general_dilated,
+    dtype=dtype,
+  )
 
 
 def _norm(train: bool, dtype: DTypeLike | None) -> nn.BatchNorm:
