@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+_COMPILED = tempfile.TemporaryDirectory()  # what one process has compiled, the next ones need not
 SMALL = ['--activations', 'lma', '--width', '3', '--seeds', '2', '--epochs', '3', '--save-every', '2']
 
 # Counts the calls of one kind into a file, and sends this process a signal before (or after) the call of that number:
@@ -31,9 +33,9 @@ def counted(call):
     return result
   return counting
 
-make = loop.make_train_step
+compiled = loop.compiled
 if kind == 'step':
-  loop.make_train_step = lambda *args, **options: counted(make(*args, **options))
+  loop.compiled = lambda step: counted(compiled(step))
 if kind == 'save':
   checkpoint.Checkpoints.save = counted(checkpoint.Checkpoints.save)
 if kind == 'line':
@@ -54,6 +56,8 @@ def train(*arguments, counted=None, kind='step', after=False, at=0, signum=0, li
   environment = {
     **os.environ,
     'JAX_PLATFORMS': 'cpu',
+    'JAX_COMPILATION_CACHE_DIR': _COMPILED.name,
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
     'PYTHONPATH': str(ROOT),
   }

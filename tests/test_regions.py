@@ -338,9 +338,9 @@ class TestRecipe:
 
   def test_untrained_networks_have_statistics_and_their_first_parameters(self, finished):
     plan, _, _ = finished
-    cohort = plan.cohorts['lma', 4]
-    variables = recipe.untrained(cohort, plan.data)
-    first = step.init_state(cohort.model, optimizer(0.0), jax.random.key(1), plan.data.batches[0].images)
+    model = plan.networks.groups['lma-4'].model
+    variables = recipe.untrained(plan.networks, plan.data)['lma-4']
+    first = step.init_state(model, optimizer(0.0), jax.random.key(1), plan.data.batches[0].images)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a[1], b, atol=1e-6), variables['params'], first.params)
     stats = variables['batch_stats']['stages_0']
     assert (stats['act']['weight'] > 0.4).all()

@@ -1,16 +1,18 @@
 """Killed at any moment and resumed, a run ends with the bits of the run that was never killed."""
 
 import json
+import shutil
 import signal
 
 import pytest
 from orbax.checkpoint import v1 as ocp
 
 from tests.programs import SMALL, metrics, train
+from train.__main__ import main
 
 STEPS_AN_EPOCH = 17
-PHASES = 3
-TOTAL = PHASES * 3 * STEPS_AN_EPOCH
+PHASE = 3 * STEPS_AN_EPOCH
+TOTAL = 2 * PHASE
 
 
 @pytest.fixture(scope='module')
@@ -43,43 +45,58 @@ def assert_same_run(folder, whole):
   assert results(folder) == results(whole)
 
 
-# In the teacher's first epoch, in the middle of a student, and on the last step of a phase.
-@pytest.mark.parametrize('at', [5, 3 * STEPS_AN_EPOCH + 30, 2 * 3 * STEPS_AN_EPOCH])
-def test_sigkill_then_resume_gives_the_same_bits(whole, tmp_path, at):
-  folder, dots = tmp_path / 'run', tmp_path / 'dots'
-  killed = train('distill', '--workdir', folder, *SMALL, counted=dots, at=at, signum=signal.SIGKILL)
-  assert killed.returncode == -signal.SIGKILL
-  before = dots.stat().st_size
-  assert before == at
-  resumed = train('distill', '--workdir', folder, '--resume', counted=dots)
+@pytest.fixture(scope='module')
+def stopped(tmp_path_factory):
+  """A run that SIGTERM stopped in the middle of an epoch of the students, and its count of steps."""
+  folder = tmp_path_factory.mktemp('stopped') / 'run'
+  dots = folder.parent / 'dots'
+  done = train('distill', '--workdir', folder, *SMALL, counted=dots, at=PHASE + 8, signum=signal.SIGTERM)
+  assert done.returncode == 128 + signal.SIGTERM
+  assert done.stderr.splitlines()[-1] == 'stopped by SIGTERM; go on with --resume'
+  return folder, dots
+
+
+def saved_steps(folder):
+  """How many steps need not be computed again."""
+  phases = (folder / 'checkpoints').glob('*')
+  return sum(max((int(path.name) for path in phase.iterdir() if path.name.isdigit()), default=0) for phase in phases)
+
+
+# What a process counts, whether it is killed after it or before, at which one; and how many steps are saved by then.
+KILLS = [
+  ('file', True, 1, 0),  # the very first file
+  ('step', False, 5, 0),  # the teacher's first epoch
+  ('line', True, 3, 2 * STEPS_AN_EPOCH),  # a line of metrics that no checkpoint holds yet
+  ('step', False, STEPS_AN_EPOCH, 2 * STEPS_AN_EPOCH),  # the last step of a phase
+  ('step', False, STEPS_AN_EPOCH + 30, PHASE),  # the middle of an epoch of the students
+  ('save', True, 1, PHASE + 2 * STEPS_AN_EPOCH),  # a checkpoint
+  ('line', True, 1, PHASE + 2 * STEPS_AN_EPOCH),  # between the lines of one epoch
+]
+
+
+def test_killed_again_and_again_a_run_ends_with_the_same_bits(whole, tmp_path):
+  folder, given = tmp_path / 'run', SMALL
+  for number, (kind, after, at, saved) in enumerate(KILLS):
+    moment = {'counted': tmp_path / f'dots {number}', 'kind': kind, 'after': after, 'at': at}
+    killed = train('distill', '--workdir', folder, *given, **moment, signum=signal.SIGKILL)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert moment['counted'].stat().st_size == at
+    assert saved_steps(folder) == saved
+    given = ['--resume']
+  resumed = train('distill', '--workdir', folder, '--resume', counted=tmp_path / 'dots')
   assert resumed.returncode == 0, resumed.stderr
-  recomputed = dots.stat().st_size - TOTAL
-  assert 0 < recomputed <= 2 * STEPS_AN_EPOCH  # at most one save interval, and no finished phase
+  assert (tmp_path / 'dots').stat().st_size == STEPS_AN_EPOCH
   assert_same_run(folder, whole)
 
 
-# After a checkpoint, after a line of metrics that no checkpoint holds yet, and at the very first file.
-@pytest.mark.parametrize('kind, after, at', [('save', True, 3), ('line', True, 5), ('file', True, 1)])
-def test_sigkill_between_the_files_is_survived_too(whole, tmp_path, kind, after, at):
-  folder, dots = tmp_path / 'run', tmp_path / 'dots'
-  moment = {'counted': dots, 'kind': kind, 'after': after, 'at': at, 'signum': signal.SIGKILL}
-  assert train('distill', '--workdir', folder, *SMALL, **moment).returncode == -signal.SIGKILL
-  resumed = train('distill', '--workdir', folder, '--resume')
-  assert resumed.returncode == 0, resumed.stderr
-  assert_same_run(folder, whole)
-
-
-def test_an_unfinished_run_is_not_scored(tmp_path):
-  folder, dots = tmp_path / 'run', tmp_path / 'dots'
-  train('distill', '--workdir', folder, *SMALL, counted=dots, at=TOTAL - 5, signum=signal.SIGTERM)
-  scored = train('evaluate', folder)
-  assert scored.returncode == 2
-  assert 'lma-8-w3-hard holds no whole checkpoint of its last step' in scored.stderr
+def test_an_unfinished_run_is_not_scored(stopped, capsys):
+  assert main(['evaluate', str(stopped[0])]) == 2
+  assert 'students holds no whole checkpoint of its last step' in capsys.readouterr().err
 
 
 def test_a_run_on_eight_devices_goes_on_on_one(whole, tmp_path):
   folder, dots = tmp_path / 'run', tmp_path / 'dots'
-  stopped = train('distill', '--workdir', folder, *SMALL, counted=dots, at=60, signum=signal.SIGTERM, devices=8)
+  stopped = train('distill', '--workdir', folder, *SMALL, counted=dots, at=PHASE + 9, signum=signal.SIGTERM, devices=8)
   assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
   resumed = train('distill', '--workdir', folder, '--resume', counted=dots)
   assert resumed.returncode == 0, resumed.stderr
@@ -91,12 +108,8 @@ def test_a_run_on_eight_devices_goes_on_on_one(whole, tmp_path):
   assert pairs[0][0]['train_loss'] == pytest.approx(pairs[0][1]['train_loss'], rel=1e-4)
 
 
-def test_sigterm_saves_first_and_nothing_is_computed_twice(whole, tmp_path):
-  folder, dots = tmp_path / 'run', tmp_path / 'dots'
-  at = 3 * STEPS_AN_EPOCH + 8  # in the middle of an epoch of the first student
-  stopped = train('distill', '--workdir', folder, *SMALL, counted=dots, at=at, signum=signal.SIGTERM)
-  assert stopped.returncode == 128 + signal.SIGTERM
-  assert stopped.stderr.splitlines()[-1] == 'stopped by SIGTERM; go on with --resume'
+def test_sigterm_saves_first_and_nothing_is_computed_twice(whole, stopped, tmp_path):
+  folder, dots = (shutil.copytree(stopped[0], tmp_path / 'run'), shutil.copy(stopped[1], tmp_path / 'dots'))
   resumed = train('distill', '--workdir', folder, '--resume', counted=dots)
   assert resumed.returncode == 0, resumed.stderr
   assert dots.stat().st_size == TOTAL
@@ -118,15 +131,8 @@ def test_evaluate_scores_the_checkpoints_as_the_run_did(whole):
   assert scored.stdout.strip() == (whole / 'results.md').read_text().strip()
 
 
-def test_a_run_on_another_seed_count_is_another_run(whole):
-  refused = train('distill', '--workdir', whole, '--resume', '--seeds', '3')
-  assert refused.returncode == 2
-  assert '--seeds 3' in refused.stderr and 'has 2' in refused.stderr
-
-
-def test_a_full_disk_ends_in_one_line_and_leaves_what_was_saved(whole, tmp_path):
-  folder, dots = tmp_path / 'run', tmp_path / 'dots'
-  train('distill', '--workdir', folder, *SMALL, counted=dots, at=3 * STEPS_AN_EPOCH + 20, signum=signal.SIGTERM)
+def test_a_full_disk_ends_in_one_line_and_leaves_what_was_saved(whole, stopped, tmp_path):
+  folder = shutil.copytree(stopped[0], tmp_path / 'run')
   full = train('distill', '--workdir', folder, '--resume', limit=8)  # no file above 8 blocks of 1 KiB
   assert full.returncode == 2, full.stderr
   lines = [line for line in full.stderr.splitlines() if line.startswith('error: ')]

@@ -13,8 +13,8 @@ from lmajax import LMA, models
 from lmajax.activations import linen
 from train import step as steps
 from train.data.batches import Batch
-from train.loop import optimizer
-from train.objectives import distill, supervised
+from train.loop import Cohort, Group, Plan, cohort_step, fresh, optimizer
+from train.objectives import distill, supervised, teach
 
 TEACHER = models.MLP((16,), 10, linen.ReLU)
 STUDENT = models.MLP((4,), 10, LMA)
@@ -36,8 +36,54 @@ def frozen_of(model=TEACHER):
   return model.init(jax.random.key(9), batch_of(0).images, train=False)
 
 
-def objective():
-  return distill(STUDENT, TEACHER, temperature=2.0, soft_weight=0.7)
+def objective(student=STUDENT):
+  return distill(student, temperature=2.0, soft_weight=0.7)
+
+
+SHARE = teach(TEACHER)
+
+
+def step_alone():
+  return steps.make_train_step(objective(), TX, share=SHARE)
+
+
+def mixed(over=steps.vmapped):
+  """Students of several activations and widths, under soft targets and under labels alone, two seeds each."""
+  kinds = {
+    'relu': models.MLP((4,), 10, linen.ReLU),
+    'lma': STUDENT,
+    'wide lma': models.MLP((6,), 10, LMA),
+    'lma-joined': models.MLP((5,), 10, partial(LMA, num_segments=4, joined=True)),
+  }
+  groups = {name: Group(model, objective(model), (0, 1), over) for name, model in kinds.items()}
+  hard = {f'hard {name}': Group(model, supervised(model), (0, 1), over) for name, model in kinds.items()}
+  return Cohort(groups | hard, Plan(0.1, 1e-3, lambda errors: 1.0, 1), SHARE)
+
+
+def at_rate(progress, rate=0.1):
+  """The students of a cohort with that learning rate, or that of each seed."""
+
+  def one(state):
+    hyperparams = state.opt_state.hyperparams
+    rates = {'learning_rate': jnp.zeros_like(hyperparams['learning_rate']) + jnp.float32(rate)}
+    return state._replace(opt_state=state.opt_state._replace(hyperparams=rates))
+
+  return {name: p._replace(state=one(p.state)) for name, p in progress.items()}
+
+
+def ten_steps_together(cohort, progress):
+  step = steps.compiled(cohort_step(cohort))
+  for i in range(10):
+    progress = step(progress, frozen_of(), batch_of(i))
+  return progress
+
+
+def counted(function, calls):
+  def counting(*arguments, **options):
+    calls.append(1)
+    return function(*arguments, **options)
+
+  return counting
 
 
 def ten_steps(train_step, state, frozen, place=lambda batch: batch):
@@ -56,7 +102,7 @@ def numbers(state):
 
 
 def test_loss_falls_on_one_batch():
-  train_step = steps.make_train_step(objective(), TX)
+  train_step = step_alone()
   state, frozen, batch, losses = state_of(STUDENT), frozen_of(), batch_of(0), []
   for _ in range(60):
     state, metrics = train_step(state, frozen, batch)
@@ -65,48 +111,48 @@ def test_loss_falls_on_one_batch():
   assert int(state.step) == 60
 
 
-@pytest.mark.parametrize('over', [steps.alone, steps.vmapped, steps.unrolled])
-def test_traces_once(over):
-  traces = []
-
-  def counted(*arguments):
-    traces.append(1)
-    return objective()(*arguments)
-
-  train_step = steps.make_train_step(counted, TX, over=over)
-  state = state_of(STUDENT)
-  if over is not steps.alone:
-    state = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), state)
-  ten_steps(train_step, state, frozen_of())
-  assert len(traces) == (2 if over is steps.unrolled else 1)  # once a member of the one program
+@pytest.mark.parametrize('over, members', [(steps.vmapped, 1), (steps.unrolled, 2)])
+def test_traces_once_and_the_teacher_once_for_all(over, members):
+  students, teachers = [], []
+  cohort = mixed(over)
+  groups = {name: group._replace(objective=counted(group.objective, students)) for name, group in cohort.groups.items()}
+  cohort = cohort._replace(groups=groups, share=counted(SHARE, teachers))
+  ten_steps_together(cohort, fresh(cohort, batch_of(0).images))
+  assert len(students) == members * len(groups)
+  assert len(teachers) == 1
 
 
 @pytest.mark.parametrize('over', [steps.vmapped, steps.unrolled])
-def test_a_cohort_equals_its_members_trained_alone(over):
-  alone = [ten_steps(steps.make_train_step(objective(), TX), state_of(STUDENT, s), frozen_of()) for s in range(3)]
-  stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(state_of(STUDENT, seed) for seed in range(3)))
-  state, losses = ten_steps(steps.make_train_step(objective(), TX, over=over), stacked, frozen_of())
-  for seed, (member, member_losses) in enumerate(alone):
-    assert_close(numbers(jax.tree.map(lambda leaf, seed=seed: leaf[seed], state)), numbers(member))
-    assert_close(losses[:, seed], member_losses)
-  assert not np.allclose(losses[:, 0], losses[:, 1])
+def test_a_mixed_cohort_equals_its_members_trained_alone(over):
+  cohort = mixed(over)
+  together = ten_steps_together(cohort, at_rate(fresh(cohort, batch_of(0).images)))
+  for name, group in cohort.groups.items():
+    train_step = steps.make_train_step(group.objective, TX, share=SHARE)
+    for i, seed in enumerate(group.seeds):
+      state, losses = ten_steps(train_step, state_of(group.model, seed), frozen_of())
+      found = jax.tree.map(lambda leaf, i=i: leaf[i], together[name])
+      assert_close(numbers(found.state), numbers(state))
+      assert_close(found.loss_sum, losses.sum())
+  assert len({round(float(loss), 4) for progress in together.values() for loss in progress.loss_sum}) == 16
 
 
-def test_a_cohort_of_unrolled_members_runs_the_teacher_once():
-  def flops(members):
-    state = jax.tree.map(lambda leaf: jnp.stack([leaf] * members), state_of(STUDENT))
-    wide = models.MLP((512, 512), 10, linen.ReLU)
-    soft = distill(STUDENT, wide, temperature=2.0, soft_weight=0.7)
-    compiled = steps.make_train_step(soft, TX, over=steps.unrolled).lower(state, frozen_of(wide), batch_of(0)).compile()
+def test_the_teacher_runs_once_for_any_number_of_students():
+  wide = models.MLP((512, 512), 10, linen.ReLU)
+
+  def flops(number):
+    groups = {str(i): Group(STUDENT, objective(), (0, 1, 2), steps.unrolled) for i in range(number)}
+    cohort = mixed()._replace(groups=groups, share=teach(wide))
+    start = fresh(cohort, batch_of(0).images)
+    compiled = steps.compiled(cohort_step(cohort)).lower(start, frozen_of(wide), batch_of(0)).compile()
     return compiled.cost_analysis()['flops']
 
-  assert flops(3) < 1.3 * flops(1)
+  assert flops(4) < 1.3 * flops(1)
 
 
 @pytest.mark.parametrize('devices', [2, 8])
 def test_data_parallel_steps_equal_those_of_one_device(devices):
-  _, one = ten_steps(steps.make_train_step(objective(), TX), state_of(STUDENT), frozen_of())
-  reference, _ = ten_steps(steps.make_train_step(objective(), TX), state_of(STUDENT), frozen_of())
+  _, one = ten_steps(step_alone(), state_of(STUDENT), frozen_of())
+  reference, _ = ten_steps(step_alone(), state_of(STUDENT), frozen_of())
   mesh = jax.make_mesh((devices,), ('data',), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
   spread, copied = NamedSharding(mesh, PartitionSpec('data')), NamedSharding(mesh, PartitionSpec())
 
@@ -116,29 +162,28 @@ def test_data_parallel_steps_equal_those_of_one_device(devices):
     return batch
 
   state, frozen = jax.device_put((state_of(STUDENT), frozen_of()), copied)
-  state, losses = ten_steps(steps.make_train_step(objective(), TX), state, frozen, place)
+  state, losses = ten_steps(step_alone(), state, frozen, place)
   assert_close(losses, one)
   assert_close(numbers(state), numbers(reference))
 
 
-def test_a_student_that_has_stopped_stays_as_it_is_beside_one_that_goes_on():
-  stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), state_of(STUDENT, 0), state_of(STUDENT, 1))
-  rates = {'learning_rate': jnp.array([0.0, 0.1])}
-  stacked = stacked._replace(opt_state=stacked.opt_state._replace(hyperparams=rates))
-  before = jax.tree.map(lambda leaf: np.asarray(leaf[0]), numbers(stacked))
-  train_step = steps.make_train_step(objective(), TX, over=lambda step: steps.vmapped(steps.unless_stopped(step)))
-  state, _ = ten_steps(train_step, stacked, frozen_of())
-  alone, _ = ten_steps(steps.make_train_step(objective(), TX), state_of(STUDENT, 1), frozen_of())
-  chex.assert_trees_all_equal(jax.tree.map(lambda leaf: np.asarray(leaf[0]), numbers(state)), before)
-  assert_close(jax.tree.map(lambda leaf: leaf[1], numbers(state)), numbers(alone))
-  assert state.step.tolist() == [10, 10]
+def test_a_student_that_has_stopped_stays_as_it_is_beside_others_that_go_on():
+  cohort = mixed()
+  start = at_rate(fresh(cohort, batch_of(0).images), rate=[0.0, 0.1])
+  before = jax.tree.map(lambda leaf: np.asarray(leaf[0]), {name: numbers(p.state) for name, p in start.items()})
+  together = ten_steps_together(cohort, start)
+  after = {name: numbers(p.state) for name, p in together.items()}
+  chex.assert_trees_all_equal(jax.tree.map(lambda leaf: np.asarray(leaf[0]), after), before)
+  alone, _ = ten_steps(step_alone(), state_of(STUDENT, 1), frozen_of())
+  assert_close(jax.tree.map(lambda leaf: leaf[1], after['lma']), numbers(alone))
+  assert together['lma'].state.step.tolist() == [10, 10]
 
 
-def test_only_the_state_is_donated():
-  train_step = steps.make_train_step(objective(), TX)
-  state, frozen, batch = state_of(STUDENT), frozen_of(), batch_of(0)
-  train_step(state, frozen, batch)
-  assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+def test_only_the_states_are_donated():
+  cohort = mixed()
+  progress, frozen, batch = fresh(cohort, batch_of(0).images), frozen_of(), batch_of(0)
+  steps.compiled(cohort_step(cohort))(progress, frozen, batch)
+  assert all(leaf.is_deleted() for p in progress.values() for leaf in jax.tree.leaves((p.state.params, p.loss_sum)))
   assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((frozen, batch)))
 
 
@@ -147,7 +192,7 @@ def test_the_teacher_is_run_in_evaluation_mode_and_gets_no_gradient():
   state = state_of(STUDENT)
 
   def loss(frozen):
-    return objective()(state.params, state.stats, frozen, batch_of(1), state.key)[0]
+    return objective()(state.params, state.stats, SHARE(frozen, batch_of(1)), batch_of(1), state.key)[0]
 
   gradient = jax.grad(loss)(frozen)
   assert all(not leaf.any() for leaf in jax.tree.leaves(gradient))
@@ -183,7 +228,7 @@ def test_the_whole_step_lowers_for_other_platforms(student, teacher, classes, pl
   batch = Batch(images, jax.ShapeDtypeStruct((64,), jnp.int32))
   state = jax.eval_shape(lambda images: steps.init_state(student, TX, jax.random.key(0), images), images)
   frozen = jax.eval_shape(lambda images: teacher.init(jax.random.key(0), images, train=False), images)
-  train_step = steps.make_train_step(distill(student, teacher, temperature=2.0, soft_weight=0.7), TX)
+  train_step = steps.make_train_step(objective(student), TX, share=teach(teacher))
   exported = jax.export.export(train_step, platforms=[platform])(state, frozen, batch)
   assert exported.platforms == (platform,)
   assert 'stablehlo.convolution' in exported.mlir_module()

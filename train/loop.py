@@ -1,8 +1,8 @@
-"""Fitting a cohort: batches[step] -> step -> every epoch: log, evaluate, save."""
+"""Fitting a cohort, all students in one program: batches[step] -> step -> every epoch: log, evaluate, save."""
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,20 @@ from train.data.batches import Batch, Batches
 from train.errors import UserError
 from train.run import Run
 from train.schedules import Schedule
-from train.step import Frozen, Objective, TrainState, init_state, make_eval_step, make_train_step, unless_stopped
+from train.step import (
+  Frozen,
+  Objective,
+  Share,
+  TrainState,
+  as_it_is,
+  compiled,
+  init_state,
+  right_answers,
+  sharing,
+  together,
+  train_step,
+  unless_stopped,
+)
 
 
 class Plan(NamedTuple):
@@ -30,21 +43,36 @@ class Plan(NamedTuple):
   save_every: int
 
 
-class Cohort(NamedTuple):
-  """Students of one architecture that differ in their seeds alone, trained together."""
+class Group(NamedTuple):
+  """Students of one architecture and one objective that differ in their seeds alone."""
 
   model: nn.Module
   objective: Objective
   seeds: Sequence[int]
   over: Callable[[Callable], Callable]
-  plan: Plan
 
-  def rates(self, errors: list[list[float]]) -> list[float]:
-    """The learning rate of each seed in the next epoch: 0 for one that has stopped, none at all when all have."""
-    factors = [self.plan.schedule([epoch[i] for epoch in errors]) for i in range(len(self.seeds))]
-    if all(factor is None for factor in factors):
-      return []
-    return [self.plan.learning_rate * (factor or 0.0) for factor in factors]
+
+Errors = list[dict[str, list[float]]]
+"""On the validation set: of an epoch, of a group, of a seed."""
+
+
+class Cohort(NamedTuple):
+  """Groups of students that are trained together: on the same batches, under what ``share`` makes of each."""
+
+  groups: dict[str, Group]
+  plan: Plan
+  share: Share = as_it_is
+
+  def rates(self, errors: Errors) -> dict[str, list[float]]:
+    """The learning rates of the next epoch: 0 for a student that has stopped, none at all when all have."""
+
+    def factors(name: str, group: Group) -> list[float | None]:
+      return [self.plan.schedule([epoch[name][i] for epoch in errors]) for i in range(len(group.seeds))]
+
+    of_all = {name: factors(name, group) for name, group in self.groups.items()}
+    if all(factor is None for group in of_all.values() for factor in group):
+      return {}
+    return {name: [self.plan.learning_rate * (factor or 0.0) for factor in group] for name, group in of_all.items()}
 
 
 class Data(NamedTuple):
@@ -55,7 +83,9 @@ class Data(NamedTuple):
   sharding: jax.sharding.NamedSharding
 
 
-class _Progress(NamedTuple):
+class Progress(NamedTuple):
+  """A student on its way, or with a leading axis of seeds a group of them."""
+
   state: TrainState
   loss_sum: Array  # over the current epoch, so that a resume in its middle reports the same mean
 
@@ -69,13 +99,28 @@ def optimizer(weight_decay: float) -> optax.GradientTransformationExtraArgs:
   return optax.inject_hyperparams(sgd)(learning_rate=0.0)
 
 
-def fit(run: Run, phase: str, cohort: Cohort, data: Data, frozen: Frozen = None) -> dict[str, Any]:
-  """Trains a cohort to the end of its plan, from its last checkpoint if there is one; returns its variables."""
+def cohort_step(cohort: Cohort) -> Callable:
+  """The step of all students, not yet compiled: (progress by name, frozen, batch) -> progress by name."""
   tx = optimizer(cohort.plan.weight_decay)
+
+  def student(objective: Objective) -> Callable:
+    step = unless_stopped(train_step(objective, tx))
+
+    def summed(progress: Progress, shared: Any, batch: Batch) -> Progress:
+      state, metrics = step(progress.state, shared, batch)
+      return Progress(state, progress.loss_sum + metrics['loss'])
+
+    return summed
+
+  steps = {name: group.over(student(group.objective)) for name, group in cohort.groups.items()}
+  return sharing(together(steps), cohort.share)
+
+
+def fit(run: Run, phase: str, cohort: Cohort, data: Data, frozen: Frozen = None) -> dict[str, Any]:
+  """Trains a cohort to the end of its plan, from its last checkpoint if there is one; returns variables by name."""
   checkpoints = Checkpoints(folder_of(run.folder, phase))
-  progress, errors = _start(run, phase, cohort, data, tx, checkpoints)
-  train_step = make_train_step(cohort.objective, tx, over=lambda step: cohort.over(unless_stopped(step)))
-  eval_step = make_eval_step(cohort.model, over=cohort.over)
+  progress, errors = _start(run, cohort, data, checkpoints)
+  step, measure = compiled(cohort_step(cohort)), accuracies(cohort.groups)
   run.bar.set_description(phase)
   run.bar.update(_step(progress))
 
@@ -91,26 +136,25 @@ def fit(run: Run, phase: str, cohort: Cohort, data: Data, frozen: Frozen = None)
     run.note_environment()
   while rates := cohort.rates(errors):
     began = time.perf_counter()
-    progress = progress._replace(state=_with_rates(progress.state, rates))
-    for step in range(_step(progress), (len(errors) + 1) * data.batches.steps_per_epoch):
+    progress = _with_rates(progress, rates)
+    for i in range(_step(progress), (len(errors) + 1) * data.batches.steps_per_epoch):
       if run.stopping:
         save(score=-1.0)  # not scored yet: never the best
         run.stop()
-      state, metrics = train_step(progress.state, frozen, data.batches[step])
-      progress = _Progress(state, progress.loss_sum + metrics['loss'])
+      progress = step(progress, frozen, data.batches[i])
       _settle(progress)
       run.bar.update()
-    errors.append([1 - float(a) for a in accuracy(eval_step, variables(progress.state), data.validation)])
-    mean_loss = np.asarray(progress.loss_sum, np.float64) / data.batches.steps_per_epoch
-    run.report(phase, _step(progress), _line(rates, mean_loss, errors, time.perf_counter() - began))
-    progress = progress._replace(loss_sum=jnp.zeros_like(progress.loss_sum))
+    right = measure(variables(progress), data.validation)
+    errors.append({name: (1 - accuracy).tolist() for name, accuracy in right.items()})
+    _report(run, progress, rates, errors, time.perf_counter() - began)
+    progress = {name: p._replace(loss_sum=jnp.zeros_like(p.loss_sum)) for name, p in progress.items()}
     if len(errors) % cohort.plan.save_every == 0 or not cohort.rates(errors):
-      save(score=1 - float(np.mean(errors[-1])))
+      save(score=float(np.mean([*right.values()])))
   checkpoints.close()
-  return variables(progress.state)
+  return variables(progress)
 
 
-def _settle(progress: _Progress) -> None:
+def _settle(progress: dict[str, Progress]) -> None:
   """Several CPU devices run one program at a time: programs in flight together starve each other's collectives."""
   if jax.default_backend() == 'cpu' and jax.device_count() > 1:
     jax.block_until_ready(progress)
@@ -122,41 +166,46 @@ def folder_of(run_folder: Path, phase: str) -> Path:
 
 
 def saved_variables(run_folder: Path, phase: str, cohort: Cohort, data: Data) -> dict[str, Any]:
-  """The variables of a finished phase, from its checkpoint."""
+  """The variables of a finished phase by name, from its checkpoint."""
   folder = folder_of(run_folder, phase)
   restored = None
   if folder.exists():
     checkpoints = Checkpoints(folder, reading=True)
-    restored = restore(checkpoints, cohort, data, optimizer(cohort.plan.weight_decay))
+    restored = restore(checkpoints, cohort, data)
     checkpoints.close()
   if restored is None or cohort.rates(restored[1]):
     raise UserError(f'{folder} holds no whole checkpoint of its last step: finish the run by distill --resume')
-  return variables(restored[0].state)
+  return variables(restored[0])
 
 
-def variables(state: TrainState) -> dict[str, Any]:
-  """What ``model.apply`` takes."""
-  return {'params': state.params, **state.stats}
+def variables(progress: dict[str, Progress]) -> dict[str, Any]:
+  """What ``model.apply`` takes, by name."""
+  return {name: {'params': p.state.params, **p.state.stats} for name, p in progress.items()}
 
 
 def member(variables: Any, seed: int) -> Any:
-  """One student's variables out of a cohort's."""
+  """One student's variables out of a group's."""
   return jax.tree.map(lambda leaf: leaf[seed], variables)
 
 
-def accuracy(eval_step: Callable, variables: dict[str, Any], batches: Sequence[tuple[Batch, Array]]) -> np.ndarray:
-  """The share of right answers of each seed, in float64."""
-  right = [np.asarray(eval_step(variables, batch, mask), np.int64) for batch, mask in batches]
-  return np.sum(right, axis=0) / sum(int(mask.sum()) for _, mask in batches)
+def accuracies(groups: Mapping[str, Group]) -> Callable[..., dict[str, np.ndarray]]:
+  """Compiles (variables by name, batches) -> the share of right answers of each seed by name, in float64."""
+  step = jax.jit(together({name: group.over(right_answers(group.model)) for name, group in groups.items()}))
+
+  def measure(variables: dict[str, Any], batches: Sequence[tuple[Batch, Array]]) -> dict[str, np.ndarray]:
+    students = {name: variables[name] for name in groups}
+    right = [jax.device_get(step(students, batch, mask)) for batch, mask in batches]
+    total = sum(int(mask.sum()) for _, mask in batches)
+    return {name: np.asarray([batch[name] for batch in right], np.int64).sum(axis=0) / total for name in groups}
+
+  return measure
 
 
-def restore(
-  checkpoints: Checkpoints, cohort: Cohort, data: Data, tx: Any
-) -> tuple[_Progress, list[list[float]]] | None:
+def restore(checkpoints: Checkpoints, cohort: Cohort, data: Data) -> tuple[dict[str, Progress], Errors] | None:
   """The newest whole checkpoint of a cohort and the validation errors up to it, placed on today's devices."""
 
   def abstract() -> Any:
-    shapes = jax.eval_shape(lambda images: _fresh(cohort, images, tx), data.batches[0].images)
+    shapes = jax.eval_shape(lambda images: fresh(cohort, images), data.batches[0].images)
     placed = functools.partial(jax.ShapeDtypeStruct, sharding=_replicated(data))
     return jax.tree.map(lambda leaf: placed(leaf.shape, leaf.dtype), shapes)
 
@@ -164,42 +213,58 @@ def restore(
   return None if restored is None else (restored[0], restored[1]['errors'])
 
 
-def _start(
-  run: Run, phase: str, cohort: Cohort, data: Data, tx: Any, checkpoints: Checkpoints
-) -> tuple[_Progress, list[list[float]]]:
-  restored = restore(checkpoints, cohort, data, tx)
+def _start(run: Run, cohort: Cohort, data: Data, checkpoints: Checkpoints) -> tuple[dict[str, Progress], Errors]:
+  restored = restore(checkpoints, cohort, data)
   if restored is None:
-    fresh = _fresh(cohort, data.batches[0].images, tx)  # not compiled: that takes longer than what it saves
-    restored = jax.device_put(fresh, _replicated(data)), []
-  run.cut_back(phase, _step(restored[0]))
+    start = fresh(cohort, data.batches[0].images)  # not compiled: that takes longer than what it saves
+    restored = jax.device_put(start, _replicated(data)), []
+  run.cut_back(cohort.groups.keys(), _step(restored[0]))
   return restored
 
 
-def _fresh(cohort: Cohort, images: Array, tx: Any) -> _Progress:
-  keys = jnp.stack([jax.random.key(seed) for seed in cohort.seeds])
-  states = cohort.over(lambda key, images: init_state(cohort.model, tx, key, images))(keys, images)
-  return _Progress(states, jnp.zeros(len(cohort.seeds)))
+def fresh(cohort: Cohort, images: Array) -> dict[str, Progress]:
+  """All students before their first step, by name."""
+  tx = optimizer(cohort.plan.weight_decay)
+
+  def start(group: Group) -> Progress:
+    keys = jnp.stack([jax.random.key(seed) for seed in group.seeds])
+    states = group.over(lambda key, images: init_state(group.model, tx, key, images))(keys, images)
+    return Progress(states, jnp.zeros(len(group.seeds)))
+
+  return {name: start(group) for name, group in cohort.groups.items()}
 
 
 def _replicated(data: Data) -> jax.sharding.NamedSharding:
   return jax.sharding.NamedSharding(data.sharding.mesh, jax.sharding.PartitionSpec())
 
 
-def _step(progress: _Progress) -> int:
-  return int(progress.state.step[0])
+def _step(progress: dict[str, Progress]) -> int:
+  return int(next(iter(progress.values())).state.step[0])
 
 
-def _with_rates(state: TrainState, rates: Sequence[float]) -> TrainState:
-  old = state.opt_state.hyperparams['learning_rate']
-  new = jax.device_put(np.asarray(rates, old.dtype), old.sharding)
-  return state._replace(opt_state=state.opt_state._replace(hyperparams={'learning_rate': new}))
+def _with_rates(progress: dict[str, Progress], rates: dict[str, list[float]]) -> dict[str, Progress]:
+  def one(progress: Progress, rates: list[float]) -> Progress:
+    opt_state = progress.state.opt_state
+    old = opt_state.hyperparams['learning_rate']
+    new = jax.device_put(np.asarray(rates, old.dtype), old.sharding)
+    opt_state = opt_state._replace(hyperparams={'learning_rate': new})
+    return progress._replace(state=progress.state._replace(opt_state=opt_state))
+
+  return {name: one(progress[name], rates[name]) for name in progress}
 
 
-def _line(rates: Sequence[float], mean_loss: np.ndarray, errors: list[list[float]], seconds: float) -> dict[str, Any]:
-  return {
-    'epoch': len(errors),
-    'learning_rate': list(rates),
-    'train_loss': mean_loss.tolist(),
-    'validation_accuracy': [1 - error for error in errors[-1]],
-    'seconds': seconds,
-  }
+def _report(
+  run: Run, progress: dict[str, Progress], rates: dict[str, list[float]], errors: Errors, seconds: float
+) -> None:
+  """A line for each group; each is given an equal share of the seconds, so that all lines together give the time."""
+  step = _step(progress)
+  steps_per_epoch = step // len(errors)
+  for name, group in progress.items():
+    values = {
+      'epoch': len(errors),
+      'learning_rate': rates[name],
+      'train_loss': (np.asarray(group.loss_sum, np.float64) / steps_per_epoch).tolist(),
+      'validation_accuracy': [1 - error for error in errors[-1][name]],
+      'seconds': seconds / len(progress),
+    }
+    run.report(name, step, values)

@@ -9,7 +9,7 @@ import optax
 from lmajax.losses import distillation
 from lmajax.types import Array, Key, ModelStats, Params
 from train.data.batches import Batch
-from train.step import Frozen, Objective
+from train.step import Frozen, Objective, Share
 
 
 def _forward(model: nn.Module, params: Params, stats: ModelStats, images: Array, key: Key) -> tuple[Array, Any]:
@@ -31,13 +31,22 @@ def supervised(model: nn.Module) -> Objective:
   return objective
 
 
-def distill(student: nn.Module, teacher: nn.Module, *, temperature: float, soft_weight: float) -> Objective:
-  """The paper's mix of soft targets and labels; ``frozen`` is the teacher's variables, run in evaluation mode."""
+def distill(student: nn.Module, *, temperature: float, soft_weight: float) -> Objective:
+  """The paper's mix of soft targets and labels; ``frozen`` is the teacher's logits of the batch."""
 
   def objective(params: Params, stats: ModelStats, frozen: Frozen, batch: Batch, key: Key):
-    teacher_logits, _ = jax.lax.stop_gradient(teacher.apply(frozen, batch.images, train=False))
     logits, stats = _forward(student, params, stats, batch.images, key)
-    loss = distillation(logits, teacher_logits, batch.labels, temperature=temperature, soft_weight=soft_weight).mean()
+    loss = distillation(logits, frozen, batch.labels, temperature=temperature, soft_weight=soft_weight).mean()
     return loss, (stats, {})
 
   return objective
+
+
+def teach(teacher: nn.Module) -> Share:
+  """From the teacher's variables to its logits of a batch, in evaluation mode: what all students under it share."""
+
+  def share(frozen: Frozen, batch: Batch) -> Array:
+    logits, _ = teacher.apply(frozen, batch.images, train=False)
+    return jax.lax.stop_gradient(logits)
+
+  return share

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import signal
+from collections.abc import Collection
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
@@ -87,14 +88,15 @@ class Run:
       numbers = value if isinstance(value, list) else [value]
       board.add_scalar(name, sum(numbers) / len(numbers), step)
 
-  def cut_back(self, phase: str, step: int) -> None:
-    """Forgets what a phase reported after the step it goes on from, and a line that a kill left unfinished."""
+  def cut_back(self, phases: Collection[str], step: int) -> None:
+    """Forgets what was reported of them after the step they go on from, and a line that a kill left unfinished."""
     if not self._metrics.exists():
       return
     kept = [line for line in map(_parsed, self._metrics.read_text().splitlines()) if line is not None]
-    kept = [line for line in kept if line['phase'] != phase or line['step'] <= step]
+    kept = [line for line in kept if line['phase'] not in phases or line['step'] <= step]
     write_atomically(self._metrics, ''.join(json.dumps(line) + '\n' for line in kept))
-    self._board(phase, purge_step=step + 1)
+    for phase in phases:
+      self._board(phase, purge_step=step + 1)
 
   def _board(self, phase: str, **options: Any) -> SummaryWriter:
     if phase not in self._boards:

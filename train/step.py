@@ -1,6 +1,6 @@
-"""One training step, whatever is trained: the objective is a value handed to it."""
+"""One training step, whatever is trained and however many: the objective is a value handed to it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -12,6 +12,7 @@ from lmajax.types import Array, Key, ModelStats, Params
 from train.data.batches import Batch
 
 Frozen = Any
+Share = Callable[[Frozen, Batch], Frozen]
 Metrics = dict[str, Array]
 Objective = Callable[[Params, ModelStats, Frozen, Batch, Key], tuple[Array, tuple[ModelStats, Metrics]]]
 
@@ -51,11 +52,6 @@ def train_step(objective: Objective, tx: optax.GradientTransformation) -> Step:
   return step
 
 
-def alone(function: Callable) -> Callable:
-  """Lifts nothing: the state is one student's."""
-  return function
-
-
 def vmapped(function: Callable) -> Callable:
   """Lifts a function of (state, …) over the leading axis of the state; the rest is shared by all seeds."""
 
@@ -88,18 +84,45 @@ def unless_stopped(step: Step) -> Step:
   return guarded
 
 
-def make_train_step(
-  objective: Objective, tx: optax.GradientTransformation, *, over: Callable[[Callable], Callable] = alone
-) -> Step:
-  """Compiles the step of a student, or of a cohort of seeds (``over``); donates the state and nothing else."""
-  return jax.jit(over(train_step(objective, tx)), donate_argnums=0)
+def together(functions: Mapping[str, Callable]) -> Callable:
+  """Functions of (state, …) in one program, each of the state under its own name; the rest is shared by all."""
+
+  def of_all(states, *shared):
+    return {name: function(states[name], *shared) for name, function in functions.items()}
+
+  return of_all
 
 
-def make_eval_step(model: nn.Module, *, over: Callable[[Callable], Callable] = alone) -> Callable:
-  """Compiles (variables, batch, mask) -> the number of right answers among the rows that the mask keeps."""
+def as_it_is(frozen: Frozen, batch: Batch) -> Frozen:
+  """Shares what is frozen itself."""
+  del batch
+  return frozen
 
-  def step(variables: dict[str, Any], batch: Batch, mask: Array) -> Array:
+
+def sharing(step: Callable, share: Share) -> Callable:
+  """The step that sees what ``share`` makes of the frozen and the batch: once a step, whoever looks at it."""
+
+  def shared(states, frozen, batch):
+    return step(states, share(frozen, batch), batch)
+
+  return shared
+
+
+def compiled(step: Callable) -> Callable:
+  """Compiles a step of one student or of many; donates their states and nothing else."""
+  return jax.jit(step, donate_argnums=0)
+
+
+def make_train_step(objective: Objective, tx: optax.GradientTransformation, *, share: Share = as_it_is) -> Step:
+  """The compiled step of one student."""
+  return compiled(sharing(train_step(objective, tx), share))
+
+
+def right_answers(model: nn.Module) -> Callable:
+  """A function (variables, batch, mask) -> the number of right answers among the rows that the mask keeps."""
+
+  def count(variables: dict[str, Any], batch: Batch, mask: Array) -> Array:
     logits, _ = model.apply(variables, batch.images, train=False)
     return jnp.sum((logits.argmax(-1) == batch.labels) & mask)
 
-  return jax.jit(over(step))
+  return count

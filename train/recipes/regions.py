@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lmajax import models, tree
@@ -21,7 +20,7 @@ from train.config_regions import Regions, check
 from train.data import load
 from train.data.batches import Batch
 from train.draw_regions import Panel
-from train.loop import Cohort, Data, accuracy, fit, member, optimizer
+from train.loop import Cohort, Data, Group, accuracies, fit, fresh, member
 from train.objectives import supervised
 from train.pieces import differentiated
 from train.regions import Plane
@@ -77,13 +76,14 @@ class Inputs(NamedTuple):
 
 
 class Experiment(NamedTuple):
-  """A configuration made real: the data, where to cut, and a cohort of seeds for every kind of network."""
+  """A configuration made real: the data, where to cut, and a group of seeds for every kind of network."""
 
   config: Regions
   data: Data
   test: list[tuple[Batch, Any]]
   inputs: Inputs
-  cohorts: dict[tuple[str, int | None], Cohort]
+  networks: Cohort
+  kinds: dict[str, tuple[str, int | None]]
 
 
 def experiment(asked: Regions) -> Experiment:
@@ -93,13 +93,14 @@ def experiment(asked: Regions) -> Experiment:
   dataset = load(asked.data, data_dir=asked.data_dir)
   data, test = build.data(students, dataset)
 
-  def cohort(activation: str, segments: int | None) -> Cohort:
+  def group(activation: str, segments: int | None) -> Group:
     units = (asked.width,) * asked.depth
     model = models.MLP(units, dataset.num_classes, build.activation(activation, segments))
-    return Cohort(model, supervised(model), range(asked.seeds), step.vmapped, build.plan(students, asked.epochs))
+    return Group(model, supervised(model), range(asked.seeds), step.vmapped)
 
-  cohorts = {kind: cohort(*kind) for kind in _kinds(asked)}
-  return Experiment(asked, data, test, _inputs(asked, test), cohorts)
+  kinds = {name if segments is None else f'{name}-{segments}': (name, segments) for name, segments in _kinds(asked)}
+  networks = Cohort({name: group(*kind) for name, kind in kinds.items()}, build.plan(students, asked.epochs))
+  return Experiment(asked, data, test, _inputs(asked, test), networks, kinds)
 
 
 def _kinds(asked: Regions) -> Iterator[tuple[str, int | None]]:
@@ -122,15 +123,14 @@ def _inputs(asked: Regions, test: list[tuple[Batch, Any]]) -> Inputs:
 
 
 def run(plan: Experiment, to: Run) -> list[Row]:
-  """Trains every cohort, counts before and after, and writes the table and the picture."""
-  to.bar.total = len(plan.cohorts) * plan.config.epochs * plan.data.batches.steps_per_epoch
+  """Trains all networks, counts before and after, and writes the table and the picture."""
+  to.bar.total = plan.config.epochs * plan.data.batches.steps_per_epoch
+  trained, before = fit(to, 'networks', plan.networks, plan.data), untrained(plan.networks, plan.data)
   rows, panels = [], []
-  for (activation, segments), cohort in plan.cohorts.items():
-    name = activation if segments is None else f'{activation}-{segments}'
-    trained = fit(to, name, cohort, plan.data)
-    count = _counter(plan, cohort)
-    for variables in (untrained(cohort, plan.data), trained):
-      columns, panel = count(variables)
+  for name, (activation, segments) in plan.kinds.items():
+    count = _counter(plan, name)
+    for variables in (before, trained):
+      columns, panel = count(variables[name])
       rows.append(Row(activation, segments, variables is trained, plan.config.width, plan.config.depth, *columns))
       panels.append(panel)
   values = [{**row._asdict(), 'regions_per_parameter': row.regions_per_parameter} for row in rows]
@@ -139,41 +139,43 @@ def run(plan: Experiment, to: Run) -> list[Row]:
   return rows
 
 
-def untrained(cohort: Cohort, data: Data) -> dict[str, Any]:
+def untrained(networks: Cohort, data: Data) -> dict[str, Any]:
   """The networks as ``fit`` starts from them, but with running statistics.
 
   Fresh ones would put batch norm at mean 0 and variance 1 and all of LMA's cuts at 0. These are measured by forward
   passes in training mode over the first training batches, which move no parameter.
   """
-  keys = jnp.stack([jax.random.key(seed) for seed in cohort.seeds])
-  start = cohort.over(lambda key, images: step.init_state(cohort.model, optimizer(0.0), key, images))
-  state = start(keys, data.batches[0].images)
 
-  def moved(state: step.TrainState, batch: Batch) -> step.TrainState:
-    _, (stats, _) = cohort.objective(state.params, state.stats, None, batch, state.key)
-    return state._replace(stats=stats)
+  def measuring(group: Group) -> Callable:
+    def moved(state: step.TrainState, batch: Batch) -> step.TrainState:
+      _, (stats, _) = group.objective(state.params, state.stats, None, batch, state.key)
+      return state._replace(stats=stats)
 
-  moved = jax.jit(cohort.over(moved))
+    return group.over(moved)
+
+  moved = jax.jit(step.together({name: measuring(group) for name, group in networks.groups.items()}))
+  states = {name: progress.state for name, progress in fresh(networks, data.batches[0].images).items()}
   for i in range(_MEASURING):
-    state = moved(state, data.batches[i])
-  return {'params': state.params, **state.stats}
+    states = moved(states, data.batches[i])
+  return {name: {'params': state.params, **state.stats} for name, state in states.items()}
 
 
-def _counter(plan: Experiment, cohort: Cohort) -> Callable[[dict[str, Any]], tuple[tuple, Panel]]:
-  """A cohort's variables -> the last columns of its row, and a panel of its first seed."""
-  act, seeds = cohort.model.act(), range(len(cohort.seeds))
+def _counter(plan: Experiment, name: str) -> Callable[[dict[str, Any]], tuple[tuple, Panel]]:
+  """A group's variables -> the last columns of its row, and a panel of its first seed."""
+  group = plan.networks.groups[name]
+  act, seeds = group.model.act(), range(len(group.seeds))
   measure = differentiated(lambda site, z: act.apply(site, z, train=False))
-  eval_step = step.make_eval_step(cohort.model, over=cohort.over)
+  score = accuracies({name: group})
 
   def count(variables: dict[str, Any]) -> tuple[tuple, Panel]:
-    right = accuracy(eval_step, variables, plan.test).tolist()
+    right = score({name: variables}, plan.test)[name].tolist()
     members = [member(variables, i) for i in seeds]
     networks = [regions.fold(one, measure, plan.inputs.hull) for one in members]
     cut = [network for network in networks if network is not None]
     lines = [on_lines(network, plan.inputs) for network in cut] or None
     panels = [on_plane(network, plan.inputs.plane) for network in cut]
     distinct = [panel.distinct for panel in panels] or None
-    panels = panels or [Panel(None, decisions(cohort.model, members[0], plan.inputs.plane))]
+    panels = panels or [Panel(None, decisions(group.model, members[0], plan.inputs.plane))]
     return (tree.size(members[0]['params']), lines, distinct, right), panels[0]
 
   return count
