@@ -15,7 +15,7 @@ SMALL = ['--activations', 'lma', '--width', '3', '--seeds', '2', '--epochs', '3'
 # a training step, the save of a checkpoint, a line of metrics, or any other file of the run.
 _COUNTED = """
 import os, signal, sys
-from train import checkpoint, config, loop, run
+from train import checkpoint, config, run, step
 from train.__main__ import main
 
 count_file, kind, after, at, signum, *arguments = sys.argv[1:]
@@ -33,9 +33,9 @@ def counted(call):
     return result
   return counting
 
-compiled = loop.compiled
+compiled = step.compiled
 if kind == 'step':
-  loop.compiled = lambda step: counted(compiled(step))
+  step.compiled = lambda function: counted(compiled(function))
 if kind == 'save':
   checkpoint.Checkpoints.save = counted(checkpoint.Checkpoints.save)
 if kind == 'line':

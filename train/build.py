@@ -120,4 +120,5 @@ def data(config: Distill, dataset: Dataset) -> tuple[Data, list]:
   normal = {'pixel_mean': dataset.pixel_mean, 'pixel_std': dataset.pixel_std, 'sharding': spread}
   batches = Batches(dataset.train, batch_size=config.batch_size, seed=0, augment=dataset.augment, **normal)
   evaluated = partial(evaluation_batches, batch_size=8 * config.batch_size, **normal)
-  return Data(batches, list(evaluated(dataset.validation)), spread), list(evaluated(dataset.test))
+  walk = step.stepped if jax.default_backend() == 'cpu' else step.looped
+  return Data(batches, list(evaluated(dataset.validation)), spread, walk), list(evaluated(dataset.test))

@@ -19,15 +19,16 @@ from train.errors import UserError
 from train.run import Run
 from train.schedules import Schedule
 from train.step import (
+  Advance,
   Frozen,
   Objective,
   Share,
   TrainState,
   as_it_is,
-  compiled,
   init_state,
   right_answers,
   sharing,
+  stepped,
   together,
   train_step,
   unless_stopped,
@@ -81,6 +82,7 @@ class Data(NamedTuple):
   batches: Batches
   validation: Sequence[tuple[Batch, Array]]
   sharding: jax.sharding.NamedSharding
+  walk: Callable[[Callable, Batches], Advance] = stepped
 
 
 class Progress(NamedTuple):
@@ -120,7 +122,7 @@ def fit(run: Run, phase: str, cohort: Cohort, data: Data, frozen: Frozen = None)
   """Trains a cohort to the end of its plan, from its last checkpoint if there is one; returns variables by name."""
   checkpoints = Checkpoints(folder_of(run.folder, phase))
   progress, errors = _start(run, cohort, data, checkpoints)
-  step, measure = compiled(cohort_step(cohort)), accuracies(cohort.groups)
+  advance, measure = data.walk(cohort_step(cohort), data.batches), accuracies(cohort.groups)
   run.bar.set_description(phase)
   run.bar.update(_step(progress))
 
@@ -137,19 +139,21 @@ def fit(run: Run, phase: str, cohort: Cohort, data: Data, frozen: Frozen = None)
   while rates := cohort.rates(errors):
     began = time.perf_counter()
     progress = _with_rates(progress, rates)
-    for i in range(_step(progress), (len(errors) + 1) * data.batches.steps_per_epoch):
+    step, end = _step(progress), (len(errors) + 1) * data.batches.steps_per_epoch
+    while step < end:
       if run.stopping:
         save(score=-1.0)  # not scored yet: never the best
         run.stop()
-      progress = step(progress, frozen, data.batches[i])
+      before = step
+      progress, step = advance(progress, frozen, before, end)
       _settle(progress)
-      run.bar.update()
+      run.bar.update(step - before)
     right = measure(variables(progress), data.validation)
     errors.append({name: (1 - accuracy).tolist() for name, accuracy in right.items()})
     _report(run, progress, rates, errors, time.perf_counter() - began)
     progress = {name: p._replace(loss_sum=jnp.zeros_like(p.loss_sum)) for name, p in progress.items()}
     if len(errors) % cohort.plan.save_every == 0 or not cohort.rates(errors):
-      save(score=float(np.mean([*right.values()])))
+      save(score=float(np.mean(np.concatenate([*right.values()]))))
   checkpoints.close()
   return variables(progress)
 

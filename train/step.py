@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from lmajax.types import Array, Key, ModelStats, Params
-from train.data.batches import Batch
+from train.data.batches import Batch, Batches, Epoch
 
 Frozen = Any
 Share = Callable[[Frozen, Batch], Frozen]
@@ -109,8 +109,43 @@ def sharing(step: Callable, share: Share) -> Callable:
 
 
 def compiled(step: Callable) -> Callable:
-  """Compiles a step of one student or of many; donates their states and nothing else."""
+  """Compiles a step (or several) of one student or of many; donates their states and nothing else."""
   return jax.jit(step, donate_argnums=0)
+
+
+Advance = Callable[[Any, Frozen, int, int], tuple[Any, int]]
+"""(states, frozen, first, end) -> (states, next): goes some of the steps from the first on, and none beyond the end."""
+
+
+def stepped(step: Callable, batches: Batches) -> Advance:
+  """Goes one step a call, on a batch that comes from the host."""
+  one = compiled(step)
+
+  def advance(states: Any, frozen: Frozen, first: int, end: int) -> tuple[Any, int]:
+    del end
+    return one(states, frozen, batches[first]), first + 1
+
+  return advance
+
+
+def looped(step: Callable, batches: Batches, *, chunk: int = 50) -> Advance:
+  """Goes a chunk of steps of one epoch a call, in one program over images that stay on the devices.
+
+  A signal has to wait for the chunk's end: 50 steps are seconds, and a call costs nothing beside them. The bounds are
+  no constants, so that all chunks are one program. On the CPU a convolution inside a loop is ten times slower.
+  """
+
+  def run(states: Any, frozen: Frozen, epoch: Epoch, first: Array, last: Array) -> Any:
+    return jax.lax.fori_loop(first, last, lambda i, states: step(states, frozen, batches.batch(epoch, i)), states)
+
+  compiled_run = compiled(run)
+
+  def advance(states: Any, frozen: Frozen, first: int, end: int) -> tuple[Any, int]:
+    last = min(first + chunk, end)
+    states = compiled_run(states, frozen, batches.epoch(first // batches.steps_per_epoch), first, last)
+    return jax.block_until_ready(states), last
+
+  return advance
 
 
 def make_train_step(objective: Objective, tx: optax.GradientTransformation, *, share: Share = as_it_is) -> Step:

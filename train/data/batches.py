@@ -1,8 +1,8 @@
 """Batches by step: the same step gives the same batch, whatever came before it, so that a resumed run is exact."""
 
 from collections.abc import Iterator
-from functools import partial
-from typing import NamedTuple
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,14 @@ class Batch(NamedTuple):
 
   images: Float32[Array, 'b h w c']
   labels: Int32[Array, ' b']
+
+
+class Epoch(NamedTuple):
+  """All training images, raw, on every device, and which of them make each batch of one epoch."""
+
+  images: UInt8[Array, 'n h w c']
+  labels: Int32[Array, ' n']
+  rows: Int32[Array, 'steps b']
 
 
 class Batches:
@@ -56,6 +64,29 @@ class Batches:
     rows = self._permutation(epoch)[position * self._batch_size :][: self._batch_size]
     images, labels = jax.device_put(self._images.take(rows), self._sharding)
     return Batch(_prepare(self._key, step, images, **self._normalize), labels)
+
+  def epoch(self, number: int) -> Epoch:
+    """What ``batch`` takes; the images go to the devices once, the rows of each epoch are drawn on the host."""
+    rows = self._permutation(number)[: self.steps_per_epoch * self._batch_size].astype(np.int32)
+    rows = jax.device_put(rows.reshape(self.steps_per_epoch, -1), self._everywhere)
+    return Epoch(*self._resident, rows)
+
+  def batch(self, epoch: Epoch, step: Int32[Array, '']) -> Batch:
+    """``self[step]``, made inside a program from the epoch that the step lies in."""
+    rows = self._spread(epoch.rows[step % self.steps_per_epoch])
+    images, labels = self._spread((epoch.images[rows], epoch.labels[rows]))
+    return Batch(_prepare(self._key, step, images, **self._normalize), labels)
+
+  @cached_property
+  def _resident(self) -> tuple[Array, Array]:
+    return jax.device_put((self._images.images, self._images.labels), self._everywhere)
+
+  @property
+  def _everywhere(self) -> jax.sharding.NamedSharding | None:
+    return self._sharding and jax.sharding.NamedSharding(self._sharding.mesh, jax.sharding.PartitionSpec())
+
+  def _spread(self, rows: Any) -> Any:
+    return rows if self._sharding is None else jax.lax.with_sharding_constraint(rows, self._sharding)
 
   def _permutation(self, epoch: int) -> np.ndarray:
     if self._shuffled[0] != epoch:
