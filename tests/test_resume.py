@@ -22,6 +22,9 @@ def whole(tmp_path_factory):
   done = train('distill', '--workdir', folder, *SMALL, counted=dots)
   assert done.returncode == 0, done.stderr
   assert dots.stat().st_size == TOTAL
+  arms = (['teacher'], ['lma-8-w3-distilled', 'lma-8-w3-hard'])
+  epochs = [(phase, STEPS_AN_EPOCH * epoch) for together in arms for epoch in (1, 2, 3) for phase in together]
+  assert [(line['phase'], line['step']) for line in metrics(folder)] == epochs
   return folder
 
 

@@ -1,8 +1,11 @@
 """Two ways through an epoch: a step a call from the host, or many a call on resident images; with the same numbers."""
 
+import itertools
+import json
 import os
 import signal
 from functools import partial
+from types import SimpleNamespace
 
 import chex
 import jax
@@ -13,6 +16,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from lmajax import LMA, models
 from lmajax.activations import linen
+from train import loop
 from train import step as steps
 from train.data import Images
 from train.data.batches import Batches, evaluation_batches
@@ -100,6 +104,15 @@ def test_both_ways_give_the_same_numbers(devices):
   chex.assert_trees_all_close(numbers(found), numbers(expected), rtol=1e-5, atol=1e-5)
   assert met == [8, 12, 17, 22, 24] and every == list(range(4, 25))
   assert len(calls) == 1  # one trace for chunks of any length
+
+
+def test_the_seconds_of_all_lines_are_the_seconds_of_the_run(tmp_path, monkeypatch):
+  clock = itertools.count()
+  monkeypatch.setattr(loop, 'time', SimpleNamespace(perf_counter=lambda: next(clock)))
+  with Run(tmp_path) as run:
+    fit(run, 'students', cohort(), data_with(SHORT), frozen_of())
+  seconds = [json.loads(line)['seconds'] for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+  assert seconds == [0.5] * 4  # two groups of students, two epochs of one tick
 
 
 def data_with(walk):
