@@ -10,6 +10,7 @@ import tyro
 
 from train import config as configs
 from train.config import Distill
+from train.config_bench import Bench
 from train.config_regions import Regions
 from train.errors import UserError
 from train.run import Run, Stopped, write_atomically
@@ -47,6 +48,7 @@ Command = (
   | Annotated[Report, tyro.conf.subcommand('report')]
   | Annotated[Readme, tyro.conf.subcommand('readme')]
   | Annotated[Regions, tyro.conf.subcommand('regions')]
+  | Annotated[Bench, tyro.conf.subcommand('bench')]
 )
 
 
@@ -155,7 +157,23 @@ def _readme(command: Readme, arguments: list[str]) -> None:
   write_atomically(command.file, filled(command.file.read_text(), command.file.parent))
 
 
-_COMMANDS = {Distill: _distill, Evaluate: _evaluate, Report: _report, Readme: _readme, Regions: _regions}
+def _bench(command: Bench, arguments: list[str]) -> None:
+  del arguments
+  from train.bench import run
+
+  table, paths = run.run(command.benchmark)
+  print(table)
+  print(f'\n{", ".join(map(str, paths))}')
+
+
+_COMMANDS = {
+  Distill: _distill,
+  Evaluate: _evaluate,
+  Report: _report,
+  Readme: _readme,
+  Regions: _regions,
+  Bench: _bench,
+}
 
 
 if __name__ == '__main__':

@@ -18,7 +18,7 @@ from train.loop import member
 from train.report import Row
 
 matplotlib.use('agg')
-_COLORS = {
+COLORS = {
   'relu': '#555555',
   'identity': '#0072b2',
   'prelu': '#e69f00',
@@ -44,7 +44,7 @@ def curves(path: Path, trained: dict[Arm, Any]) -> None:
     row[0].set_ylabel(f'width {width}\n{site}', fontsize=8)
   for (activation, segments), axis in zip(kinds, axes[0], strict=True):
     axis.set_title(activation if segments is None else f'{activation}-{segments}', fontsize=9)
-  _save(figure, path)
+  save(figure, path)
 
 
 def _rows(arms: dict[Arm, dict[str, Any]], width: int) -> list[str]:
@@ -77,7 +77,7 @@ def _curve(axis: Axes, arm: Arm, params: Any, stats: Any) -> None:
   if 'weight' in stats:  # a jump is no line
     y[:-1][np.abs(np.diff(y, axis=0)) > 20 * (x[1] - x[0])] = np.nan
   axis.plot(x, np.maximum(x, 0), color='#bbbbbb', linewidth=0.8)
-  axis.plot(x, y, color=_COLORS.get(arm.activation), linewidth=1.2, alpha=1 if channels == 1 else 0.6)
+  axis.plot(x, y, color=COLORS.get(arm.activation), linewidth=1.2, alpha=1 if channels == 1 else 0.6)
   axis.tick_params(labelsize=6)
 
 
@@ -96,15 +96,15 @@ def against(path: Path, rows: Sequence[Row], column: str) -> None:
         [values.index(getattr(row, column)) + 0.1 * (i - len(names) / 2) for row in line],
         [100 * d.mean for d in differences],
         [100 * (d.half_width or 0) for d in differences],
-        label=name, color=_COLORS.get(line[0].activation), marker='o', markersize=4, capsize=2, linewidth=1,
+        label=name, color=COLORS.get(line[0].activation), marker='o', markersize=4, capsize=2, linewidth=1,
       )  # fmt: skip
-    axis.axhline(0, color=_COLORS['relu'], linewidth=0.8)
+    axis.axhline(0, color=COLORS['relu'], linewidth=0.8)
     axis.set_xticks(range(len(values)), values)
     axis.set_xlabel(column)
     axis.set_title('hard labels' if hard_label else 'distilled', fontsize=10)
   axes[0].set_ylabel('accuracy − ReLU, points')
   axes[0].legend(fontsize=7)
-  _save(figure, path)
+  save(figure, path)
 
 
 def _line_name(row: Row, column: str) -> str:
@@ -112,7 +112,8 @@ def _line_name(row: Row, column: str) -> str:
   return (row.activation if column == 'segments' else row.label) + other
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+  """Writes a picture whole or not at all."""
   part = path.with_name(f'.{path.name}')
   figure.savefig(part, dpi=110)
   part.replace(path)

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from train import report
+from train.bench import activation, latency, record, scaling, step
 from train.recipes import regions
 from train.run import read_json
 
@@ -11,15 +12,21 @@ _TABLES = {
   'distill': lambda folder: report.table(report.read(folder)),
   'regions': lambda folder: regions.table(regions.read(folder)),
 }
+_BENCHMARKS = {f'bench-{module.__name__.rpartition(".")[2]}': module for module in (activation, step, scaling, latency)}
 _MARKED = re.compile(r'(<!-- table of (\S+) -->\n).*?(<!-- end of table -->)', re.DOTALL)
 
 
 def filled(text: str, root: Path) -> str:
-  """The text with the table of every marked results folder, relative to ``root``, put in anew."""
+  """The text with every marked table put in anew: of a results folder, or of a benchmark's JSON without its suffix."""
 
   def block(marked: re.Match[str]) -> str:
-    folder = root / marked[2]
-    recipe = read_json(folder / 'results.json')['recipe']
-    return f'{marked[1]}\n{_TABLES[recipe](folder)}\n\n{marked[3]}'
+    return f'{marked[1]}\n{_table(root / marked[2])}\n\n{marked[3]}'
 
   return _MARKED.sub(block, text)
+
+
+def _table(results: Path) -> str:
+  if not results.is_dir():
+    figures = record.read(results.with_suffix('.json'))
+    return _BENCHMARKS[figures['recipe']].table(figures)
+  return _TABLES[read_json(results / 'results.json')['recipe']](results)

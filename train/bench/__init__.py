@@ -1,0 +1,1 @@
+"""Benchmarks: all contestants side by side in one run."""
