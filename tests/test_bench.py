@@ -103,6 +103,7 @@ def ran(tmp_path, capsys, name, *options):
   assert figures['environment']['date']
   text = f'<!-- table of out/{name} -->\n<!-- end of table -->'
   table = filled(text, tmp_path).splitlines()[2:-2]
+  assert table[-1].endswith(f'{figures["environment"]["date"]}.')
   printed = capsys.readouterr().out
   assert '\n'.join(table) in printed  # made again from the JSON alone
   return figures, table
@@ -131,19 +132,21 @@ def test_activation(tmp_path, capsys):
   assert forward[names.index('copy')]['bandwidth_share'] == 1
   assert set(figures['memory']) == {'relu', 'lma-8'}
   assert 0 < figures['memory']['relu'] < figures['memory']['lma-8']
-  assert len(table) == 2 + len(names + peers)
+  assert len(table) == 2 + len(names + peers) + 2
 
 
 def test_step(tmp_path, capsys):
   options = ['--networks', 'student-3', '--activations', 'relu', '--cohorts', '2', '--batch-size', '2']
   figures, table = ran(tmp_path, capsys, 'step', *options)
   found = [(row['labels'], row['students'], row['library']) for row in figures['rows']]
-  assert found == [(labels, n, library) for labels, n in (('hard', 1), ('distilled', 2)) for library in LIBRARIES]
+  assert found == [
+    (labels, n, library) for labels, n in (('hard', 1), ('distilled', 1), ('distilled', 2)) for library in LIBRARIES
+  ]
   for row in figures['rows']:
     sensible(row)
     assert row['images_per_second'] == pytest.approx(2 * row['students'] / row['seconds'])
     assert (row['layout'] is None) == (row['library'] == 'JAX')
-  assert len(table) == 2 + 2
+  assert len(table) == 2 + 3 + 2
 
 
 def test_scaling(tmp_path, capsys):
@@ -169,7 +172,7 @@ def test_latency(tmp_path, capsys):
   assert {row['library'] for row in figures['rows']} == set(LIBRARIES)
   for row in figures['rows']:
     sensible(row)
-  assert len(table) == 2 + 3
+  assert len(table) == 2 + 3 + 2
 
 
 def test_the_gradients_that_are_timed_are_those_of_the_activation():
@@ -186,7 +189,7 @@ WRONG = [
   (Activation(sizes=(100,)), '--sizes is 100'),
   (Activation(activations=('lma-8',)), '--activations is without relu'),
   (Step(rounds=0), '--rounds is 0'),
-  (Step(cohorts=()), '--cohorts is empty'),
+  (Step(networks=()), '--networks is empty'),
   (Scaling(segments=(1, 2)), '--segments is 1'),
   (Scaling(devices=(3,)), '--batch-size is 64'),
   (Latency(batch_sizes=(2, 2)), '--batch-sizes is 2 2'),

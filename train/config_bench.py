@@ -10,6 +10,7 @@ from train.config import require, text
 
 Label = Literal['relu', 'prelu', 'swish', 'gelu', 'aplu-8', 'lma-4', 'lma-8', 'lma-16', 'lma-joined-8']
 NetworkName = Literal['student-1', 'student-2', 'student-3', 'wrn-10-4', 'mlp']
+Student = Literal['student-1', 'student-2', 'student-3']
 CHANNELS = 64  # of the feature maps that the activations alone are timed on
 
 
@@ -47,8 +48,10 @@ class Step:
   """What is trained on hard labels; the paper's CIFAR-10 students among them are also distilled."""
   activations: tuple[Label, ...] = ('relu', 'lma-8')
   """The networks' activations."""
-  cohorts: tuple[int, ...] = (1, 5)
-  """How many students learn from one run of the teacher."""
+  cohorts: tuple[int, ...] = (5,)
+  """How many students learn together from one run of the teacher."""
+  cohort_networks: tuple[Student, ...] = ('student-3',)
+  """What those students are; they take a minute each to compile."""
   batch_size: int = 64
   """Images of 32 × 32 a step."""
 
@@ -112,7 +115,7 @@ def check(config: Any) -> None:
   """Refuses what cannot be run, naming the option."""
   for name, value in vars(config).items():
     numbers = value if isinstance(value, tuple) else (value,)
-    require(bool(numbers), name, 'empty', 'give at least one')
+    require(bool(numbers) or name.startswith('cohort'), name, 'empty', 'give at least one')
     require(len(set(numbers)) == len(numbers), name, text(value), 'give each once')
     require(all(n > 0 for n in numbers if isinstance(n, int)), name, text(value), 'give positive numbers')
   for size in getattr(config, 'sizes', ()):

@@ -12,7 +12,7 @@ import lmajax
 from lmajax.types import Array
 from train import report
 from train.bench import networks, peers, timing
-from train.bench.record import Record, megabytes, milliseconds, ratio_fields, ratio_text
+from train.bench.record import Record, caption, megabytes, milliseconds, ratio_fields, ratio_text
 from train.config_bench import CHANNELS, Activation
 from train.loop import optimizer
 from train.objectives import supervised
@@ -112,13 +112,12 @@ def _row(name: str, one: Compiled, samples: dict[str, list[float]]) -> dict[str,
   }
 
 
-def step_memory(config: Activation, label: str) -> int:
+def step_memory(config: Activation, label: str) -> int | None:
   """Bytes that a training step of the network needs beside its arguments and results; compiled, not run."""
   model, tx = networks.network(config.network, label), optimizer(0.0)
   batch = networks.batch(config.batch_size)
   state = networks.state(model, tx, batch.images)
-  program = jax.jit(train_step(supervised(model), tx), donate_argnums=0).lower(state, None, batch).compile()
-  return int(program.memory_analysis().temp_size_in_bytes)
+  return compiled(train_step(supervised(model), tx), state, None, batch, moved=None).temp_bytes
 
 
 _HEAD = ('activation', 'type', *(f'{w}{c}' for w in ('forward ', 'with backward ') for c in _COLUMNS), 'step MB')
@@ -133,7 +132,9 @@ def table(record: Record) -> str:
     memory = record['memory'].get(name) if dtype == 'float32' else None
     cells = [cell for which in PASSES for cell in _cells(rows.get((name, dtype, which)))]
     lines.append((name, dtype, *cells, megabytes(memory)))
-  return report.markdown(_HEAD, lines)
+  config = record['config']
+  what = f'{largest:,} elements; "step MB" is of {config["network"]}, {config["batch_size"]} images'
+  return f'{report.markdown(_HEAD, lines)}\n\n{what}; {caption(record)}'
 
 
 def _cells(row: dict[str, Any] | None) -> tuple[str, ...]:

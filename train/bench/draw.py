@@ -6,6 +6,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from train.bench.activation import PASSES
 from train.bench.record import Record
@@ -35,7 +36,7 @@ def activation(record: Record, path: Path) -> None:
   for axis in axes[-1]:
     axis.set_xlabel('elements')
   handles, labels = axes[0][0].get_legend_handles_labels()
-  figure.legend(handles, labels, loc='outside right upper', fontsize=8)
+  figure.legend(handles, labels, loc='outside right upper', fontsize=8, handlelength=3.5)
   save(figure, path)
 
 
@@ -67,7 +68,7 @@ def step(record: Record, path: Path) -> None:
   figure = Figure(figsize=(max(6, 1.15 * len(groups) + 1.5), 3.8), layout='constrained')
   axis = figure.subplots()
   _bars(axis, groups, record['rows'], case, lambda row: row['images_per_second'])
-  axis.set_ylabel('images per second and student')
+  axis.set_ylabel('images per second, all students together')
   figure.legend(*axis.get_legend_handles_labels(), fontsize=8, loc='outside upper center', ncols=4)
   save(figure, path)
 
@@ -93,16 +94,25 @@ def _bars(
   kinds = list(dict.fromkeys((row['library'], row['activation']) for row in rows))
   for i, (library, label) in enumerate(kinds):
     found = [row for row in rows if (row['library'], row['activation']) == (library, label)]
-    axis.bar(
+    bars = axis.bar(
       [groups.index(group(row)) + (i - (len(kinds) - 1) / 2) * 0.84 / len(kinds) for row in found],
       [height(row) for row in found],
       width=0.8 / len(kinds), color=_color(label), label=f'{library} {label}',
       hatch='////' if library == 'PyTorch' else None, edgecolor='white', linewidth=0.5,
     )  # fmt: skip
+    axis.bar_label(bars, [_digits(height(row)) for row in found], fontsize=5.5, rotation=90, padding=2)
   axis.set_xticks(range(len(groups)), groups, fontsize=8)
   axis.set_yscale('log')
+  axis.yaxis.set_major_formatter('{x:g}')
+  axis.yaxis.set_minor_formatter(NullFormatter())
+  axis.set_ylim(0.5 * min(map(height, rows)), 2 * max(map(height, rows)))
   axis.grid(axis='y', alpha=0.3)
   axis.set_axisbelow(True)
+
+
+def _digits(number: float) -> str:
+  """At least three that count."""
+  return f'{number:,.0f}' if number >= 100 else f'{number:.3g}'
 
 
 def scaling(record: Record, path: Path) -> None:
@@ -136,8 +146,8 @@ def _families(rows: Sequence[Row]) -> dict[str, list[Row]]:
   }
 
 
-def _line(axis: Axes, rows: Sequence[Row], x: str, y: str, label: str) -> None:
+def _line(axis: Axes, rows: Sequence[Row], x: str, y: str, label: str, **how: Any) -> None:
   values = [row[x] for row in rows]
-  axis.plot(values, [row[y] for row in rows], marker='o', markersize=4, linewidth=1.2, label=label)
+  axis.plot(values, [row[y] for row in rows], marker='o', markersize=4, linewidth=1.2, label=label, **how)
   axis.set_xscale('log', base=2)
   axis.xaxis.set_major_formatter('{x:.0f}')

@@ -8,7 +8,7 @@ from tqdm.auto import tqdm
 
 from train import report
 from train.bench import networks, peers, timing
-from train.bench.record import Record, milliseconds, ratio_fields, ratio_text
+from train.bench.record import Record, caption, milliseconds, ratio_fields, ratio_text
 from train.config_bench import Latency
 
 
@@ -53,7 +53,8 @@ def table(record: Record) -> str:
   lines = []
   for key in dict.fromkeys(key[:2] for key in rows):
     lines.append((*key, *(cell for column in columns for cell in _cells(rows.get((*key, *column))))))
-  return report.markdown(('network', 'activation', *head), lines)
+  whole = report.markdown(('network', 'activation', *head), lines)
+  return f'{whole}\n\n× ReLU is within a library; {caption(record)}'
 
 
 def _cells(row: dict[str, Any] | None) -> tuple[str, str]:

@@ -49,6 +49,15 @@ def read(path: Path) -> Record:
   return values
 
 
+def caption(record: Record) -> str:
+  """What stands under every table: how, where and when."""
+  machine = record['environment']
+  torch = f', PyTorch {machine["torch"]} (eager)' if machine['torch'] else ''
+  where = f'{machine["device"]}, {machine["cores"]} cores, JAX {machine["jax"]}{torch}, {machine["date"]}'
+  rounds = record['config']['rounds']
+  return f'medians of {rounds} rounds, ratios with their 10th and 90th percentiles; {where}.'
+
+
 def ratio_fields(ratio: Ratio) -> dict[str, float]:
   """A ratio as columns of a row."""
   return {'ratio': ratio.median, 'ratio_low': ratio.low, 'ratio_high': ratio.high}

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from train import report
 from train.bench import activation, networks, step, timing
-from train.bench.record import Record, milliseconds, ratio_fields, ratio_text
+from train.bench.record import Record, caption, milliseconds, ratio_fields, ratio_text
 from train.bench.worker import DONE
 from train.config_bench import Scaling
 from train.errors import UserError
@@ -131,5 +131,6 @@ def table(record: Record) -> str:
       report.markdown(('processes of devices', 'ms', 'images/s', '× one device'), devices),
       report.markdown(('segments', 'elements', 'pass', 'ms', '× ReLU'), segments),
       report.markdown(('images a step', 'activation', 'ms', 'images/s', '× ReLU'), batches),
+      caption(record),
     )
   )

@@ -11,7 +11,7 @@ from lmajax import models
 from lmajax.activations import linen
 from train import build, report, schedules
 from train.bench import networks, peers, timing
-from train.bench.record import Record, milliseconds, ratio_fields, ratio_text
+from train.bench.record import Record, caption, milliseconds, ratio_fields, ratio_text
 from train.config_bench import Step
 from train.data.batches import Batch
 from train.loop import Cohort, Group, Plan, Progress, cohort_step, optimizer
@@ -57,8 +57,10 @@ def measure(config: Step) -> Record:
 def cases(config: Step) -> list[Case]:
   """Every network on hard labels; the paper's students under their teacher, alone and as cohorts."""
   students = [name for name in config.networks if name.startswith('student-')]
-  distilled = [Case(name, True, count) for name in students for count in config.cohorts]
-  return [*(Case(name, False, 1) for name in config.networks), *distilled]
+  alone = [
+    Case(name, distilled, 1) for distilled, names in ((False, config.networks), (True, students)) for name in names
+  ]
+  return [*alone, *(Case(name, True, count) for name in config.cohort_networks for count in config.cohorts)]
 
 
 def _classes(case: Case) -> int:
@@ -106,10 +108,12 @@ _HEAD = ('network', 'labels', 'students', 'activation', 'JAX ms', 'images/s', 'P
 
 
 def table(record: Record) -> str:
-  """The figures as Markdown; images/s counts a batch once for each student."""
+  """The figures as Markdown."""
   rows = {(*_key(row), row['library']): row for row in record['rows']}
   keys = dict.fromkeys(_key(row) for row in record['rows'])
-  return report.markdown(_HEAD, [_cells(key, rows[*key, 'JAX'], rows.get((*key, 'PyTorch'))) for key in keys])
+  lines = [_cells(key, rows[*key, 'JAX'], rows.get((*key, 'PyTorch'))) for key in keys]
+  what = f'{record["config"]["batch_size"]} images a step, each counted once for every student'
+  return f'{report.markdown(_HEAD, lines)}\n\n{what}; {caption(record)}'
 
 
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:
