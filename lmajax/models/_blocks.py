@@ -4,7 +4,7 @@ import flax.linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from lmajax.models._conv import conv_general_dilated
+from lmajax.models._conv import conv_general_dilated, max_pool
 from lmajax.types import ActivationFactory
 
 
@@ -30,7 +30,7 @@ class ConvBlock(nn.Module):
     x = nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype, name='norm')(x)
     x = self.act(name='act')(x, train=train)
     if self.pool:
-      x = nn.max_pool(x, (2, 2), strides=(2, 2))
+      x = max_pool(x)
     return nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not train)(x) if self.dropout else x
 
 

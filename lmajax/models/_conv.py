@@ -1,9 +1,10 @@
-"""Convolution in the form that its platform runs fastest: XLA's own, but for stride 1 on the CPU."""
+"""Convolution and pooling in the form that their platform runs fastest: XLA's own, but on the CPU."""
 
 import math
 from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,7 @@ from jaxtyping import Array, Float
 
 _LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 _IMAGES = 4  # whose columns are in the caches together
+_MANY = 16
 
 
 def conv_general_dilated(
@@ -60,7 +62,26 @@ def _pair_kernel(kernel: Float[Array, 'k k i o']) -> Float[Array, 'k m i2 o2']:
 
 @jax.custom_vjp
 def _same(x: Float[Array, 'n h w i'], kernel: Float[Array, 'k m i o']) -> Float[Array, 'n h w o']:
-  return jax.lax.conv_general_dilated(x, kernel, (1, 1), 'SAME', dimension_numbers=_LAYOUT)
+  """XLA's, unless the channels differ much: then a matrix product, of the columns or before them."""
+  k, m, i, o = kernel.shape
+  if i <= o < _MANY * i:
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), 'SAME', dimension_numbers=_LAYOUT)
+  return jax.lax.map(partial(_from_columns if i < o else _into_columns, kernel=kernel), _groups(x)).reshape(
+    *x.shape[:3], o
+  )
+
+
+def _from_columns(x: Float[Array, 'n h w i'], kernel: Float[Array, 'k m i o']) -> Float[Array, 'n h w o']:
+  k, m, i, o = kernel.shape
+  return (_flat(_columns(x, k, m)) @ kernel.reshape(-1, o)).reshape(*x.shape[:3], o)
+
+
+def _into_columns(x: Float[Array, 'n h w i'], kernel: Float[Array, 'k m i o']) -> Float[Array, 'n h w o']:
+  """One product for all taps, whose results are then moved to their places and added."""
+  (n, h, w, _), (k, m, i, o) = x.shape, kernel.shape
+  products = (_flat(x) @ kernel.transpose(2, 0, 1, 3).reshape(i, -1)).reshape(n, h, w, -1)
+  products = _padded(products, k, m).reshape(n, h + k - 1, w + m - 1, k, m, o)
+  return sum(products[:, a : a + h, b : b + w, a, b] for a, b in np.ndindex(k, m))
 
 
 def _same_backward(kept: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
@@ -76,7 +97,6 @@ def _kernel_gradient(
 ) -> Float[Array, 'k m i o']:
   """A matrix product over all positions, a few images at a time, with the columns of the side of fewer channels."""
   k, m, i, o = shape
-  few = math.gcd(len(x), _IMAGES)
 
   def add(total: Array, images: tuple[Array, Array]) -> tuple[Array, None]:
     x, g = images
@@ -85,18 +105,42 @@ def _kernel_gradient(
     return total + _flat(x).T @ _flat(_columns(g, k, m)), None
 
   start = jnp.zeros((k * m * i, o) if i < o else (i, k * m * o), x.dtype)
-  total, _ = jax.lax.scan(add, start, tuple(a.reshape(-1, few, *a.shape[1:]) for a in (x, g)))
+  total, _ = jax.lax.scan(add, start, (_groups(x), _groups(g)))
   if i < o:
     return total.reshape(shape)
   return total.reshape(i, k, m, o).transpose(1, 2, 0, 3)[::-1, ::-1]
+
+
+def _groups(x: Float[Array, 'n h w c']) -> Float[Array, 'groups few h w c']:
+  few = math.gcd(len(x), _IMAGES)
+  return x.reshape(-1, few, *x.shape[1:])
 
 
 def _flat(x: Array) -> Array:
   return x.reshape(-1, x.shape[-1])
 
 
+def _padded(x: Float[Array, 'n h w c'], k: int, m: int) -> Float[Array, 'n hk wm c']:
+  return jnp.pad(x, ((0, 0), (k // 2, k // 2), (m // 2, m // 2), (0, 0)))
+
+
 def _columns(x: Float[Array, 'n h w c'], k: int, m: int) -> Float[Array, 'n h w kmc']:
   """Beside each position the k × m about it."""
   h, w = x.shape[1:3]
-  padded = jnp.pad(x, ((0, 0), (k // 2, k // 2), (m // 2, m // 2), (0, 0)))
-  return jnp.concatenate([padded[:, i : i + h, j : j + w] for i in range(k) for j in range(m)], axis=-1)
+  padded = _padded(x, k, m)
+  return jnp.concatenate([padded[:, a : a + h, b : b + w] for a, b in np.ndindex(k, m)], axis=-1)
+
+
+def max_pool(x: Float[Array, 'n h w c']) -> Float[Array, 'n h2 w2 c']:
+  """The largest of each 2 × 2; a tie goes to the first, as in XLA's pooling, whose gradient is slow on the CPU."""
+  return jax.lax.platform_dependent(x, cpu=_first_of_largest, default=lambda x: nn.max_pool(x, (2, 2), strides=(2, 2)))
+
+
+def _first_of_largest(x: Array) -> Array:
+  n, h, w, c = x.shape
+  x = x[:, : h // 2 * 2, : w // 2 * 2].reshape(n, h // 2, 2, w // 2, 2, c)
+  largest = x[:, :, 0, :, 0]
+  for row, column in ((0, 1), (1, 0), (1, 1)):
+    other = x[:, :, row, :, column]
+    largest = jnp.where(other > largest, other, largest)
+  return largest
