@@ -63,16 +63,15 @@ def _pair_kernel(kernel: Float[Array, 'k k i o']) -> Float[Array, 'k m i2 o2']:
 @jax.custom_vjp
 def _same(x: Float[Array, 'n h w i'], kernel: Float[Array, 'k m i o']) -> Float[Array, 'n h w o']:
   """XLA's, unless the channels differ much: then a matrix product, of the columns or before them."""
-  k, m, i, o = kernel.shape
+  i, o = kernel.shape[2:]
   if i <= o < _MANY * i:
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), 'SAME', dimension_numbers=_LAYOUT)
-  return jax.lax.map(partial(_from_columns if i < o else _into_columns, kernel=kernel), _groups(x)).reshape(
-    *x.shape[:3], o
-  )
+  product = partial(_from_columns if i < o else _into_columns, kernel=kernel)
+  return jax.lax.map(product, _groups(x)).reshape(*x.shape[:3], o)
 
 
 def _from_columns(x: Float[Array, 'n h w i'], kernel: Float[Array, 'k m i o']) -> Float[Array, 'n h w o']:
-  k, m, i, o = kernel.shape
+  k, m, _, o = kernel.shape
   return (_flat(_columns(x, k, m)) @ kernel.reshape(-1, o)).reshape(*x.shape[:3], o)
 
 
