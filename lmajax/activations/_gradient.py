@@ -1,4 +1,4 @@
-"""The gradient rule of LMA: two functions made of each other's derivatives, which keep nothing of x's size but x."""
+"""The gradient rule of LMA: two functions, each the other's derivative, that keep nothing of x's size but x."""
 
 import itertools
 
@@ -18,6 +18,12 @@ def select(
   for cut, above in zip(cuts, table[1:], strict=True):
     entry = jnp.where(at >= cut, above, entry)
   return entry
+
+
+def alike(*arrays: Array) -> list[Array]:
+  """Varying over all the axes of ``shard_map`` over which one of them varies: a rule may not cast what JAX would."""
+  axes = frozenset[str]().union(*(jax.typeof(a).manual_axis_type.varying for a in arrays))
+  return [jax.lax.pcast(a, tuple(axes - jax.typeof(a).manual_axis_type.varying), to='varying') for a in arrays]
 
 
 @jax.custom_vjp

@@ -102,7 +102,9 @@ def lma(
   Source: the LMA paper, equation 4.
   """
   wide = _wide(x.dtype, slopes.dtype)
-  return _gradient.affine(x, x, *_tables(slopes, intercepts, wide), _stacked_cuts(stats, slopes.size, wide))
+  tables, cuts = _tables(slopes, intercepts, wide), _stacked_cuts(stats, slopes.size, wide)
+  x, *tables, cuts = _gradient.alike(x, *tables, cuts)
+  return _gradient.affine(x, x, *tables, cuts)
 
 
 def lma_plain(
