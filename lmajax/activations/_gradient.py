@@ -103,6 +103,7 @@ def _by_lanes(at: Array, x: Array, g: Array, cuts: Array) -> tuple[Array, Array]
   def sums(*block: Array) -> Array:
     total = jnp.zeros((lanes, 2 * k), dtype)
     for at, x, g in zip(*(a.astype(dtype).reshape(_ROWS, lanes, 1) for a in block), strict=True):
+      at = jnp.where(jnp.isnan(at), jnp.full_like(at, -jnp.inf), at)  # NaN counts as segment 0
       terms = g * jnp.where(sloped, x, jnp.ones_like(x))
       total += jnp.where((at >= low) & ~(at >= high), terms, jnp.zeros_like(terms))
     return total
