@@ -109,8 +109,9 @@ def _by_lanes(at: Array, x: Array, g: Array, cuts: Array) -> tuple[Array, Array]
     return total
 
   def add(i: Array, total: Array) -> Array:
+    arrays, i = jax.lax.optimization_barrier((flat, i))  # else bfloat16 is cast whole, ahead of the loop
     start = i * (_ROWS * lanes)
-    return total + sums(*(jax.lax.dynamic_slice(a, (start,), (_ROWS * lanes,)) for a in flat))
+    return total + sums(*(jax.lax.dynamic_slice(a, (start,), (_ROWS * lanes,)) for a in arrays))
 
   total = sums(*(jnp.pad(a[size - rest :], (0, _ROWS * lanes - rest)) for a in flat))
   total = (jax.lax.fori_loop(0, count, add, total) if count else total).sum(axis=0)
