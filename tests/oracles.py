@@ -72,6 +72,16 @@ def lma(x, slopes, intercepts, stats):
   return y
 
 
+def segment_sums(at, x, g, cuts):
+  at, x, g = (np.asarray(a, np.float64) for a in (at, x, g))
+  slopes, intercepts = np.zeros((2, len(cuts) + 1))
+  for i in np.ndindex(at.shape):
+    segment = sum(1 for cut in cuts if at[i] >= cut)
+    slopes[segment] += g[i] * x[i]
+    intercepts[segment] += g[i]
+  return slopes, intercepts
+
+
 def joined_intercepts(slopes, stats):
   """Walks from the mean outward: each piece takes up where its neighbour stopped."""
   slopes, (mean, std) = np.asarray(slopes, np.float64), (float(stat) for stat in stats)
