@@ -22,10 +22,13 @@ class Activation(Protocol):
   """An elementwise layer: ReLU, PReLU, Swish, APLU, LMA.
 
   ``where`` has the rank of ``x``, broadcasts against it, and is looked at by statistics alone. ``train`` may be given
-  here or as a field of the module, as ``use_running_average`` of ``flax.linen.BatchNorm``.
+  here or as a field of the module, as ``use_running_average`` of ``flax.linen.BatchNorm``. ``stats`` are those of ``x``
+  where the caller knows them already, as after a batch norm.
   """
 
-  def __call__(self, x: Array, *, where: Bool[Array, '...'] | None = None, train: bool | None = None) -> Array:
+  def __call__(
+    self, x: Array, *, where: Bool[Array, '...'] | None = None, train: bool | None = None, stats: Any = None
+  ) -> Array:
     """Applies the activation to every element of ``x``."""
     ...
 

@@ -25,6 +25,15 @@ def measure(x, *, where=None):
   return mean, math.inf if squares > LARGEST else math.sqrt(squares / max(len(kept) - 1, 1))
 
 
+def batch_norm_stats(variance, scale, bias, *, count, epsilon=1e-5):
+  channels, mean, biased = len(bias), 0.0, 0.0
+  for beta in bias:
+    mean += float(beta) / channels
+  for v, gamma, beta in zip(variance, scale, bias, strict=True):
+    biased += (float(gamma) ** 2 * float(v) / (float(v) + epsilon) + (float(beta) - mean) ** 2) / channels
+  return mean, math.sqrt(biased * count / max(count - 1, 1))
+
+
 def init_stats():
   return 0.0, 0.0, 0.0
 
@@ -80,6 +89,14 @@ def segment_sums(at, x, g, cuts):
     slopes[segment] += g[i] * x[i]
     intercepts[segment] += g[i]
   return slopes, intercepts
+
+
+def fold_batch_norm(slopes, intercepts, stats, norm, *, epsilon=1e-5):
+  def apply(x):
+    steep = np.float64(norm['scale']) / np.sqrt(np.float64(norm['variance']) + epsilon)
+    return lma((np.float64(x) - norm['mean']) * steep + norm['bias'], slopes, intercepts, stats)
+
+  return apply
 
 
 def joined_intercepts(slopes, stats):

@@ -2,15 +2,17 @@
 
 from lmajax.activations import linen
 from lmajax.activations._baselines import aplu, aplu_init, prelu, swish
-from lmajax.activations._lma import joined_intercepts, lma, lma_plain, relu_init, segment_index
-from lmajax.activations._stats import RunningStats, Stats, debias, init_stats, measure, update_stats
+from lmajax.activations._lma import fold_batch_norm, joined_intercepts, lma, lma_plain, relu_init, segment_index
+from lmajax.activations._stats import RunningStats, Stats, batch_norm_stats, debias, init_stats, measure, update_stats
 
 __all__ = [
   'RunningStats',
   'Stats',
   'aplu',
   'aplu_init',
+  'batch_norm_stats',
   'debias',
+  'fold_batch_norm',
   'init_stats',
   'joined_intercepts',
   'linen',

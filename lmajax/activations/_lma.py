@@ -1,6 +1,7 @@
 """The Light Multi-segment Activation: one affine piece per segment of a layer's input range."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -170,3 +171,61 @@ def joined_intercepts(slopes: Float[Array, ' k'], stats: Stats) -> Float[Array, 
   middle = slopes.size // 2
   mean = jax.lax.stop_gradient(stats.mean).astype(slopes.dtype)
   return from_first - (slopes[middle] * mean + from_first[middle])
+
+
+def fold_batch_norm(
+  slopes: Float[Array, ' k'],
+  intercepts: Float[Array, ' k'],
+  stats: Stats,
+  norm: dict[str, Float[Array, ' c']],
+  *,
+  epsilon: float = 1e-5,
+) -> Callable[[Float[Array, '*b c']], Float[Array, '*b c']]:
+  r"""Makes one layer of a batch norm and the LMA after it: for inference, an affine piece per segment and channel.
+
+  .. math:: y = \alpha_k a_c\, x + (\alpha_k b_c + \beta_k), \quad
+    a = \gamma / \sqrt{v + \epsilon}, \quad b = \beta^{bn} - a m
+
+  with the segment k of :math:`a_c x + b_c`, found by comparing x with cuts of its own channel.
+
+  Args:
+    slopes: α of the LMA.
+    intercepts: β of the LMA.
+    stats: the debiased running statistics of the LMA.
+    norm: ``scale``, ``bias``, ``mean`` and ``variance`` of the batch norm, a number per channel.
+    epsilon: ε of the norm.
+
+  Returns:
+    The function of the norm's input. Within rounding of a cut it may take the neighbouring piece.
+
+  >>> norm = dict(scale=jnp.array([2.]), bias=jnp.array([1.]), mean=jnp.array([0.]), variance=jnp.array([1.]))
+  >>> folded = fold_batch_norm(*relu_init(8), Stats(jnp.array(0.), jnp.array(1.)), norm, epsilon=0.)
+  >>> folded(jnp.array([[-1.], [1.]])).tolist()
+  [[0.0], [3.0]]
+
+  Source: not in the paper.
+  """
+  cuts = _stacked_cuts(stats, slopes.size, _wide(slopes.dtype))
+  steep = norm['scale'] / jnp.sqrt(norm['variance'] + epsilon)
+  shift = norm['bias'] - steep * norm['mean']
+  down, flat = steep < 0, steep == 0
+
+  def edge(cut: Array) -> Array:  # a flat channel lies in one segment, wherever x is
+    where_flat = jnp.where(shift >= cut, -jnp.inf, jnp.inf)
+    return jnp.where(flat, where_flat, (cut - shift) / jnp.where(flat, jnp.ones_like(steep), steep))
+
+  edges = [edge(cut) for cut in cuts]
+  pieces = [(alpha * steep, alpha * shift + beta) for alpha, beta in zip(slopes, intercepts, strict=True)]
+
+  def apply(x: Float[Array, '*b c']) -> Float[Array, '*b c']:
+    def row(a: Array) -> Array:
+      return jnp.broadcast_to(a.reshape((1,) * (x.ndim - 1) + a.shape), x.shape)
+
+    wide = x.astype(cuts.dtype)
+    slope, intercept = (row(a) for a in pieces[0])
+    for at, piece in zip(edges, pieces[1:], strict=True):
+      above = jnp.where(row(down), wide <= row(at), wide >= row(at))
+      slope, intercept = (jnp.where(above, row(new), old) for new, old in zip(piece, (slope, intercept), strict=True))
+    return (slope * wide + intercept).astype(x.dtype)
+
+  return apply

@@ -22,9 +22,16 @@ class ReLU(nn.Module):
   """
 
   @nn.compact
-  def __call__(self, x: Float[Array, '...'], *, where: Bool[Array, '...'] | None = None, train: bool | None = None):
-    """Applies ``jax.nn.relu``; ``where`` and ``train`` change nothing."""
-    del where, train
+  def __call__(
+    self,
+    x: Float[Array, '...'],
+    *,
+    where: Bool[Array, '...'] | None = None,
+    train: bool | None = None,
+    stats: _stats.Stats | None = None,
+  ):
+    """Applies ``jax.nn.relu``; the options change nothing."""
+    del where, train, stats
     return jax.nn.relu(x)
 
 
@@ -38,9 +45,16 @@ class Identity(nn.Module):
   """
 
   @nn.compact
-  def __call__(self, x: Float[Array, '...'], *, where: Bool[Array, '...'] | None = None, train: bool | None = None):
-    """Returns ``x``; ``where`` and ``train`` change nothing."""
-    del where, train
+  def __call__(
+    self,
+    x: Float[Array, '...'],
+    *,
+    where: Bool[Array, '...'] | None = None,
+    train: bool | None = None,
+    stats: _stats.Stats | None = None,
+  ):
+    """Returns ``x``; the options change nothing."""
+    del where, train, stats
     return x
 
 
@@ -54,9 +68,16 @@ class PReLU(nn.Module):
   """
 
   @nn.compact
-  def __call__(self, x: Float[Array, '...'], *, where: Bool[Array, '...'] | None = None, train: bool | None = None):
-    """Applies ``prelu``; ``where`` and ``train`` change nothing."""
-    del where, train
+  def __call__(
+    self,
+    x: Float[Array, '...'],
+    *,
+    where: Bool[Array, '...'] | None = None,
+    train: bool | None = None,
+    stats: _stats.Stats | None = None,
+  ):
+    """Applies ``prelu``; the options change nothing."""
+    del where, train, stats
     return _baselines.prelu(x, self.param('slope', nn.initializers.constant(0.25), ()))
 
 
@@ -70,9 +91,16 @@ class Swish(nn.Module):
   """
 
   @nn.compact
-  def __call__(self, x: Float[Array, '...'], *, where: Bool[Array, '...'] | None = None, train: bool | None = None):
-    """Applies ``swish``; ``where`` and ``train`` change nothing."""
-    del where, train
+  def __call__(
+    self,
+    x: Float[Array, '...'],
+    *,
+    where: Bool[Array, '...'] | None = None,
+    train: bool | None = None,
+    stats: _stats.Stats | None = None,
+  ):
+    """Applies ``swish``; the options change nothing."""
+    del where, train, stats
     return _baselines.swish(x, self.param('slope', nn.initializers.ones, x.shape[-1:]))
 
 
@@ -88,9 +116,16 @@ class APLU(nn.Module):
   num_segments: int = 8
 
   @nn.compact
-  def __call__(self, x: Float[Array, '...'], *, where: Bool[Array, '...'] | None = None, train: bool | None = None):
-    """Applies ``aplu``; ``where`` and ``train`` change nothing."""
-    del where, train
+  def __call__(
+    self,
+    x: Float[Array, '...'],
+    *,
+    where: Bool[Array, '...'] | None = None,
+    train: bool | None = None,
+    stats: _stats.Stats | None = None,
+  ):
+    """Applies ``aplu``; the options change nothing."""
+    del where, train, stats
 
     def start(key: Array, which: int) -> Array:
       return _baselines.aplu_init(key, self.num_segments, x.shape[-1])[which]
@@ -129,8 +164,15 @@ class LMA(nn.Module):
   collection: str = 'batch_stats'
 
   @nn.compact
-  def __call__(self, x: Float[Array, '...'], *, where: Bool[Array, '...'] | None = None, train: bool | None = None):
-    """Applies ``lma``; ``where`` masks what is measured, not what is computed."""
+  def __call__(
+    self,
+    x: Float[Array, '...'],
+    *,
+    where: Bool[Array, '...'] | None = None,
+    train: bool | None = None,
+    stats: _stats.Stats | None = None,
+  ):
+    """Applies ``lma``; ``where`` masks what is measured, not what is computed; ``stats`` spare the measuring."""
     _stats.check_mask(where, x)
     train = nn.merge_param('train', self.train, train)
     start, zeros = _lma.relu_init(self.num_segments)
@@ -141,7 +183,8 @@ class LMA(nn.Module):
     cells = [self.variable(self.collection, name, lambda leaf=leaf: leaf) for name, leaf in fresh._asdict().items()]
     running = _stats.RunningStats(*(cell.value for cell in cells))
     if train:
-      stats = _stats.measure(x, where=where, axis_name=None if self.is_initializing() else self.axis_name)
+      if stats is None or self.axis_name:
+        stats = _stats.measure(x, where=where, axis_name=None if self.is_initializing() else self.axis_name)
       if not self.is_initializing():
         for cell, leaf in zip(cells, _stats.update_stats(running, stats, decay=self.decay), strict=True):
           cell.value = leaf

@@ -33,15 +33,21 @@ class LMA(nnx.Module):
     self.use_running_average = False
 
   def __call__(
-    self, x: Float[Array, '...'], *, where: Bool[Array, '...'] | None = None, train: bool | None = None
+    self,
+    x: Float[Array, '...'],
+    *,
+    where: Bool[Array, '...'] | None = None,
+    train: bool | None = None,
+    stats: _stats.Stats | None = None,
   ) -> Array:
-    """Applies ``lma``; ``train`` overrides the mode that ``train()`` or ``eval()`` set."""
+    """Applies ``lma``; ``train`` overrides the mode that ``train()`` or ``eval()`` set, ``stats`` spare measuring."""
     _stats.check_mask(where, x)
     train = not self.use_running_average if train is None else train
     slopes = _lma.relu_init(self.num_segments)[0] + self.slope_deltas[...]
     running = _stats.RunningStats(self.mean[...], self.std[...], self.weight[...])
     if train:
-      stats = _stats.measure(x, where=where, axis_name=self.axis_name)
+      if stats is None or self.axis_name:
+        stats = _stats.measure(x, where=where, axis_name=self.axis_name)
       moved = _stats.update_stats(running, stats, decay=self.decay)
       self.mean[...], self.std[...], self.weight[...] = moved
     else:

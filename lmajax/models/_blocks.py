@@ -1,11 +1,28 @@
 """The two kinds of block that the plain networks are made of."""
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from lmajax.activations import Stats, batch_norm_stats
 from lmajax.models._conv import conv_general_dilated, max_pool
 from lmajax.types import ActivationFactory
+
+
+def batch_norm(
+  x: Float[Array, '*b c'], *, train: bool, dtype: DTypeLike | None, name: str | None = None
+) -> tuple[Array, Stats | None]:
+  """Batch norm, and in training the statistics of its output, which follow from those that it takes of its input."""
+  norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=dtype, name=name)
+  y = norm(x)
+  if not train:
+    return y, None
+  wide, axes = x.astype(jnp.promote_types(x.dtype, jnp.float32)), tuple(range(x.ndim - 1))
+  # Written as Flax writes it, so that the compiler computes it once.
+  variance = jnp.maximum(0.0, jnp.square(wide).mean(axes) - jnp.square(wide.mean(axes)))
+  params = norm.variables['params']
+  return y, batch_norm_stats(variance, params['scale'], params['bias'], count=y.size, epsilon=norm.epsilon)
 
 
 class ConvBlock(nn.Module):
@@ -27,8 +44,8 @@ class ConvBlock(nn.Module):
       conv_general_dilated=conv_general_dilated,
       dtype=self.dtype,
     )(x)
-    x = nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype, name='norm')(x)
-    x = self.act(name='act')(x, train=train)
+    x, stats = batch_norm(x, train=train, dtype=self.dtype, name='norm')
+    x = self.act(name='act')(x, train=train, stats=stats)
     if self.pool:
       x = max_pool(x)
     return nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not train)(x) if self.dropout else x
@@ -46,8 +63,8 @@ class DenseBlock(nn.Module):
   def __call__(self, x: Float[Array, 'b ...'], *, train: bool) -> Float[Array, 'b f']:
     x = x.reshape(x.shape[0], -1)
     x = nn.Dense(self.features, kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype)(x)
-    x = nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype, name='norm')(x)
-    x = self.act(name='act')(x, train=train)
+    x, stats = batch_norm(x, train=train, dtype=self.dtype, name='norm')
+    x = self.act(name='act')(x, train=train, stats=stats)
     return nn.Dropout(self.dropout, deterministic=not train)(x) if self.dropout else x
 
 

@@ -24,10 +24,6 @@ def _conv(features: int, kernel: int, stride: int, dtype: DTypeLike | None) -> n
   )
 
 
-def _norm(train: bool, dtype: DTypeLike | None) -> nn.BatchNorm:
-  return nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=dtype)
-
-
 class _WideBlock(nn.Module):
   """Norm, activation, convolution, dropout, and again with the stride; a 1 × 1 shortcut where shapes change."""
 
@@ -39,10 +35,12 @@ class _WideBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c'], *, train: bool) -> Float[Array, 'b h2 w2 f']:
-    y = self.act(name='act1')(_norm(train, self.dtype)(x), train=train)
+    y, stats = _blocks.batch_norm(x, train=train, dtype=self.dtype)
+    y = self.act(name='act1')(y, train=train, stats=stats)
     y = _conv(self.features, 3, 1, self.dtype)(y)
     y = nn.Dropout(self.dropout, deterministic=not train)(y)
-    y = self.act(name='act2')(_norm(train, self.dtype)(y), train=train)
+    y, stats = _blocks.batch_norm(y, train=train, dtype=self.dtype)
+    y = self.act(name='act2')(y, train=train, stats=stats)
     y = _conv(self.features, 3, self.stride, self.dtype)(y)
     same = self.stride == 1 and x.shape[-1] == self.features
     return y + (x if same else _conv(self.features, 1, self.stride, self.dtype)(x))
@@ -138,5 +136,6 @@ class _Last(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c'], *, train: bool) -> Float[Array, 'b classes']:
-    x = self.act(name='act')(_norm(train, self.dtype)(x), train=train)
+    x, stats = _blocks.batch_norm(x, train=train, dtype=self.dtype)
+    x = self.act(name='act')(x, train=train, stats=stats)
     return _blocks.logits(self.num_classes, self.dtype)(x.mean(axis=(1, 2)))
