@@ -3,12 +3,15 @@
 import dataclasses
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax
 import tyro
 
 from train import config as configs
+from train import distributed
 from train.config import Distill
 from train.config_bench import Bench
 from train.config_regions import Regions
@@ -52,11 +55,36 @@ Command = (
 )
 
 
+def program(arguments: list[str]) -> int:
+  """``main`` in a process of its own, which trains together with the others of its cluster."""
+  joined = _ended(lambda: _join(_command(arguments)))
+  return joined or distributed.as_one(lambda: main(arguments))
+
+
 def main(arguments: list[str]) -> int:
-  """Runs a command; what its user can mend is one line and exit code 2."""
+  """Runs a command."""
+  command = _command(arguments)
+  return _ended(lambda: _COMMANDS[type(command)](command, arguments))
+
+
+def _command(arguments: list[str]) -> Any:
+  return tyro.cli(Command, args=arguments, prog='python -m train', description='Make networks small with lmajax.')
+
+
+def _join(command: Any) -> None:
+  if isinstance(command, Distill):
+    distributed.join(command.coordinator_address, command.num_processes, command.process_id)
+  if isinstance(command, Regions):
+    distributed.join()
+    if distributed.several():
+      jax.distributed.shutdown()  # all leave here, none the others' victim
+      raise UserError('regions runs in one process: start it in one')
+
+
+def _ended(work: Callable[[], None]) -> int:
+  """Its exit code; what its user can mend is one line and exit code 2."""
   try:
-    command = tyro.cli(Command, args=arguments, prog='python -m train', description='Make networks small with lmajax.')
-    _COMMANDS[type(command)](command, arguments)
+    work()
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
     return 2
@@ -64,7 +92,8 @@ def main(arguments: list[str]) -> int:
     print(f'error: {error}; what was saved before is whole', file=sys.stderr)
     return 2
   except Stopped as stopped:
-    print(f'{stopped}; go on with --resume', file=sys.stderr)
+    if distributed.first():
+      print(f'{stopped}; go on with --resume', file=sys.stderr)
     return 128 + stopped.signum
   return 0
 
@@ -74,8 +103,9 @@ def _distill(command: Distill, arguments: list[str]) -> None:
   from train.recipes import distill
 
   folder, rows = _run(distill, command, configs.defaults(command.data), arguments)
-  print(report.table(rows))
-  print(f'\n{folder}: results.json, results.md, curves.png')
+  if distributed.first():
+    print(report.table(rows))
+    print(f'\n{folder}: results.json, results.md, curves.png')
 
 
 def _regions(command: Regions, arguments: list[str]) -> None:
@@ -91,9 +121,10 @@ def _run(recipe: Any, command: Any, default: Any, arguments: list[str]) -> tuple
   config = _resumed(command, arguments) if command.resume else _parsed(default, arguments)
   folder = command.workdir if command.resume else _new_folder(command)
   plan = recipe.experiment(config)
-  _create(folder)
-  if not command.resume:
-    configs.save(config, folder)
+  if distributed.first():
+    _create(folder)
+    if not command.resume:
+      configs.save(config, folder)
   with Run(folder) as run:
     return folder, recipe.run(plan, run)
 
@@ -112,11 +143,13 @@ def _resumed(command: Any, arguments: list[str]) -> Any:
 
 
 def _new_folder(command: Any) -> Path:
+  if distributed.several() and command.workdir is None:
+    raise UserError('several processes need --workdir: a folder that all of them see')
   folder = (
     command.workdir
     or Path('runs') / f'{type(command).__name__.lower()}-{command.data}-{time.strftime("%Y%m%d-%H%M%S")}'
   )
-  if folder.is_dir() and any(folder.iterdir()):
+  if distributed.first() and folder.is_dir() and any(folder.iterdir()):
     raise UserError(f'{folder} already holds files: go on with a run by --resume, or choose another --workdir')
   return folder
 
@@ -177,4 +210,4 @@ _COMMANDS = {
 
 
 if __name__ == '__main__':
-  sys.exit(main(sys.argv[1:]))
+  sys.exit(program(sys.argv[1:]))

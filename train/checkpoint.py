@@ -16,6 +16,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from lmajax.tree import nbytes
+from train.distributed import first
 from train.errors import UserError
 
 _DESCRIPTION_BYTES = 64 * 1024  # what Orbax writes beside the arrays
@@ -38,7 +39,8 @@ class Checkpoints:
     """Writes atomically; a checkpoint of that step that turned out to be damaged is replaced."""
     metadata = {'digests': {**digests(state), 'history': _digest_json(history)}, 'history': history}
     with _writing(self.folder):
-      _try_room(self.folder / '.room', 2 * nbytes(state) + _DESCRIPTION_BYTES)
+      if first():
+        _try_room(self.folder / '.room', 2 * nbytes(state) + _DESCRIPTION_BYTES)
       self._orbax.save(step, state, force=True, overwrite=True, metrics={'score': score}, custom_metadata=metadata)
 
   def restore(self, abstract: Callable[[], Any]) -> tuple[Any, dict[str, Any]] | None:
@@ -50,7 +52,8 @@ class Checkpoints:
         reason = ' '.join(str(error).split())[:300]
       _sweep()
       folder = self.folder / str(checkpoint.step)
-      warnings.warn(f'checkpoint {folder} is damaged and passed over: {reason}', stacklevel=2)
+      if first():
+        warnings.warn(f'checkpoint {folder} is damaged and passed over: {reason}', stacklevel=2)
     return None
 
   def _whole(self, step: int, abstract: Any) -> tuple[Any, dict[str, Any]]:
@@ -103,6 +106,8 @@ def _writing(folder: Path) -> Iterator[None]:
   """Turns what a full or unwritable disk makes Orbax raise into one line; what was saved before is untouched."""
   try:
     yield
+  except jax.errors.JaxRuntimeError:  # another process is gone
+    raise
   except Exception as error:
     reason = ' '.join(str(getattr(error, 'strerror', None) or error).split())[:300]
     raise UserError(f'cannot write checkpoints to {folder}: {reason} (make room there, then --resume)') from error

@@ -58,6 +58,12 @@ class Distill:
   """Of the computation; parameters and statistics stay in float32."""
   save_every: int = 20
   """Epochs between checkpoints; by default 5 for the MNISTs and 1 for the CIFARs."""
+  coordinator_address: str | None = None
+  """HOST:PORT of process 0 where JAX cannot detect the cluster; as the next two, the same run with or without."""
+  num_processes: int | None = None
+  """How many processes there are; 1 without the other two: stay out of whatever cluster is detected."""
+  process_id: int | None = None
+  """Which of them this is, from 0."""
 
 
 _MNIST: dict[str, Any] = {'seeds': 5, 'width': (6,), 'epochs': 20, 'batch_size': 128, 'save_every': 5}
@@ -107,7 +113,7 @@ def option(name: str) -> str:
   return name.replace('_', '-')
 
 
-_NOT_SAVED = ('workdir', 'resume')
+_NOT_SAVED = ('workdir', 'resume', 'coordinator_address', 'num_processes', 'process_id')
 
 
 def published(config: Any) -> dict[str, Any]:

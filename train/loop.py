@@ -141,7 +141,7 @@ def fit(run: Run, phase: str, cohort: Cohort, data: Data, frozen: Frozen = None)
     progress = _with_rates(progress, rates)
     step, end = _step(progress), (len(errors) + 1) * data.batches.steps_per_epoch
     while step < end:
-      if run.stopping:
+      if run.stopping():
         save(score=-1.0)  # not scored yet: never the best
         run.stop()
       before = step
@@ -209,7 +209,7 @@ def restore(checkpoints: Checkpoints, cohort: Cohort, data: Data) -> tuple[dict[
   """The newest whole checkpoint of a cohort and the validation errors up to it, placed on today's devices."""
 
   def abstract() -> Any:
-    shapes = jax.eval_shape(lambda images: fresh(cohort, images), data.batches[0].images)
+    shapes = jax.eval_shape(lambda: fresh(cohort, _blank(data)))
     placed = functools.partial(jax.ShapeDtypeStruct, sharding=_replicated(data))
     return jax.tree.map(lambda leaf: placed(leaf.shape, leaf.dtype), shapes)
 
@@ -220,8 +220,8 @@ def restore(checkpoints: Checkpoints, cohort: Cohort, data: Data) -> tuple[dict[
 def _start(run: Run, cohort: Cohort, data: Data, checkpoints: Checkpoints) -> tuple[dict[str, Progress], Errors]:
   restored = restore(checkpoints, cohort, data)
   if restored is None:
-    start = fresh(cohort, data.batches[0].images)  # not compiled: that takes longer than what it saves
-    restored = jax.device_put(start, _replicated(data)), []
+    start = fresh(cohort, _blank(data))  # not compiled: that takes longer than what it saves
+    restored = jax.tree.map(functools.partial(_put, sharding=_replicated(data)), start), []
   run.cut_back(cohort.groups.keys(), _step(restored[0]))
   return restored
 
@@ -236,6 +236,18 @@ def fresh(cohort: Cohort, images: Array) -> dict[str, Progress]:
     return Progress(states, jnp.zeros(len(group.seeds)))
 
   return {name: start(group) for name, group in cohort.groups.items()}
+
+
+def _blank(data: Data) -> Array:
+  """An image for its shape alone; it lies on this process's own device, as a batch of several processes does not."""
+  return jnp.zeros((1, *data.batches.image_shape))
+
+
+def _put(leaf: Array, sharding: jax.sharding.NamedSharding) -> Array:
+  if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    return jax.device_put(leaf, sharding)
+  # keys themselves cannot be put on the devices of other processes
+  return jax.random.wrap_key_data(jax.device_put(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf))
 
 
 def _replicated(data: Data) -> jax.sharding.NamedSharding:

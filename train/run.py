@@ -11,9 +11,11 @@ from types import FrameType
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 from tensorboardX import SummaryWriter
 from tqdm.auto import tqdm
 
+from train.distributed import first, several, wait
 from train.errors import UserError
 
 
@@ -33,13 +35,19 @@ class Run:
     self._metrics = folder / 'metrics.jsonl'
     self._boards: dict[str, SummaryWriter] = {}
     self._signum: int | None = None
+    self._asked = 0
     self._before: dict[int, Any] = {}
 
   def __enter__(self) -> 'Run':
-    self._lock()
-    self.bar = tqdm(unit='step', dynamic_ncols=True)
-    for signum in (signal.SIGTERM, signal.SIGINT):
-      self._before[signum] = signal.signal(signum, self._on_signal)
+    if first():
+      self._lock()
+    self.bar = tqdm(unit='step', dynamic_ncols=True, disable=not first())
+    if several():  # SIGTERM is JAX's there: it tells the others
+      self._before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: signal.raise_signal(signal.SIGTERM))
+    else:
+      for signum in (signal.SIGTERM, signal.SIGINT):
+        self._before[signum] = signal.signal(signum, self._on_signal)
+    wait('the folder is made and locked')
     return self
 
   def __exit__(self, *_: object) -> None:
@@ -48,7 +56,8 @@ class Run:
     for board in self._boards.values():
       board.close()
     self.bar.close()
-    self._locked.close()
+    if first():
+      self._locked.close()
 
   def _lock(self) -> None:
     """One process a run; the lock goes with the process, however that ends."""
@@ -63,8 +72,11 @@ class Run:
     del frame
     self._signum = signum
 
-  @property
   def stopping(self) -> bool:
+    """Asked before every step; several processes hear yes at the same step, whichever of them got the signal."""
+    self._asked += 1
+    if several() and multihost_utils.reached_preemption_sync_point(self._asked):
+      self._signum = signal.SIGTERM
     return self._signum is not None
 
   def stop(self) -> None:
@@ -74,6 +86,8 @@ class Run:
 
   def note_environment(self) -> None:
     """Adds this machine to those that the run was trained on, once."""
+    if not first():
+      return
     path = self.folder / 'environment.json'
     seen = read_json(path) if path.exists() else []
     if environment() not in seen:
@@ -81,6 +95,8 @@ class Run:
 
   def report(self, phase: str, step: int, values: dict[str, Any]) -> None:
     """Appends one line to ``metrics.jsonl``, and the means over the seeds to TensorBoard."""
+    if not first():
+      return
     with self._metrics.open('a') as file:
       file.write(json.dumps({'phase': phase, 'step': step, **values}) + '\n')
     board = self._board(phase)
@@ -90,7 +106,7 @@ class Run:
 
   def cut_back(self, phases: Collection[str], step: int) -> None:
     """Forgets what was reported of them after the step they go on from, and a line that a kill left unfinished."""
-    if not self._metrics.exists():
+    if not (first() and self._metrics.exists()):
       return
     kept = [line for line in map(_parsed, self._metrics.read_text().splitlines()) if line is not None]
     kept = [line for line in kept if line['phase'] not in phases or line['step'] <= step]

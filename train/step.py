@@ -108,9 +108,9 @@ def sharing(step: Callable, share: Share) -> Callable:
   return shared
 
 
-def compiled(step: Callable) -> Callable:
-  """Compiles a step (or several) of one student or of many; donates their states and nothing else."""
-  return jax.jit(step, donate_argnums=0)
+def compiled(step: Callable, *, placed: jax.sharding.Sharding | None = None) -> Callable:
+  """Compiles a step (or several) of one student or of many; donates their states, which stay ``placed``."""
+  return jax.jit(step, donate_argnums=0, out_shardings=placed)
 
 
 Advance = Callable[[Any, Frozen, int, int], tuple[Any, int]]
@@ -119,7 +119,7 @@ Advance = Callable[[Any, Frozen, int, int], tuple[Any, int]]
 
 def stepped(step: Callable, batches: Batches) -> Advance:
   """Goes one step a call, on a batch that comes from the host."""
-  one = compiled(step)
+  one = compiled(step, placed=batches.everywhere)
 
   def advance(states: Any, frozen: Frozen, first: int, end: int) -> tuple[Any, int]:
     del end
@@ -138,7 +138,7 @@ def looped(step: Callable, batches: Batches, *, chunk: int = 50) -> Advance:
   def run(states: Any, frozen: Frozen, epoch: Epoch, first: Array, last: Array) -> Any:
     return jax.lax.fori_loop(first, last, lambda i, states: step(states, frozen, batches.batch(epoch, i)), states)
 
-  compiled_run = compiled(run)
+  compiled_run = compiled(run, placed=batches.everywhere)
 
   def advance(states: Any, frozen: Frozen, first: int, end: int) -> tuple[Any, int]:
     last = min(first + chunk, end)

@@ -1,6 +1,6 @@
 """Batches by step: the same step gives the same batch, whatever came before it, so that a resumed run is exact."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
@@ -58,18 +58,18 @@ class Batches:
     self._normalize = {'mean': tuple(pixel_mean), 'std': tuple(pixel_std)}
     self._sharding = sharding
     self._shuffled = -1, np.arange(0)
+    self.image_shape = images.images.shape[1:]
 
   def __getitem__(self, step: int) -> Batch:
     epoch, position = divmod(step, self.steps_per_epoch)
     rows = self._permutation(epoch)[position * self._batch_size :][: self._batch_size]
-    images, labels = jax.device_put(self._images.take(rows), self._sharding)
+    images, labels = _placed(self._images.take, rows, self._sharding)
     return Batch(_prepare(self._key, step, images, **self._normalize), labels)
 
   def epoch(self, number: int) -> Epoch:
     """What ``batch`` takes; the images go to the devices once, the rows of each epoch are drawn on the host."""
     rows = self._permutation(number)[: self.steps_per_epoch * self._batch_size].astype(np.int32)
-    rows = jax.device_put(rows.reshape(self.steps_per_epoch, -1), self._everywhere)
-    return Epoch(*self._resident, rows)
+    return Epoch(*self._resident, _whole(rows.reshape(self.steps_per_epoch, -1), self.everywhere))
 
   def batch(self, epoch: Epoch, step: Int32[Array, '']) -> Batch:
     """``self[step]``, made inside a program from the epoch that the step lies in."""
@@ -79,10 +79,11 @@ class Batches:
 
   @cached_property
   def _resident(self) -> tuple[Array, Array]:
-    return jax.device_put((self._images.images, self._images.labels), self._everywhere)
+    return _whole(self._images.images, self.everywhere), _whole(self._images.labels, self.everywhere)
 
   @property
-  def _everywhere(self) -> jax.sharding.NamedSharding | None:
+  def everywhere(self) -> jax.sharding.NamedSharding | None:
+    """How what is not split lies beside the batches: whole on each of their devices."""
     return self._sharding and jax.sharding.NamedSharding(self._sharding.mesh, jax.sharding.PartitionSpec())
 
   def _spread(self, rows: Any) -> Any:
@@ -107,9 +108,36 @@ def evaluation_batches(
   total = len(images.labels)
   for start in range(0, total, batch_size):
     rows = np.arange(start, start + batch_size)
-    part = images.take(np.minimum(rows, total - 1))
-    (raw, labels), mask = jax.device_put((part, rows < total), sharding)
+    (raw, labels), mask = _placed(partial(_filled_up, images), rows, sharding)
     yield Batch(_prepare(None, 0, raw, mean=tuple(pixel_mean), std=tuple(pixel_std)), labels), mask
+
+
+def _filled_up(images: Images, rows: np.ndarray) -> tuple[Images, np.ndarray]:
+  total = len(images.labels)
+  return images.take(np.minimum(rows, total - 1)), rows < total
+
+
+def _whole(array: np.ndarray, everywhere: jax.sharding.NamedSharding | None) -> Array:
+  """An array on every device; that each process has the same one is known, and not checked over the network."""
+  if everywhere is None:
+    return jax.device_put(array)
+  return jax.make_array_from_callback(array.shape, everywhere, array.__getitem__)
+
+
+def _placed(read: Callable[[np.ndarray], Any], rows: np.ndarray, sharding: jax.sharding.NamedSharding | None) -> Any:
+  """What ``read`` gives for the rows, as arrays; each process reads the rows of its own devices alone."""
+  if sharding is None:
+    return jax.device_put(read(rows))
+  own = sharding.addressable_devices_indices_map(rows.shape).values()
+  shares = {part.start: read(rows[part]) for (part,) in own}
+  structure = jax.tree.structure(next(iter(shares.values())))
+  leaves = {start: jax.tree.leaves(share) for start, share in shares.items()}
+
+  def spread(i: int, leaf: np.ndarray) -> Array:
+    shape = (len(rows), *leaf.shape[1:])
+    return jax.make_array_from_callback(shape, sharding, lambda index: leaves[index[0].start][i])
+
+  return jax.tree.unflatten(structure, [spread(i, leaf) for i, leaf in enumerate(next(iter(leaves.values())))])
 
 
 @partial(jax.jit, static_argnames=('mean', 'std'))

@@ -3,11 +3,14 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+
 from lmajax import tree
 from train import build, draw, report
 from train.build import Arm
 from train.config import Distill, check
 from train.data import Dataset, load
+from train.distributed import first
 from train.loop import Cohort, Data, Group, accuracies, fit, member, saved_variables
 from train.objectives import distill, supervised, teach
 from train.report import TEACHER, Row
@@ -56,9 +59,11 @@ def run(plan: Experiment, to: Run) -> list[Row]:
   trained = fit(to, TEACHER, plan.teacher, plan.data)
   trained |= fit(to, STUDENTS, plan.students, plan.data, member(trained[TEACHER], 0))
   rows = evaluated(plan, trained)
-  report.write(to.folder, config, [row._asdict() for row in rows], report.table(rows))
-  draw.curves(to.folder / 'curves.png', {arm: trained[arm.name] for arm in plan.arms})
-  draw.comparisons(to.folder, rows)
+  if first():
+    report.write(to.folder, config, [row._asdict() for row in rows], report.table(rows))
+    own = jax.device_get(trained)  # what one process computes alone must lie with it alone
+    draw.curves(to.folder / 'curves.png', {arm: own[arm.name] for arm in plan.arms})
+    draw.comparisons(to.folder, rows)
   return rows
 
 

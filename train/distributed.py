@@ -1,0 +1,94 @@
+"""Several processes as one: JAX finds the cluster, and carries every number and every signal between them."""
+
+import os
+import re
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+
+import jax
+from jax.experimental import multihost_utils
+
+from train.errors import UserError
+
+_HEARTBEAT_SECONDS = 30  # without one for so long, a process counts as gone
+_AGAIN = 'start all again with --resume'
+# says the last words of a process, or if it has left none, $0: JAX ends the survivors from C++, past all Python
+_WATCHER = 'trap "" INT TERM; read -r words || words=$0; test -z "$words" || printf "%s\\n" "$words" >&2'
+
+
+def join(
+  coordinator_address: str | None = None, num_processes: int | None = None, process_id: int | None = None
+) -> None:
+  """Makes this process one of its cluster's; alone where JAX finds none. Comes before any use of a device."""
+  given = coordinator_address, num_processes, process_id
+  if given == (None, 1, None):
+    return
+  if None in given and given != (None, None, None):
+    raise UserError(
+      '--coordinator-address, --num-processes and --process-id go together: give all three, none where the cluster is'
+      ' detected, or --num-processes 1 alone to stay out of it'
+    )
+  if coordinator_address is not None and not re.fullmatch(r'.+:\d+', coordinator_address):
+    raise UserError(f'--coordinator-address {coordinator_address} is no HOST:PORT, as 10.0.0.1:1234 is')
+  try:
+    jax.distributed.initialize(*given, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
+  except ValueError as error:
+    if given != (None, None, None):
+      raise UserError(f'--num-processes {num_processes} --process-id {process_id}: give an index from 0') from error
+  except Exception as error:  # each kind of cluster has its own
+    raise UserError(
+      f'cannot join the cluster: {_reason(error)}; give --coordinator-address, --num-processes and --process-id, or'
+      ' --num-processes 1 to stay alone'
+    ) from error
+
+
+def several() -> bool:
+  return jax.process_count() > 1
+
+
+def first() -> bool:
+  """Whether this process speaks and writes for all."""
+  return jax.process_index() == 0
+
+
+def wait(name: str) -> None:
+  """Goes on when all processes have come here."""
+  if several():
+    multihost_utils.sync_global_devices(name)
+
+
+def as_one(work: Callable[[], int]) -> int:
+  """Runs ``work`` for its exit code; where it fails, the process goes at once, so that no other waits for it."""
+  if not jax.distributed.is_initialized():
+    return work()
+  where = f'process {jax.process_index()} of {jax.process_count()}'
+  gone = f'\nerror: {where} was killed, or lost another one, gone or unreachable; {_AGAIN}'
+  watcher = subprocess.Popen(['sh', '-c', _WATCHER, gone], stdin=subprocess.PIPE, text=True)
+  words = ''
+  try:
+    code = work()
+    if code not in (1, 2):
+      jax.distributed.shutdown()  # waits for the others
+  except BaseException as error:
+    code, words = _ending(error, where)
+  watcher.communicate(words + '\n')
+  if code in (1, 2):
+    sys.stdout.flush()
+    os._exit(code)  # the ordinary way would wait for the others
+  return code
+
+
+def _ending(error: BaseException, where: str) -> tuple[int, str]:
+  """The exit code, and one line where it is no fault of the program's own."""
+  if isinstance(error, SystemExit) and isinstance(error.code, int):
+    return error.code, ''
+  if isinstance(error, jax.errors.JaxRuntimeError) or 'Gloo' in str(error):  # Gloo's own are ValueErrors
+    return 1, f'error: {where} cannot go on, as when another one is gone or unreachable ({_reason(error)}); {_AGAIN}'
+  traceback.print_exception(error)
+  return 1, ''
+
+
+def _reason(error: BaseException) -> str:
+  return ' '.join(str(error).split())[:200]
