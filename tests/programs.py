@@ -16,7 +16,7 @@ SMALL = ['--activations', 'lma', '--width', '3', '--seeds', '2', '--epochs', '3'
 _COUNTED = """
 import os, signal, sys
 from train import checkpoint, config, run, step
-from train.__main__ import main
+from train.__main__ import program
 
 count_file, kind, after, at, signum, *arguments = sys.argv[1:]
 
@@ -42,7 +42,7 @@ if kind == 'line':
   run.Run.report = counted(run.Run.report)
 if kind == 'file':
   config.write_atomically = run.write_atomically = counted(run.write_atomically)
-sys.exit(main(arguments))
+sys.exit(program(arguments))
 """
 
 

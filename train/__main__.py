@@ -57,8 +57,10 @@ Command = (
 
 def program(arguments: list[str]) -> int:
   """``main`` in a process of its own, which trains together with the others of its cluster."""
-  joined = _ended(lambda: _join(_command(arguments)))
-  return joined or distributed.as_one(lambda: main(arguments))
+  command = _command(arguments)
+  if isinstance(command, Distill | Regions):
+    return distributed.as_one(lambda: _ended(lambda: _join(command)), lambda: main(arguments))
+  return main(arguments)
 
 
 def main(arguments: list[str]) -> int:

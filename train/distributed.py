@@ -13,9 +13,15 @@ from jax.experimental import multihost_utils
 from train.errors import UserError
 
 _HEARTBEAT_SECONDS = 30  # without one for so long, a process counts as gone
-_AGAIN = 'start all again with --resume'
-# says the last words of a process, or if it has left none, $0: JAX ends the survivors from C++, past all Python
-_WATCHER = 'trap "" INT TERM; read -r words || words=$0; test -z "$words" || printf "%s\\n" "$words" >&2'
+# outlives its process and then says what it heard last: JAX ends the survivors from C++, past all Python
+_WATCHER = (
+  'trap "" INT TERM; while read -r words; do last=$words; done; test -z "$last" || printf "\\n%s\\n" "$last" >&2'
+)
+_APART = 'error: not all processes of the cluster came together: start all, where they reach the coordinator'
+_CUT_OFF = (
+  'error: process {} of {} is cut off: it was killed, or another one is gone or unreachable; start all again with'
+  ' --resume'
+)
 
 
 def join(
@@ -59,20 +65,23 @@ def wait(name: str) -> None:
     multihost_utils.sync_global_devices(name)
 
 
-def as_one(work: Callable[[], int]) -> int:
-  """Runs ``work`` for its exit code; where it fails, the process goes at once, so that no other waits for it."""
-  if not jax.distributed.is_initialized():
-    return work()
-  where = f'process {jax.process_index()} of {jax.process_count()}'
-  gone = f'\nerror: {where} was killed, or lost another one, gone or unreachable; {_AGAIN}'
-  watcher = subprocess.Popen(['sh', '-c', _WATCHER, gone], stdin=subprocess.PIPE, text=True)
-  words = ''
+def as_one(join: Callable[[], int], work: Callable[[], int]) -> int:
+  """Joins the others, if there are any, and works, for exit codes; who fails leaves at once, so that none waits."""
+  watcher = subprocess.Popen(['sh', '-c', _WATCHER], stdin=subprocess.PIPE, text=True)
+  words = _APART
+  print(words, file=watcher.stdin, flush=True)
+  code = join()
+  if code or not jax.distributed.is_initialized():
+    watcher.communicate('\n')
+    return code or work()
   try:
-    code = work()
+    words = _CUT_OFF.format(jax.process_index(), jax.process_count())
+    print(words, file=watcher.stdin, flush=True)
+    code, words = work(), ''
     if code not in (1, 2):
       jax.distributed.shutdown()  # waits for the others
   except BaseException as error:
-    code, words = _ending(error, where)
+    code, words = _ending(error, words)
   watcher.communicate(words + '\n')
   if code in (1, 2):
     sys.stdout.flush()
@@ -80,12 +89,12 @@ def as_one(work: Callable[[], int]) -> int:
   return code
 
 
-def _ending(error: BaseException, where: str) -> tuple[int, str]:
-  """The exit code, and one line where it is no fault of the program's own."""
+def _ending(error: BaseException, words: str) -> tuple[int, str]:
+  """The exit code, and what is left to say."""
   if isinstance(error, SystemExit) and isinstance(error.code, int):
     return error.code, ''
   if isinstance(error, jax.errors.JaxRuntimeError) or 'Gloo' in str(error):  # Gloo's own are ValueErrors
-    return 1, f'error: {where} cannot go on, as when another one is gone or unreachable ({_reason(error)}); {_AGAIN}'
+    return 1, f'{words} ({_reason(error)})'
   traceback.print_exception(error)
   return 1, ''
 

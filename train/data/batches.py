@@ -1,7 +1,7 @@
 """Batches by step: the same step gives the same batch, whatever came before it, so that a resumed run is exact."""
 
 from collections.abc import Callable, Iterator
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -128,16 +128,16 @@ def _placed(read: Callable[[np.ndarray], Any], rows: np.ndarray, sharding: jax.s
   """What ``read`` gives for the rows, as arrays; each process reads the rows of its own devices alone."""
   if sharding is None:
     return jax.device_put(read(rows))
-  own = sharding.addressable_devices_indices_map(rows.shape).values()
-  shares = {part.start: read(rows[part]) for (part,) in own}
-  structure = jax.tree.structure(next(iter(shares.values())))
-  leaves = {start: jax.tree.leaves(share) for start, share in shares.items()}
+  empty, structure = jax.tree.flatten(read(rows[:0]))
+  share = cache(lambda start, stop: jax.tree.leaves(read(rows[start:stop])))
 
-  def spread(i: int, leaf: np.ndarray) -> Array:
-    shape = (len(rows), *leaf.shape[1:])
-    return jax.make_array_from_callback(shape, sharding, lambda index: leaves[index[0].start][i])
+  def spread(i: int) -> Array:
+    def own(index: Any) -> np.ndarray:
+      return share(index[0].start, index[0].stop)[i]
 
-  return jax.tree.unflatten(structure, [spread(i, leaf) for i, leaf in enumerate(next(iter(leaves.values())))])
+    return jax.make_array_from_callback((len(rows), *empty[i].shape[1:]), sharding, own)
+
+  return structure.unflatten([spread(i) for i in range(len(empty))])
 
 
 @partial(jax.jit, static_argnames=('mean', 'std'))
