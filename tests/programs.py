@@ -35,7 +35,7 @@ def counted(call):
 
 compiled = step.compiled
 if kind == 'step':
-  step.compiled = lambda function: counted(compiled(function))
+  step.compiled = lambda function, **options: counted(compiled(function, **options))
 if kind == 'save':
   checkpoint.Checkpoints.save = counted(checkpoint.Checkpoints.save)
 if kind == 'line':
@@ -50,7 +50,17 @@ def train(*arguments, counted=None, kind='step', after=False, at=0, signum=0, li
   """Runs ``python -m train``; ``counted`` names the file of dots, ``limit`` bounds the size of any file it writes."""
   how = [str(counted), kind, str(int(after)), str(at), str(int(signum))]
   program = ['-m', 'train'] if counted is None else ['-c', _COUNTED, *how]
-  command = [sys.executable, *program, *map(str, arguments)]
+  return finished(start(*program, *arguments, limit=limit, devices=devices))
+
+
+def counting(dots, *, at=0, signum=0):
+  """What stands before the arguments of a run that counts its steps and signals itself before one."""
+  return ['-c', _COUNTED, dots, 'step', '0', at, int(signum)]
+
+
+def start(*arguments, limit=None, devices=1, **variables):
+  """Starts Python, without waiting for its end."""
+  command = [sys.executable, *map(str, arguments)]
   if limit is not None:
     command = ['bash', '-c', f'ulimit -f {limit}; trap "" XFSZ; exec "$@"', 'bash', *command]
   environment = {
@@ -60,8 +70,15 @@ def train(*arguments, counted=None, kind='step', after=False, at=0, signum=0, li
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
     'PYTHONPATH': str(ROOT),
+    **variables,
   }
-  return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
+  return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finished(process):
+  """Waits for the end of what was started."""
+  out, err = process.communicate(timeout=300)
+  return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def metrics(folder):

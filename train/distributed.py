@@ -8,11 +8,12 @@ import traceback
 from collections.abc import Callable
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from train.errors import UserError
 
-_HEARTBEAT_SECONDS = 30  # without one for so long, a process counts as gone
+_HEARTBEAT_SECONDS = 20  # without one for so long, a process counts as gone
 # outlives its process and then says what it heard last: JAX ends the survivors from C++, past all Python
 _WATCHER = (
   'trap "" INT TERM; while read -r words; do last=$words; done; test -z "$last" || printf "\\n%s\\n" "$last" >&2'
@@ -63,6 +64,13 @@ def wait(name: str) -> None:
   """Goes on when all processes have come here."""
   if several():
     multihost_utils.sync_global_devices(name)
+
+
+def whole(array: np.ndarray, sharding: jax.sharding.Sharding | None) -> jax.Array:
+  """An array on every device; that all processes hold the same one is known, and not asked over the network."""
+  if sharding is None:
+    return jax.device_put(array)
+  return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
 
 
 def as_one(join: Callable[[], int], work: Callable[[], int]) -> int:

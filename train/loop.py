@@ -15,6 +15,7 @@ import optax
 from lmajax.types import Array
 from train.checkpoint import Checkpoints
 from train.data.batches import Batch, Batches
+from train.distributed import whole
 from train.errors import UserError
 from train.run import Run
 from train.schedules import Schedule
@@ -245,9 +246,8 @@ def _blank(data: Data) -> Array:
 
 def _put(leaf: Array, sharding: jax.sharding.NamedSharding) -> Array:
   if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-    return jax.device_put(leaf, sharding)
-  # keys themselves cannot be put on the devices of other processes
-  return jax.random.wrap_key_data(jax.device_put(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf))
+    return whole(np.asarray(leaf), sharding)
+  return jax.random.wrap_key_data(_put(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf))
 
 
 def _replicated(data: Data) -> jax.sharding.NamedSharding:
@@ -262,7 +262,7 @@ def _with_rates(progress: dict[str, Progress], rates: dict[str, list[float]]) ->
   def one(progress: Progress, rates: list[float]) -> Progress:
     opt_state = progress.state.opt_state
     old = opt_state.hyperparams['learning_rate']
-    new = jax.device_put(np.asarray(rates, old.dtype), old.sharding)
+    new = whole(np.asarray(rates, old.dtype), old.sharding)
     opt_state = opt_state._replace(hyperparams={'learning_rate': new})
     return progress._replace(state=progress.state._replace(opt_state=opt_state))
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float32, Int32, Key, UInt8
 
 from train.data.augment import crop_and_flip
 from train.data.images import Images
+from train.distributed import whole
 from train.errors import UserError
 
 _STREAM = 0xDA7A  # keeps these draws apart from others of the same seed
@@ -69,7 +70,7 @@ class Batches:
   def epoch(self, number: int) -> Epoch:
     """What ``batch`` takes; the images go to the devices once, the rows of each epoch are drawn on the host."""
     rows = self._permutation(number)[: self.steps_per_epoch * self._batch_size].astype(np.int32)
-    return Epoch(*self._resident, _whole(rows.reshape(self.steps_per_epoch, -1), self.everywhere))
+    return Epoch(*self._resident, whole(rows.reshape(self.steps_per_epoch, -1), self.everywhere))
 
   def batch(self, epoch: Epoch, step: Int32[Array, '']) -> Batch:
     """``self[step]``, made inside a program from the epoch that the step lies in."""
@@ -79,7 +80,7 @@ class Batches:
 
   @cached_property
   def _resident(self) -> tuple[Array, Array]:
-    return _whole(self._images.images, self.everywhere), _whole(self._images.labels, self.everywhere)
+    return whole(self._images.images, self.everywhere), whole(self._images.labels, self.everywhere)
 
   @property
   def everywhere(self) -> jax.sharding.NamedSharding | None:
@@ -115,13 +116,6 @@ def evaluation_batches(
 def _filled_up(images: Images, rows: np.ndarray) -> tuple[Images, np.ndarray]:
   total = len(images.labels)
   return images.take(np.minimum(rows, total - 1)), rows < total
-
-
-def _whole(array: np.ndarray, everywhere: jax.sharding.NamedSharding | None) -> Array:
-  """An array on every device; that each process has the same one is known, and not checked over the network."""
-  if everywhere is None:
-    return jax.device_put(array)
-  return jax.make_array_from_callback(array.shape, everywhere, array.__getitem__)
 
 
 def _placed(read: Callable[[np.ndarray], Any], rows: np.ndarray, sharding: jax.sharding.NamedSharding | None) -> Any:
