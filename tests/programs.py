@@ -48,14 +48,14 @@ sys.exit(program(arguments))
 
 def train(*arguments, counted=None, kind='step', after=False, at=0, signum=0, limit=None, devices=1):
   """Runs ``python -m train``; ``counted`` names the file of dots, ``limit`` bounds the size of any file it writes."""
-  how = [str(counted), kind, str(int(after)), str(at), str(int(signum))]
-  program = ['-m', 'train'] if counted is None else ['-c', _COUNTED, *how]
+  how = {'kind': kind, 'after': after, 'at': at, 'signum': signum}
+  program = ['-m', 'train'] if counted is None else counting(counted, **how)
   return finished(start(*program, *arguments, limit=limit, devices=devices))
 
 
-def counting(dots, *, at=0, signum=0):
-  """What stands before the arguments of a run that counts its steps and signals itself before one."""
-  return ['-c', _COUNTED, dots, 'step', '0', at, int(signum)]
+def counting(dots, *, kind='step', after=False, at=0, signum=0):
+  """The program that counts its calls of a kind into ``dots``, and signals itself at one of them."""
+  return ['-c', _COUNTED, dots, kind, int(after), at, int(signum)]
 
 
 def start(*arguments, limit=None, devices=1, **variables):

@@ -16,7 +16,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from lmajax.tree import nbytes
-from train.distributed import first
+from train.distributed import first, lost
 from train.errors import UserError
 
 _DESCRIPTION_BYTES = 64 * 1024  # what Orbax writes beside the arrays
@@ -49,6 +49,8 @@ class Checkpoints:
       try:
         return self._whole(checkpoint.step, abstract())
       except Exception as error:  # whatever a damaged file makes Orbax raise
+        if lost(error):
+          raise
         reason = ' '.join(str(error).split())[:300]
       _sweep()
       folder = self.folder / str(checkpoint.step)
@@ -106,8 +108,8 @@ def _writing(folder: Path) -> Iterator[None]:
   """Turns what a full or unwritable disk makes Orbax raise into one line; what was saved before is untouched."""
   try:
     yield
-  except jax.errors.JaxRuntimeError:  # another process is gone
-    raise
   except Exception as error:
+    if lost(error):
+      raise
     reason = ' '.join(str(getattr(error, 'strerror', None) or error).split())[:300]
     raise UserError(f'cannot write checkpoints to {folder}: {reason} (make room there, then --resume)') from error

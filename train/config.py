@@ -59,7 +59,7 @@ class Distill:
   save_every: int = 20
   """Epochs between checkpoints; by default 5 for the MNISTs and 1 for the CIFARs."""
   coordinator_address: str | None = None
-  """HOST:PORT of process 0 where JAX cannot detect the cluster; as the next two, the same run with or without."""
+  """HOST:PORT of process 0, where JAX cannot detect the cluster; goes with the next two."""
   num_processes: int | None = None
   """How many processes there are; 1 without the other two: stay out of whatever cluster is detected."""
   process_id: int | None = None

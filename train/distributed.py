@@ -97,11 +97,16 @@ def as_one(join: Callable[[], int], work: Callable[[], int]) -> int:
   return code
 
 
+def lost(error: BaseException) -> bool:
+  """Whether this is how the end of another process shows; what Gloo finds out comes as a ValueError."""
+  return jax.distributed.is_initialized() and (isinstance(error, jax.errors.JaxRuntimeError) or 'Gloo' in str(error))
+
+
 def _ending(error: BaseException, words: str) -> tuple[int, str]:
   """The exit code, and what is left to say."""
   if isinstance(error, SystemExit) and isinstance(error.code, int):
     return error.code, ''
-  if isinstance(error, jax.errors.JaxRuntimeError) or 'Gloo' in str(error):  # Gloo's own are ValueErrors
+  if lost(error):
     return 1, f'{words} ({_reason(error)})'
   traceback.print_exception(error)
   return 1, ''
