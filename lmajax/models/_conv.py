@@ -34,9 +34,15 @@ def conv_general_dilated(
   dilated = any(number != 1 for name in ('lhs_dilation', 'rhs_dilation') for number in options.get(name) or (1,))
   if not same or dilated or set(strides) != {1} or options.get('feature_group_count', 1) != 1:
     return plain(x, kernel)
-  if kernel.ndim != 4 or height != width or height not in (3, 5, 7):
+  if kernel.ndim != 4 or height != width or height not in (3, 5, 7) or _split_by_hand(x) or _split_by_hand(kernel):
     return plain(x, kernel)
   return jax.lax.platform_dependent(x, kernel, cpu=_on_cpu, default=plain)
+
+
+def _split_by_hand(x: Array) -> bool:
+  """Explicit axes, and those of ``shard_map``: there reshapes, loops and gradient rules must say it."""
+  mesh = jax.typeof(x).sharding.mesh
+  return bool(mesh.explicit_axes or mesh.manual_axes)
 
 
 def _on_cpu(x: Float[Array, 'n h w i'], kernel: Float[Array, 'k k i o']) -> Float[Array, 'n h w o']:
@@ -132,7 +138,8 @@ def _columns(x: Float[Array, 'n h w c'], k: int, m: int) -> Float[Array, 'n h w 
 
 def max_pool(x: Float[Array, 'n h w c']) -> Float[Array, 'n h2 w2 c']:
   """The largest of each 2 × 2; a tie goes to the first, as in XLA's pooling, whose gradient is slow on the CPU."""
-  return jax.lax.platform_dependent(x, cpu=_first_of_largest, default=lambda x: nn.max_pool(x, (2, 2), strides=(2, 2)))
+  plain = partial(nn.max_pool, window_shape=(2, 2), strides=(2, 2))
+  return plain(x) if _split_by_hand(x) else jax.lax.platform_dependent(x, cpu=_first_of_largest, default=plain)
 
 
 def _first_of_largest(x: Array) -> Array:
