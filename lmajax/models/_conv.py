@@ -52,10 +52,10 @@ def _on_cpu(x: Float[Array, 'n h w i'], kernel: Float[Array, 'k k i o']) -> Floa
   """
   if x.dtype in (jnp.bfloat16, jnp.float16):
     return _on_cpu(x.astype(jnp.float32), kernel.astype(jnp.float32)).astype(x.dtype)
-  n, h, w, _ = x.shape
+  n, h, w, i = x.shape
   if len(kernel) == 3 or w % 2:
     return _same(x, kernel)
-  return _same(x.reshape(n, h, w // 2, -1), _pair_kernel(kernel)).reshape(n, h, w, -1)
+  return _same(x.reshape(n, h, w // 2, 2 * i), _pair_kernel(kernel)).reshape(n, h, w, kernel.shape[-1])
 
 
 def _pair_kernel(kernel: Float[Array, 'k k i o']) -> Float[Array, 'k m i2 o2']:
@@ -142,7 +142,7 @@ def _columns(x: Float[Array, 'n h w c'], k: int, m: int) -> Float[Array, 'n h w 
 
 
 def max_pool(x: Float[Array, 'n h w c']) -> Float[Array, 'n h2 w2 c']:
-  """The largest of each 2 × 2; a tie goes to the first, as in XLA's pooling, whose gradient is slow on the CPU."""
+  """The largest of each 2 × 2, NaN above all; a tie goes to the first. As XLA's, whose gradient is slow on the CPU."""
   plain = partial(nn.max_pool, window_shape=(2, 2), strides=(2, 2))
   return plain(x) if _split_by_hand(x) else jax.lax.platform_dependent(x, cpu=_first_of_largest, default=plain)
 
@@ -153,5 +153,5 @@ def _first_of_largest(x: Array) -> Array:
   largest = x[:, :, 0, :, 0]
   for row, column in ((0, 1), (1, 0), (1, 1)):
     other = x[:, :, row, :, column]
-    largest = jnp.where(other > largest, other, largest)
+    largest = jnp.where((other > largest) | jnp.isnan(other), other, largest)
   return largest
