@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 _ROWS = 4  # summed before the running total is touched
+_LEAST = 8  # columns a vector of sums: fewer are slower
 _TOTALS = 2**15  # numbers in the running total of the sums: small enough for a core's cache
 
 
@@ -94,18 +95,20 @@ def _by_lanes(at: Array, x: Array, g: Array, cuts: Array) -> tuple[Array, Array]
   """
   flat = [a.reshape(-1) for a in (at, x, g)]
   k, size, dtype = cuts.size + 1, at.size, cuts.dtype
-  edge, sloped = jnp.full((1,), jnp.nan, dtype), jnp.arange(2 * k)[None] < k
-  low = jnp.tile(jnp.concatenate([jnp.full((1,), -jnp.inf, dtype), cuts]), 2)[None]
-  high = jnp.tile(jnp.concatenate([cuts, edge]), 2)[None]  # nothing is above NaN: the last segment is open
-  lanes = max(1, min(_TOTALS // k, -(-size // _ROWS)))
+  wide = max(k, _LEAST)
+  column = jnp.arange(2 * wide)[None]
+  first, sloped = column % wide == 0, column < wide  # the first segment takes all below its end, and NaN
+  low, high = (
+    jnp.tile(jnp.pad(cuts, ends, constant_values=jnp.nan), 2)[None] for ends in ((1, wide - k), (0, wide - k + 1))
+  )  # nothing is above NaN: the last segment is open, and columns beyond it are empty
+  lanes = max(1, min(_TOTALS // wide, -(-size // _ROWS)))
   count, rest = divmod(size, _ROWS * lanes)
 
   def sums(*block: Array) -> Array:
-    total = jnp.zeros((lanes, 2 * k), dtype)
+    total = jnp.zeros((lanes, 2 * wide), dtype)
     for at, x, g in zip(*(a.astype(dtype).reshape(_ROWS, lanes, 1) for a in block), strict=True):
-      at = jnp.where(jnp.isnan(at), jnp.full_like(at, -jnp.inf), at)  # NaN counts as segment 0
       terms = g * jnp.where(sloped, x, jnp.ones_like(x))
-      total += jnp.where((at >= low) & ~(at >= high), terms, jnp.zeros_like(terms))
+      total += jnp.where((first | (at >= low)) & ~(at >= high), terms, jnp.zeros_like(terms))
     return total
 
   def add(i: Array, total: Array) -> Array:
@@ -115,4 +118,4 @@ def _by_lanes(at: Array, x: Array, g: Array, cuts: Array) -> tuple[Array, Array]
 
   total = sums(*(jnp.pad(a[size - rest :], (0, _ROWS * lanes - rest)) for a in flat))
   total = (jax.lax.fori_loop(0, count, add, total) if count else total).sum(axis=0)
-  return total[:k], total[k:]
+  return total[:k], total[wide : wide + k]
