@@ -1,12 +1,14 @@
 """The gradient rule of LMA: two functions, each the other's derivative, that keep nothing of x's size but x."""
 
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 _ROWS = 4  # summed before the running total is touched
+_DEVICES = 8  # over which a batch may be spread without moving
 _LEAST = 8  # columns a vector of sums: fewer are slower
 _TOTALS = 2**15  # numbers in the running total of the sums: small enough for a core's cache
 
@@ -93,20 +95,23 @@ def _by_lanes(at: Array, x: Array, g: Array, cuts: Array) -> tuple[Array, Array]
   XLA's CPU compiler makes one loop of a single output only, and vectorizes along its last axis: so that is where the
   sums are, and x and g are read once.
   """
-  flat = [a.reshape(-1) for a in (at, x, g)]
-  k, size, dtype = cuts.size + 1, at.size, cuts.dtype
+  few = math.gcd(at.shape[0], _DEVICES) if at.ndim else 1  # a batch spread over devices stays where it is
+  flat = [a.reshape(few, at.size // few) for a in (at, x, g)]
+  k, size, dtype = cuts.size + 1, at.size // few, cuts.dtype
   wide = max(k, _LEAST)
-  column = jnp.arange(2 * wide)[None]
+  column = jnp.arange(2 * wide)[None, None]
   first, sloped = column % wide == 0, column < wide  # the first segment takes all below its end, and NaN
   low, high = (
-    jnp.tile(jnp.pad(cuts, ends, constant_values=jnp.nan), 2)[None] for ends in ((1, wide - k), (0, wide - k + 1))
+    jnp.tile(jnp.pad(cuts, ends, constant_values=jnp.nan), 2)[None, None] for ends in ((1, wide - k), (0, wide - k + 1))
   )  # nothing is above NaN: the last segment is open, and columns beyond it are empty
-  lanes = max(1, min(_TOTALS // wide, -(-size // _ROWS)))
+  lanes = max(1, min(_TOTALS // wide // few, -(-size // _ROWS)))
   count, rest = divmod(size, _ROWS * lanes)
 
   def sums(*block: Array) -> Array:
-    total = jnp.zeros((lanes, 2 * wide), dtype)
-    for at, x, g in zip(*(a.astype(dtype).reshape(_ROWS, lanes, 1) for a in block), strict=True):
+    total = jnp.zeros((few, lanes, 2 * wide), dtype)
+    blocks = [a.astype(dtype).reshape(few, _ROWS, lanes, 1) for a in block]
+    for row in range(_ROWS):
+      at, x, g = (a[:, row] for a in blocks)
       terms = g * jnp.where(sloped, x, jnp.ones_like(x))
       total += jnp.where((first | (at >= low)) & ~(at >= high), terms, jnp.zeros_like(terms))
     return total
@@ -114,8 +119,8 @@ def _by_lanes(at: Array, x: Array, g: Array, cuts: Array) -> tuple[Array, Array]
   def add(i: Array, total: Array) -> Array:
     arrays, i = jax.lax.optimization_barrier((flat, i))  # else bfloat16 is cast whole, ahead of the loop
     start = i * (_ROWS * lanes)
-    return total + sums(*(jax.lax.dynamic_slice(a, (start,), (_ROWS * lanes,)) for a in arrays))
+    return total + sums(*(jax.lax.dynamic_slice_in_dim(a, start, _ROWS * lanes, 1) for a in arrays))
 
-  total = sums(*(jnp.pad(a[size - rest :], (0, _ROWS * lanes - rest)) for a in flat))
-  total = (jax.lax.fori_loop(0, count, add, total) if count else total).sum(axis=0)
+  total = sums(*(jnp.pad(a[:, size - rest :], ((0, 0), (0, _ROWS * lanes - rest))) for a in flat))
+  total = (jax.lax.fori_loop(0, count, add, total) if count else total).sum(axis=(0, 1))
   return total[:k], total[wide : wide + k]

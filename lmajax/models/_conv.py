@@ -1,7 +1,7 @@
 """Convolution and pooling in the form that their platform runs fastest: XLA's own, but on the CPU."""
 
 import math
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import flax.linen as nn
@@ -91,7 +91,7 @@ def _into_columns(x: Float[Array, 'n h w i'], kernel: Float[Array, 'k m i o']) -
   (n, h, w, _), (k, m, i, o) = x.shape, kernel.shape
   products = (_flat(x) @ kernel.transpose(2, 0, 1, 3).reshape(i, -1)).reshape(n, h, w, -1)
   products = _padded(products, k, m).reshape(n, h + k - 1, w + m - 1, k, m, o)
-  return sum(products[:, a : a + h, b : b + w, a, b] for a, b in np.ndindex(k, m))
+  return reduce(jnp.add, [products[:, a : a + h, b : b + w, a, b] for a, b in np.ndindex(k, m)])
 
 
 def _same_backward(kept: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
