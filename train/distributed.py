@@ -67,7 +67,7 @@ def wait(name: str) -> None:
 
 
 def whole(array: np.ndarray, sharding: jax.sharding.Sharding | None) -> jax.Array:
-  """An array on every device; that all processes hold the same one is known, and not asked over the network."""
+  """An array placed on the devices; that all processes hold the same one is known, and not asked over the network."""
   if sharding is None:
     return jax.device_put(array)
   return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)

@@ -14,9 +14,9 @@ _TOTALS = 2**15  # numbers in the running total of the sums: small enough for a 
 
 
 def select(
-  at: Float[Array, '*shape'], table: Float[Array, ' k'], cuts: Float[Array, ' cuts']
-) -> Float[Array, '*shape']:
-  """The table's entry for the segment in which each element of ``at`` lies."""
+  at: Float[Array, '*shape'], table: Float[Array, 'k ...'], cuts: Float[Array, 'cuts ...']
+) -> Float[Array, '...']:
+  """The table's entry for the segment in which each element of ``at`` lies; entries and cuts are numbers or rows."""
   at, entry = at.astype(cuts.dtype), table[0]
   for cut, above in zip(cuts, table[1:], strict=True):
     entry = jnp.where(at >= cut, above, entry)
@@ -29,17 +29,19 @@ def alike(*arrays: Array) -> list[Array]:
   return [jax.lax.pcast(a, tuple(axes - jax.typeof(a).manual_axis_type.varying), to='varying') for a in arrays]
 
 
-@jax.custom_vjp
-def affine(
+def plain(
   at: Float[Array, '*shape'],
   x: Float[Array, '*shape'],
-  slopes: Float[Array, ' k'],
-  intercepts: Float[Array, ' k'] | None,
-  cuts: Float[Array, ' cuts'],
+  slopes: Float[Array, 'k ...'],
+  intercepts: Float[Array, 'k ...'] | None,
+  cuts: Float[Array, 'cuts ...'],
 ) -> Float[Array, '*shape']:
   """``slope · x + intercept``, of the segments in which ``at`` lies; no gradient flows into ``at`` and ``cuts``."""
   y = select(at, slopes, cuts) * x.astype(cuts.dtype)
   return (y if intercepts is None else y + select(at, intercepts, cuts)).astype(x.dtype)
+
+
+affine = jax.custom_vjp(plain)
 
 
 def _affine_forward(at, x, slopes, intercepts, cuts):

@@ -102,10 +102,8 @@ def lma(
 
   Source: the LMA paper, equation 4.
   """
-  wide = _wide(x.dtype, slopes.dtype)
-  tables, cuts = _tables(slopes, intercepts, wide), _stacked_cuts(stats, slopes.size, wide)
-  x, *tables, cuts = _gradient.alike(x, *tables, cuts)
-  return _gradient.affine(x, x, *tables, cuts)
+  x, *tables = _gradient.alike(x, *_tables(x.dtype, slopes, intercepts, stats))
+  return _gradient.affine(x, x, *tables)
 
 
 def lma_plain(
@@ -126,16 +124,15 @@ def lma_plain(
 
   Source: the LMA paper, equation 4.
   """
-  wide = _wide(x.dtype, slopes.dtype)
-  cuts = _stacked_cuts(stats, slopes.size, wide)
-  slope, intercept = (_gradient.select(x, table, cuts) for table in _tables(slopes, intercepts, wide))
-  return (slope * x.astype(wide) + intercept).astype(x.dtype)
+  return _gradient.plain(x, x, *_tables(x.dtype, slopes, intercepts, stats))
 
 
-def _tables(slopes: Array, intercepts: Array, dtype: np.dtype) -> tuple[Array, Array]:
+def _tables(dtype: np.dtype, slopes: Array, intercepts: Array, stats: Stats) -> tuple[Array, Array, Array]:
+  """The slopes, the intercepts and the cuts, in the type that an input of the given type is computed in."""
   if slopes.ndim != 1 or slopes.shape != intercepts.shape or slopes.size < 2:
     raise ValueError(f'slopes {slopes.shape} and intercepts {intercepts.shape} must be two vectors of one length >= 2')
-  return slopes.astype(dtype), intercepts.astype(dtype)
+  wide = _wide(dtype, slopes.dtype)
+  return slopes.astype(wide), intercepts.astype(wide), _stacked_cuts(stats, slopes.size, wide)
 
 
 def _stacked_cuts(stats: Stats, num_segments: int, dtype: np.dtype) -> Float[Array, ' cuts']:
@@ -205,27 +202,17 @@ def fold_batch_norm(
 
   Source: not in the paper.
   """
-  cuts = _stacked_cuts(stats, slopes.size, _wide(slopes.dtype))
-  steep = norm['scale'] / jnp.sqrt(norm['variance'] + epsilon)
-  shift = norm['bias'] - steep * norm['mean']
-  down, flat = steep < 0, steep == 0
-
-  def edge(cut: Array) -> Array:  # a flat channel lies in one segment, wherever x is
-    where_flat = jnp.where(shift >= cut, -jnp.inf, jnp.inf)
-    return jnp.where(flat, where_flat, (cut - shift) / jnp.where(flat, jnp.ones_like(steep), steep))
-
-  edges = [edge(cut) for cut in cuts]
-  pieces = [(alpha * steep, alpha * shift + beta) for alpha, beta in zip(slopes, intercepts, strict=True)]
+  slopes, intercepts, cuts = (table[:, None] for table in _tables(slopes.dtype, slopes, intercepts, stats))
+  steep = (norm['scale'] / jnp.sqrt(norm['variance'] + epsilon))[None]
+  shift = norm['bias'][None] - steep * norm['mean'][None]
+  # A channel that falls meets its segments from the other side; one that is flat lies in one of them, wherever x is.
+  sign, flat = jnp.where(steep < 0, -jnp.ones_like(steep), jnp.ones_like(steep)), steep == 0
+  inside = jnp.where(shift >= cuts, -jnp.inf, jnp.inf)
+  edges = jnp.where(flat, inside, (cuts - shift) / jnp.where(flat, jnp.ones_like(steep), jnp.abs(steep)))
+  tables = slopes * steep, slopes * shift + intercepts, edges
 
   def apply(x: Float[Array, '*b c']) -> Float[Array, '*b c']:
-    def row(a: Array) -> Array:
-      return jnp.broadcast_to(a.reshape((1,) * (x.ndim - 1) + a.shape), x.shape)
-
-    wide = x.astype(cuts.dtype)
-    slope, intercept = (row(a) for a in pieces[0])
-    for at, piece in zip(edges, pieces[1:], strict=True):
-      above = jnp.where(row(down), wide <= row(at), wide >= row(at))
-      slope, intercept = (jnp.where(above, row(new), old) for new, old in zip(piece, (slope, intercept), strict=True))
-    return (slope * wide + intercept).astype(x.dtype)
+    signs, *rows = (a.reshape(-1, *(1,) * (x.ndim - 1), x.shape[-1]) for a in (sign, *tables))
+    return _gradient.plain(x * signs[0].astype(x.dtype), x, *rows)
 
   return apply

@@ -20,7 +20,7 @@ def conv_general_dilated(
 ) -> Array:
   """``jax.lax.conv_general_dilated``, for ``flax.linen.Conv``; on the CPU a ``SAME`` one of stride 1 is faster.
 
-  There it has a gradient rule of its own, so that forward mode does not pass.
+  The CPU's form has a gradient rule of its own, so that forward mode does not pass, whatever the platform.
   """
   plain = partial(
     jax.lax.conv_general_dilated,

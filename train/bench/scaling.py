@@ -47,8 +47,8 @@ def _team(config: Scaling, processes: int, devices: int) -> Iterator[timing.Cont
   """Processes that wait for a line and then take a step together."""
   meeting = ['--coordinator-address', f'localhost:{_free_port()}', '--num-processes', str(processes)]
   options = ['--network', config.network, '--batch-size', str(config.batch_size)]
-  shared = [*options, *(meeting if processes > 1 else [])]
-  team = [_started([*shared, '--process-id', str(i)], devices // processes) for i in range(processes)]
+  places = [[*meeting, '--process-id', str(i)] for i in range(processes)] if processes > 1 else [[]]
+  team = [_started([*options, *place], devices // processes) for place in places]
   try:
     yield lambda: _ask(team)
   finally:

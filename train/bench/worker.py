@@ -8,7 +8,7 @@ import numpy as np
 import tyro
 from jax.sharding import NamedSharding, PartitionSpec
 
-from train import build
+from train import build, distributed
 from train.bench import networks, timing
 from train.config_bench import NetworkName
 from train.data.batches import Batch
@@ -31,14 +31,8 @@ class Worker:
   """HOST:PORT of the first process; none where there is only one."""
   num_processes: int = 1
   """How many take part."""
-  process_id: int = 0
+  process_id: int | None = None
   """Which of them this is."""
-
-
-def join(options: Worker) -> None:
-  """Meets the other processes, before anything else touches JAX."""
-  if options.coordinator_address is not None:
-    jax.distributed.initialize(options.coordinator_address, options.num_processes, options.process_id)
 
 
 def stepping(options: Worker) -> timing.Contestant:
@@ -46,7 +40,7 @@ def stepping(options: Worker) -> timing.Contestant:
   spread = build.sharding()
   model, tx = networks.network(options.network, 'lma-8'), optimizer(0.0)
   whole = networks.batch(options.batch_size)
-  batch = Batch(*(_spread(np.asarray(leaf), spread) for leaf in whole))
+  batch = Batch(*(distributed.whole(np.asarray(leaf), spread) for leaf in whole))
   replicated = NamedSharding(spread.mesh, PartitionSpec())
   state = jax.jit(lambda state: state, out_shardings=replicated)(networks.state(model, tx, whole.images))
   step = make_train_step(supervised(model), tx)
@@ -58,15 +52,10 @@ def stepping(options: Worker) -> timing.Contestant:
   return call
 
 
-def _spread(leaf: np.ndarray, sharding: NamedSharding) -> jax.Array:
-  """Every process holds the whole batch and hands over its own rows."""
-  return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
-
-
 def main(arguments: list[str]) -> None:
   """Answers each line once its step is done."""
   options = tyro.cli(Worker, args=arguments)
-  join(options)
+  distributed.join(options.coordinator_address, options.num_processes, options.process_id)
   call = stepping(options)
   for _ in sys.stdin:
     call()
