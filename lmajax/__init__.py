@@ -1,6 +1,6 @@
 """lmajax: the Light Multi-segment Activation, and what it takes to make networks small around it."""
 
-from lmajax import activations, losses, models, tree, types
+from lmajax import activations, compress, losses, models, tree, types
 from lmajax.activations import (
   RunningStats,
   Stats,
@@ -26,6 +26,7 @@ __all__ = [
   'Stats',
   'activations',
   'batch_norm_stats',
+  'compress',
   'debias',
   'fold_batch_norm',
   'init_stats',

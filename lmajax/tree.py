@@ -1,6 +1,7 @@
 """The only helpers for pytrees."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -28,3 +29,51 @@ def nbytes(tree: Any) -> int:
   56
   """
   return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def map_with_path(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
+  """Maps a function of (path, leaf, …) over the leaves; a path is the keys down to its leaf, with ``/`` between them.
+
+  Args:
+    function: takes the path, then a leaf of each tree.
+    tree: any pytree.
+    *rest: trees that the first one is a prefix of.
+
+  >>> map_with_path(lambda path, leaf: path, {'stages_0': {'kernel': 1, 'bias': 2}})
+  {'stages_0': {'bias': 'stages_0/bias', 'kernel': 'stages_0/kernel'}}
+  """
+
+  def named(path: Any, *leaves: Any) -> Any:
+    return function(jax.tree_util.keystr(path, simple=True, separator='/'), *leaves)
+
+  return jax.tree_util.tree_map_with_path(named, tree, *rest)
+
+
+def partition(tree: Any, where: Callable[[str, Any], bool]) -> tuple[Any, Any]:
+  """Parts a tree into the leaves that ``where(path, leaf)`` selects and the rest, each with None at the other's places.
+
+  >>> partition({'kernel': 1., 'bias': 2.}, lambda path, leaf: path == 'kernel')
+  ({'bias': None, 'kernel': 1.0}, {'bias': 2.0, 'kernel': None})
+  """
+  chosen = map_with_path(where, tree)
+  selected = jax.tree.map(lambda leaf, yes: leaf if yes else None, tree, chosen)
+  return selected, jax.tree.map(lambda leaf, yes: None if yes else leaf, tree, chosen)
+
+
+def combine(selected: Any, rest: Any) -> Any:
+  """Puts together what ``partition`` parted.
+
+  >>> combine({'bias': None, 'kernel': 1.}, {'bias': 2., 'kernel': None})
+  {'bias': 2.0, 'kernel': 1.0}
+  """
+  return jax.tree.map(lambda a, b: b if a is None else a, selected, rest, is_leaf=lambda leaf: leaf is None)
+
+
+def keys_like(key: Any, tree: Any) -> Any:
+  """Gives every leaf a key of its own, by its number in the tree's order.
+
+  >>> sorted(keys_like(jax.random.key(0), {'kernel': 1., 'bias': None}))
+  ['bias', 'kernel']
+  """
+  leaves, structure = jax.tree.flatten(tree)
+  return structure.unflatten([jax.random.fold_in(key, i) for i in range(len(leaves))])

@@ -1,7 +1,7 @@
 """Names for the types that run through lmajax, and the contracts of its families."""
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 from jaxtyping import Bool
@@ -13,6 +13,10 @@ Params = Any
 """A pytree of float arrays: what the optimizer moves."""
 ModelStats = Any
 """A pytree of arrays that a forward pass in training updates: running statistics."""
+Theta = Any
+"""A pytree of float arrays from which weights are made: what the optimizer moves in their place."""
+Code = Any
+"""A pytree of arrays that goes with a theta, is carried and not trained: assignments, codebooks, a rate."""
 Tap = Any
 """What passes between two stages of a model: an array or a pytree of arrays."""
 
@@ -59,3 +63,36 @@ class Staged(Protocol):
   def __call__(self, inputs: Any, *, train: bool) -> tuple[Array, tuple[Tap, ...]]:
     """Returns the output and every tap."""
     ...
+
+
+@runtime_checkable
+class Packed(Protocol):
+  """Weights as they are stored and shipped: integers, tables and scales, on the host."""
+
+  def decode(self) -> Params:
+    """Makes the weights, in NumPy."""
+    ...
+
+  def bits(self) -> int:
+    """Counts what is stored: integers at their width, tables and scales at theirs."""
+    ...
+
+  def __or__(self, other: Any) -> Any:
+    """Puts two together whose weights are parts of one tree."""
+    ...
+
+
+class Reparam(NamedTuple):
+  """Every way of making weights from less; each of the four is a pure function.
+
+  ``init(params, key)`` gives the theta, which is trained, and the code, which is carried; both are new arrays, so that
+  a step may donate them. ``apply(theta, code, key)`` gives the weights that the forward pass sees: with a key those of
+  training, with its noise and its straight-through gradient; with None those that are shipped. ``refresh(theta, code,
+  key)`` gives the code anew, between fits. ``stored(theta, code)`` gives what goes into a file, and its ``decode()``
+  equals ``apply(theta, code, None)`` but for rounding.
+  """
+
+  init: Callable[[Params, Key], tuple[Theta, Code]]
+  apply: Callable[[Theta, Code, Key | None], Params]
+  refresh: Callable[[Theta, Code, Key], Code]
+  stored: Callable[[Theta, Code], Packed]

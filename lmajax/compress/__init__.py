@@ -1,0 +1,16 @@
+"""Weights as a function of something smaller or noisier: (init, apply, refresh, stored), and their bytes in a file."""
+
+from lmajax.compress._combine import Split, identity, kernels, masked
+from lmajax.compress._tensors import PackedTree
+from lmajax.compress._uniform import least_error, min_max, uniform
+
+__all__ = [
+  'PackedTree',
+  'Split',
+  'identity',
+  'kernels',
+  'least_error',
+  'masked',
+  'min_max',
+  'uniform',
+]

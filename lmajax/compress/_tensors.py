@@ -1,0 +1,159 @@
+"""One tensor as it lies in a file, in its three kinds, and the tree of them that ``Reparam.stored`` gives."""
+
+import dataclasses
+import math
+from typing import Any, NamedTuple, Protocol, Self
+
+import jax
+import numpy as np
+
+from lmajax import tree
+
+
+class Tensor(Protocol):
+  """One tensor of a file: named arrays, and a few plain fields that say how they are read."""
+
+  def arrays(self) -> dict[str, np.ndarray]:
+    """What is stored; what has fewer than 8 bits an element is packed into bytes already."""
+    ...
+
+  def fields(self) -> dict[str, Any]:
+    """The rest of it, of JSON's types."""
+    ...
+
+  @classmethod
+  def of_file(cls, fields: dict[str, Any], arrays: dict[str, np.ndarray]) -> Self:
+    """Puts ``fields()`` and ``arrays()`` together again."""
+    ...
+
+  def decode(self, xp: Any = np) -> Any:
+    """Makes the tensor, in NumPy or by the same lines in ``jax.numpy``."""
+    ...
+
+
+def pack_bits(codes: np.ndarray, bits: int) -> np.ndarray:
+  """Lays integers below 2^bits end to end, the highest bit first, and fills the last byte up with zeros."""
+  each = (codes.reshape(-1, 1) >> np.arange(bits - 1, -1, -1, dtype=np.uint8)) & 1
+  return np.packbits(each.astype(np.uint8))
+
+
+def unpack_bits(packed: Any, bits: int, count: int, xp: Any = np) -> Any:
+  """Takes the first ``count`` integers of ``pack_bits`` out again, as uint8."""
+  flat = xp.unpackbits(packed)[: count * bits].reshape(count, bits)
+  weights = xp.asarray(1 << np.arange(bits - 1, -1, -1), dtype=np.uint8)
+  return (flat * weights).sum(axis=-1, dtype=np.uint8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plain:
+  """An array as it is."""
+
+  array: np.ndarray
+
+  @classmethod
+  def of(cls, leaf: Any) -> Self:
+    return cls(np.asarray(leaf))
+
+  def arrays(self) -> dict[str, np.ndarray]:
+    return {'': self.array}
+
+  def fields(self) -> dict[str, Any]:
+    return {}
+
+  @classmethod
+  def of_file(cls, fields: dict[str, Any], arrays: dict[str, np.ndarray]) -> Self:
+    return cls(arrays[''], **fields)
+
+  def decode(self, xp: Any = np) -> Any:
+    return xp.asarray(self.array)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scalars:
+  """Every entry a level of its bucket: ``low[b] + span[b] · levels[code]``."""
+
+  codes: np.ndarray  # packed
+  low: np.ndarray  # float32, one per bucket
+  span: np.ndarray
+  levels: np.ndarray | None  # float32; None: 0 … 1 in equal steps
+  shape: tuple[int, ...]
+  bits: int
+  bucket_size: int
+  channels_first: bool  # the last axis was brought to the front before the cut into buckets
+
+  def arrays(self) -> dict[str, np.ndarray]:
+    trained = {} if self.levels is None else {'levels': self.levels}
+    return {'codes': self.codes, 'low': self.low, 'span': self.span, **trained}
+
+  def fields(self) -> dict[str, Any]:
+    names = ('shape', 'bits', 'bucket_size', 'channels_first')
+    return {name: getattr(self, name) for name in names}
+
+  @classmethod
+  def of_file(cls, fields: dict[str, Any], arrays: dict[str, np.ndarray]) -> Self:
+    return cls(**{'levels': None, **arrays, **fields, 'shape': tuple(fields['shape'])})
+
+  def decode(self, xp: Any = np) -> Any:
+    count = math.prod(self.shape)
+    codes = unpack_bits(xp.asarray(self.codes), self.bits, count, xp)
+    levels = xp.asarray(equal_levels(self.bits) if self.levels is None else self.levels)
+    filled = xp.pad(codes, (0, -count % self.bucket_size)).reshape(-1, self.bucket_size)
+    values = levels[filled] * xp.asarray(self.span)[:, None] + xp.asarray(self.low)[:, None]
+    flat = values.reshape(-1)[:count]
+    if not self.channels_first:
+      return flat.reshape(self.shape)
+    return xp.moveaxis(flat.reshape(self.shape[-1:] + self.shape[:-1]), 0, -1)
+
+
+def equal_levels(bits: int) -> np.ndarray:
+  """0 … 1 in 2^bits − 1 equal steps."""
+  return np.arange(2**bits, dtype=np.float32) / np.float32(2**bits - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+  """Every block of a filter's entries a row of the codebook; a filter's last block may stick out over its end."""
+
+  codes: np.ndarray  # packed
+  codebook: np.ndarray  # float32 [centroids, block_size]
+  shape: tuple[int, ...]
+  bits: int
+
+  def arrays(self) -> dict[str, np.ndarray]:
+    return {'codes': self.codes, 'codebook': self.codebook}
+
+  def fields(self) -> dict[str, Any]:
+    return {'shape': self.shape, 'bits': self.bits}
+
+  @classmethod
+  def of_file(cls, fields: dict[str, Any], arrays: dict[str, np.ndarray]) -> Self:
+    return cls(**{**arrays, **fields, 'shape': tuple(fields['shape'])})
+
+  def decode(self, xp: Any = np) -> Any:
+    filters, size = self.shape[-1], math.prod(self.shape[:-1])
+    per_filter = -(-size // self.codebook.shape[-1])
+    codes = unpack_bits(xp.asarray(self.codes), self.bits, filters * per_filter, xp)
+    rows = xp.asarray(self.codebook)[codes].reshape(filters, -1)[:, :size]
+    return xp.moveaxis(rows.reshape(self.shape[-1:] + self.shape[:-1]), 0, -1)
+
+
+class PackedTree(NamedTuple):
+  """A tree of tensors as they lie in a file; ``|`` puts two together whose leaves exclude each other.
+
+  >>> PackedTree({'bias': Plain(np.zeros(2, np.float32))}).decode()
+  {'bias': array([0., 0.], dtype=float32)}
+  """
+
+  tensors: Any
+
+  def decode(self, xp: Any = np) -> Any:
+    """Makes the weights, in NumPy; handed ``jax.numpy``, in a program that holds them packed."""
+    return jax.tree.map(lambda tensor: tensor.decode(xp), self.tensors)
+
+  def bits(self) -> int:
+    """Counts the bits of all arrays: packed codes (whole bytes), tables and scales."""
+    arrays = [array for tensor in jax.tree.leaves(self.tensors) for array in tensor.arrays().values()]
+    return 8 * sum(array.nbytes for array in arrays)
+
+  def __or__(self, other: 'PackedTree') -> 'PackedTree':
+    return PackedTree(tree.combine(self.tensors, other.tensors))
