@@ -13,7 +13,7 @@ from lmajax import LMA, models
 from lmajax.activations import linen
 from train import step as steps
 from train.data.batches import Batch
-from train.loop import Cohort, Group, Plan, cohort_step, fresh, optimizer
+from train.loop import Cohort, Plan, cohort_step, fresh, optimizer
 from train.objectives import distill, supervised, teach
 
 TEACHER = models.MLP((16,), 10, linen.ReLU)
@@ -56,7 +56,7 @@ def mixed(over=steps.vmapped):
     'lma-joined': (joined, objective(joined)),
     'hard lma': (STUDENT, supervised(STUDENT)),
   }
-  groups = {name: Group(model, aim, (0, 1), over) for name, (model, aim) in students.items()}
+  groups = {name: steps.Group(model, aim, (0, 1), over) for name, (model, aim) in students.items()}
   return Cohort(groups, Plan(0.1, 1e-3, lambda errors: 1.0, 1), SHARE)
 
 
@@ -141,7 +141,7 @@ def test_the_teacher_runs_once_for_any_number_of_students():
   wide = models.MLP((512, 512), 10, linen.ReLU)
 
   def flops(number):
-    groups = {str(i): Group(STUDENT, objective(), (0, 1, 2), steps.unrolled) for i in range(number)}
+    groups = {str(i): steps.Group(STUDENT, objective(), (0, 1, 2), steps.unrolled) for i in range(number)}
     cohort = mixed()._replace(groups=groups, share=teach(wide))
     start = fresh(cohort, batch_of(0).images)
     compiled = steps.compiled(cohort_step(cohort)).lower(start, frozen_of(wide), batch_of(0)).compile()

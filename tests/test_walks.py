@@ -20,7 +20,7 @@ from train import loop
 from train import step as steps
 from train.data import Images
 from train.data.batches import Batches, evaluation_batches
-from train.loop import Cohort, Data, Group, Plan, cohort_step, fit, fresh, saved_variables
+from train.loop import Cohort, Data, Plan, cohort_step, fit, fresh, saved
 from train.objectives import distill, supervised, teach
 from train.run import Run, Stopped
 from train.schedules import cosine
@@ -48,8 +48,8 @@ def batches(sharding=None, size=8):
 def cohort(epochs=2):
   soft, hard = models.MLP((4,), 10, LMA), models.MLP((5,), 10, linen.Swish)
   groups = {
-    'soft': Group(soft, distill(soft, temperature=2.0, soft_weight=0.7), (0, 1), steps.vmapped),
-    'hard': Group(hard, supervised(hard), (0, 1, 2), steps.unrolled),
+    'soft': steps.Group(soft, distill(soft, temperature=2.0, soft_weight=0.7), (0, 1), steps.vmapped),
+    'hard': steps.Group(hard, supervised(hard), (0, 1, 2), steps.unrolled),
   }
   return Cohort(groups, Plan(0.05, 1e-3, cosine(epochs), 1), teach(TEACHER))
 
@@ -142,13 +142,13 @@ def test_a_signal_is_heard_at_the_end_of_a_chunk_and_the_run_goes_on_from_there(
   with Run(tmp_path / 'stopped') as run:
     chex.assert_trees_all_equal(fit(run, 'students', cohort(), data_with(SHORT), frozen_of()), whole)
   assert run.bar.n == 24
-  chex.assert_trees_all_equal(saved_variables(tmp_path / 'stopped', 'students', cohort(), data_with(SHORT)), whole)
+  chex.assert_trees_all_equal(saved(tmp_path / 'stopped', 'students', cohort(), data_with(SHORT)), whole)
 
 
 @pytest.mark.parametrize('platform', ['cuda', 'tpu'])
 def test_a_chunk_lowers_for_other_platforms(platform):
   student, teacher = models.cifar10_student(3, LMA), models.cifar10_teacher(linen.ReLU)
-  group = Group(student, distill(student, temperature=2.0, soft_weight=0.7), (0, 1), steps.vmapped)
+  group = steps.Group(student, distill(student, temperature=2.0, soft_weight=0.7), (0, 1), steps.vmapped)
   students, data = cohort()._replace(groups={'cnn': group}, share=teach(teacher)), batches(size=32)
   start = jax.eval_shape(lambda images: fresh(students, images), data[0].images)
   frozen = jax.eval_shape(lambda: frozen_of(teacher, 32))

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from train import build, report
 from train.build import Arm
-from train.loop import member
+from train.evaluate import member
 from train.report import Row
 
 matplotlib.use('agg')

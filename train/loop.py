@@ -6,28 +6,28 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lmajax.types import Array
+from lmajax.types import Array, Code, ModelStats, Theta
 from train.checkpoint import Checkpoints
 from train.data.batches import Batch, Batches
 from train.distributed import whole
 from train.errors import UserError
+from train.evaluate import accuracies
+from train.objectives import reparameterized
 from train.run import Run
 from train.schedules import Schedule
 from train.step import (
   Advance,
   Frozen,
-  Objective,
+  Group,
   Share,
   TrainState,
   as_it_is,
   init_state,
-  right_answers,
   sharing,
   stepped,
   together,
@@ -43,15 +43,6 @@ class Plan(NamedTuple):
   weight_decay: float
   schedule: Schedule
   save_every: int
-
-
-class Group(NamedTuple):
-  """Students of one architecture and one objective that differ in their seeds alone."""
-
-  model: nn.Module
-  objective: Objective
-  seeds: Sequence[int]
-  over: Callable[[Callable], Callable]
 
 
 Errors = list[dict[str, list[float]]]
@@ -86,11 +77,29 @@ class Data(NamedTuple):
   walk: Callable[[Callable, Batches], Advance] = stepped
 
 
+class Start(NamedTuple):
+  """What a group goes on with, if not with new weights: every leaf has a leading axis of seeds."""
+
+  theta: Theta
+  code: Code
+  stats: ModelStats
+
+
+Starts = Mapping[str, Start]
+_CODE = 0xC0DE  # keeps the codes' draws apart from the weights'
+
+
 class Progress(NamedTuple):
-  """A student on its way, or with a leading axis of seeds a group of them."""
+  """A student on its way, or with a leading axis of seeds a group of them; its parameters are the reparam's theta."""
 
   state: TrainState
   loss_sum: Array  # over the current epoch, so that a resume in its middle reports the same mean
+  code: Code = ()
+
+  @property
+  def end(self) -> Start:
+    """What another fit can go on with."""
+    return Start(self.state.params, self.code, self.state.stats)
 
 
 def optimizer(weight_decay: float) -> optax.GradientTransformationExtraArgs:
@@ -106,24 +115,27 @@ def cohort_step(cohort: Cohort) -> Callable:
   """The step of all students, not yet compiled: (progress by name, frozen, batch) -> progress by name."""
   tx = optimizer(cohort.plan.weight_decay)
 
-  def student(objective: Objective) -> Callable:
-    step = unless_stopped(train_step(objective, tx))
+  def student(group: Group) -> Callable:
+    step = unless_stopped(train_step(reparameterized(group.objective, group.reparam), tx))
 
     def summed(progress: Progress, shared: Any, batch: Batch) -> Progress:
-      state, metrics = step(progress.state, shared, batch)
-      return Progress(state, progress.loss_sum + metrics['loss'])
+      state, metrics = step(progress.state, (shared, progress.code), batch)
+      return Progress(state, progress.loss_sum + metrics['loss'], progress.code)
 
     return summed
 
-  steps = {name: group.over(student(group.objective)) for name, group in cohort.groups.items()}
+  steps = {name: group.over(student(group)) for name, group in cohort.groups.items()}
   return sharing(together(steps), cohort.share)
 
 
-def fit(run: Run, phase: str, cohort: Cohort, data: Data, frozen: Frozen = None) -> dict[str, Any]:
-  """Trains a cohort to the end of its plan, from its last checkpoint if there is one; returns variables by name."""
+def fit(
+  run: Run, phase: str, cohort: Cohort, data: Data, frozen: Frozen = None, starts: Starts | None = None
+) -> dict[str, Progress]:
+  """Trains a cohort to the end of its plan, from its last checkpoint if there is one."""
   checkpoints = Checkpoints(folder_of(run.folder, phase))
-  progress, errors = _start(run, cohort, data, checkpoints)
+  progress, errors = _start(run, cohort, data, checkpoints, starts or {})
   advance, measure = data.walk(cohort_step(cohort), data.batches), accuracies(cohort.groups)
+  shipped = weights(cohort)
   run.bar.set_description(phase)
   run.bar.update(_step(progress))
 
@@ -149,14 +161,14 @@ def fit(run: Run, phase: str, cohort: Cohort, data: Data, frozen: Frozen = None)
       progress, step = advance(progress, frozen, before, end)
       _settle(progress)
       run.bar.update(step - before)
-    right = measure(variables(progress), data.validation)
+    right = measure(shipped(progress), data.validation)
     errors.append({name: (1 - accuracy).tolist() for name, accuracy in right.items()})
     _report(run, progress, rates, errors, time.perf_counter() - began)
     progress = {name: p._replace(loss_sum=jnp.zeros_like(p.loss_sum)) for name, p in progress.items()}
     if len(errors) % cohort.plan.save_every == 0 or not cohort.rates(errors):
       save(score=float(np.mean(np.concatenate([*right.values()]))))
   checkpoints.close()
-  return variables(progress)
+  return progress
 
 
 def _settle(progress: dict[str, Progress]) -> None:
@@ -170,47 +182,38 @@ def folder_of(run_folder: Path, phase: str) -> Path:
   return run_folder / 'checkpoints' / phase
 
 
-def saved_variables(run_folder: Path, phase: str, cohort: Cohort, data: Data) -> dict[str, Any]:
-  """The variables of a finished phase by name, from its checkpoint."""
+def saved(run_folder: Path, phase: str, cohort: Cohort, data: Data) -> dict[str, Progress]:
+  """A finished phase, from its checkpoint."""
   folder = folder_of(run_folder, phase)
   restored = None
   if folder.exists():
     checkpoints = Checkpoints(folder, reading=True)
-    restored = restore(checkpoints, cohort, data)
+    restored = restore(checkpoints, cohort, data, {})
     checkpoints.close()
   if restored is None or cohort.rates(restored[1]):
     raise UserError(f'{folder} holds no whole checkpoint of its last step: finish the run by distill --resume')
-  return variables(restored[0])
+  return restored[0]
 
 
-def variables(progress: dict[str, Progress]) -> dict[str, Any]:
-  """What ``model.apply`` takes, by name."""
-  return {name: {'params': p.state.params, **p.state.stats} for name, p in progress.items()}
+def weights(cohort: Cohort) -> Callable[[dict[str, Progress]], dict[str, Any]]:
+  """Compiles progress by name -> what ``model.apply`` takes by name: the weights that would be shipped."""
+
+  def one(group: Group) -> Callable:
+    def decoded(progress: Progress) -> dict[str, Any]:
+      return {'params': group.reparam.apply(progress.state.params, progress.code, None), **progress.state.stats}
+
+    return group.over(decoded)
+
+  return jax.jit(together({name: one(group) for name, group in cohort.groups.items()}))
 
 
-def member(variables: Any, seed: int) -> Any:
-  """One student's variables out of a group's."""
-  return jax.tree.map(lambda leaf: leaf[seed], variables)
-
-
-def accuracies(groups: Mapping[str, Group]) -> Callable[..., dict[str, np.ndarray]]:
-  """Compiles (variables by name, batches) -> the share of right answers of each seed by name, in float64."""
-  step = jax.jit(together({name: group.over(right_answers(group.model)) for name, group in groups.items()}))
-
-  def measure(variables: dict[str, Any], batches: Sequence[tuple[Batch, Array]]) -> dict[str, np.ndarray]:
-    students = {name: variables[name] for name in groups}
-    right = [jax.device_get(step(students, batch, mask)) for batch, mask in batches]
-    total = sum(int(mask.sum()) for _, mask in batches)
-    return {name: np.asarray([batch[name] for batch in right], np.int64).sum(axis=0) / total for name in groups}
-
-  return measure
-
-
-def restore(checkpoints: Checkpoints, cohort: Cohort, data: Data) -> tuple[dict[str, Progress], Errors] | None:
+def restore(
+  checkpoints: Checkpoints, cohort: Cohort, data: Data, starts: Starts
+) -> tuple[dict[str, Progress], Errors] | None:
   """The newest whole checkpoint of a cohort and the validation errors up to it, placed on today's devices."""
 
   def abstract() -> Any:
-    shapes = jax.eval_shape(lambda: fresh(cohort, _blank(data)))
+    shapes = jax.eval_shape(lambda: fresh(cohort, _blank(data), starts))
     placed = functools.partial(jax.ShapeDtypeStruct, sharding=_replicated(data))
     return jax.tree.map(lambda leaf: placed(leaf.shape, leaf.dtype), shapes)
 
@@ -218,25 +221,33 @@ def restore(checkpoints: Checkpoints, cohort: Cohort, data: Data) -> tuple[dict[
   return None if restored is None else (restored[0], restored[1]['errors'])
 
 
-def _start(run: Run, cohort: Cohort, data: Data, checkpoints: Checkpoints) -> tuple[dict[str, Progress], Errors]:
-  restored = restore(checkpoints, cohort, data)
+def _start(
+  run: Run, cohort: Cohort, data: Data, checkpoints: Checkpoints, starts: Starts
+) -> tuple[dict[str, Progress], Errors]:
+  restored = restore(checkpoints, cohort, data, starts)
   if restored is None:
-    start = fresh(cohort, _blank(data))  # not compiled: that takes longer than what it saves
+    start = fresh(cohort, _blank(data), starts)  # not compiled: that takes longer than what it saves
     restored = jax.tree.map(functools.partial(_put, sharding=_replicated(data)), start), []
   run.cut_back(cohort.groups.keys(), _step(restored[0]))
   return restored
 
 
-def fresh(cohort: Cohort, images: Array) -> dict[str, Progress]:
-  """All students before their first step, by name."""
+def fresh(cohort: Cohort, images: Array, starts: Starts | None = None) -> dict[str, Progress]:
+  """All students before their first step, by name; a group that has no start gets new weights."""
   tx = optimizer(cohort.plan.weight_decay)
 
-  def start(group: Group) -> Progress:
-    keys = jnp.stack([jax.random.key(seed) for seed in group.seeds])
-    states = group.over(lambda key, images: init_state(group.model, tx, key, images))(keys, images)
-    return Progress(states, jnp.zeros(len(group.seeds)))
+  def start(name: str, group: Group) -> Progress:
+    def one(seed: tuple[Array, Start | None]) -> Progress:
+      key, given = seed
+      state = init_state(group.model, tx, key, images)
+      given = given or Start(*group.reparam.init(state.params, jax.random.fold_in(key, _CODE)), state.stats)
+      state = state._replace(params=given.theta, stats=given.stats, opt_state=tx.init(given.theta))
+      return Progress(state, jnp.zeros(()), given.code)
 
-  return {name: start(group) for name, group in cohort.groups.items()}
+    keys = jnp.stack([jax.random.key(seed) for seed in group.seeds])
+    return group.over(one)((keys, (starts or {}).get(name)))
+
+  return {name: start(name, group) for name, group in cohort.groups.items()}
 
 
 def _blank(data: Data) -> Array:

@@ -7,9 +7,11 @@ import jax
 import optax
 
 from lmajax.losses import distillation
-from lmajax.types import Array, Key, ModelStats, Params
+from lmajax.types import Array, Key, ModelStats, Params, Reparam, Theta
 from train.data.batches import Batch
 from train.step import Frozen, Objective, Share
+
+_NOISE = 0x4015E  # keeps the weights' noise apart from the dropout's
 
 
 def _forward(model: nn.Module, params: Params, stats: ModelStats, images: Array, key: Key) -> tuple[Array, Any]:
@@ -40,6 +42,16 @@ def distill(student: nn.Module, *, temperature: float, soft_weight: float) -> Ob
     return loss, (stats, {})
 
   return objective
+
+
+def reparameterized(objective: Objective, reparam: Reparam) -> Objective:
+  """The objective of weights made from less: ``frozen`` is its own and the code."""
+
+  def of_theta(theta: Theta, stats: ModelStats, frozen: Frozen, batch: Batch, key: Key):
+    shared, code = frozen
+    return objective(reparam.apply(theta, code, jax.random.fold_in(key, _NOISE)), stats, shared, batch, key)
+
+  return of_theta
 
 
 def teach(teacher: nn.Module) -> Share:

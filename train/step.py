@@ -1,6 +1,6 @@
 """One training step, whatever is trained and however many: the objective is a value handed to it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -8,13 +8,24 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lmajax.types import Array, Key, ModelStats, Params
+from lmajax.compress import identity
+from lmajax.types import Array, Key, ModelStats, Params, Reparam
 from train.data.batches import Batch, Batches, Epoch
 
 Frozen = Any
 Share = Callable[[Frozen, Batch], Frozen]
 Metrics = dict[str, Array]
 Objective = Callable[[Params, ModelStats, Frozen, Batch, Key], tuple[Array, tuple[ModelStats, Metrics]]]
+
+
+class Group(NamedTuple):
+  """Students of one architecture, one objective and one kind of weights that differ in their seeds alone."""
+
+  model: nn.Module
+  objective: Objective
+  seeds: Sequence[int]
+  over: Callable[[Callable], Callable]
+  reparam: Reparam = identity()
 
 
 class TrainState(NamedTuple):

@@ -14,9 +14,9 @@ from train.bench import networks, peers, timing
 from train.bench.record import Record, caption, milliseconds, ratio_fields, ratio_text
 from train.config_bench import Step
 from train.data.batches import Batch
-from train.loop import Cohort, Group, Plan, Progress, cohort_step, optimizer
+from train.loop import Cohort, Plan, Progress, cohort_step, optimizer
 from train.objectives import distill, supervised, teach
-from train.step import as_it_is, compiled
+from train.step import Group, as_it_is, compiled
 
 _SOFT = {'temperature': 2.0, 'soft_weight': 0.7}
 _PLAN = Plan(learning_rate=0.01, weight_decay=2.2e-4, schedule=schedules.cosine(1), save_every=1)

@@ -11,11 +11,12 @@ from train.build import Arm
 from train.config import Distill, check
 from train.data import Dataset, load
 from train.distributed import first
-from train.loop import Cohort, Data, Group, accuracies, fit, member, saved_variables
+from train.evaluate import accuracies, member
+from train.loop import Cohort, Data, fit, saved, weights
 from train.objectives import distill, supervised, teach
 from train.report import TEACHER, Row
 from train.run import Run
-from train.step import unrolled
+from train.step import Group, unrolled
 
 STUDENTS = 'students'
 
@@ -56,8 +57,8 @@ def run(plan: Experiment, to: Run) -> list[Row]:
   config = plan.config
   epochs = (config.teacher_epochs or config.epochs) + config.epochs
   to.bar.total = epochs * plan.data.batches.steps_per_epoch
-  trained = fit(to, TEACHER, plan.teacher, plan.data)
-  trained |= fit(to, STUDENTS, plan.students, plan.data, member(trained[TEACHER], 0))
+  trained = weights(plan.teacher)(fit(to, TEACHER, plan.teacher, plan.data))
+  trained |= weights(plan.students)(fit(to, STUDENTS, plan.students, plan.data, member(trained[TEACHER], 0)))
   rows = evaluated(plan, trained)
   if first():
     report.write(to.folder, config, [row._asdict() for row in rows], report.table(rows))
@@ -70,7 +71,7 @@ def run(plan: Experiment, to: Run) -> list[Row]:
 def restored(plan: Experiment, folder: Path) -> dict[str, Any]:
   """The variables of the teacher and of all students of a finished run, from its checkpoints."""
   phases = {TEACHER: plan.teacher, STUDENTS: plan.students}
-  parts = [saved_variables(folder, phase, cohort, plan.data) for phase, cohort in phases.items()]
+  parts = [weights(cohort)(saved(folder, phase, cohort, plan.data)) for phase, cohort in phases.items()]
   return {name: variables for part in parts for name, variables in part.items()}
 
 

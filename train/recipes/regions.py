@@ -20,7 +20,8 @@ from train.config_regions import Regions, check
 from train.data import load
 from train.data.batches import Batch
 from train.draw_regions import Panel
-from train.loop import Cohort, Data, Group, accuracies, fit, fresh, member
+from train.evaluate import accuracies, measured_again, member
+from train.loop import Cohort, Data, fit, fresh, weights
 from train.objectives import supervised
 from train.pieces import differentiated
 from train.regions import Plane
@@ -93,10 +94,10 @@ def experiment(asked: Regions) -> Experiment:
   dataset = load(asked.data, data_dir=asked.data_dir)
   data, test = build.data(students, dataset)
 
-  def group(activation: str, segments: int | None) -> Group:
+  def group(activation: str, segments: int | None) -> step.Group:
     units = (asked.width,) * asked.depth
     model = models.MLP(units, dataset.num_classes, build.activation(activation, segments))
-    return Group(model, supervised(model), range(asked.seeds), step.vmapped)
+    return step.Group(model, supervised(model), range(asked.seeds), step.vmapped)
 
   kinds = {name if segments is None else f'{name}-{segments}': (name, segments) for name, segments in _kinds(asked)}
   networks = Cohort({name: group(*kind) for name, kind in kinds.items()}, build.plan(students, asked.epochs))
@@ -125,7 +126,8 @@ def _inputs(asked: Regions, test: list[tuple[Batch, Any]]) -> Inputs:
 def run(plan: Experiment, to: Run) -> list[Row]:
   """Trains all networks, counts before and after, and writes the table and the picture."""
   to.bar.total = plan.config.epochs * plan.data.batches.steps_per_epoch
-  trained, before = fit(to, 'networks', plan.networks, plan.data), untrained(plan.networks, plan.data)
+  trained = weights(plan.networks)(fit(to, 'networks', plan.networks, plan.data))
+  before = untrained(plan.networks, plan.data)
   rows, panels = [], []
   for name, (activation, segments) in plan.kinds.items():
     count = _counter(plan, name)
@@ -145,19 +147,8 @@ def untrained(networks: Cohort, data: Data) -> dict[str, Any]:
   Fresh ones would put batch norm at mean 0 and variance 1 and all of LMA's cuts at 0. These are measured by forward
   passes in training mode over the first training batches, which move no parameter.
   """
-
-  def measuring(group: Group) -> Callable:
-    def moved(state: step.TrainState, batch: Batch) -> step.TrainState:
-      _, (stats, _) = group.objective(state.params, state.stats, None, batch, state.key)
-      return state._replace(stats=stats)
-
-    return group.over(moved)
-
-  moved = jax.jit(step.together({name: measuring(group) for name, group in networks.groups.items()}))
-  states = {name: progress.state for name, progress in fresh(networks, data.batches[0].images).items()}
-  for i in range(_MEASURING):
-    states = moved(states, data.batches[i])
-  return {name: {'params': state.params, **state.stats} for name, state in states.items()}
+  start = weights(networks)(fresh(networks, data.batches[0].images))
+  return measured_again(networks.groups)(start, (data.batches[i] for i in range(_MEASURING)))
 
 
 def _counter(plan: Experiment, name: str) -> Callable[[dict[str, Any]], tuple[tuple, Panel]]:

@@ -1,0 +1,62 @@
+"""What a finished network is worth: its right answers, after its statistics were measured under its own weights."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from lmajax.types import Array
+from train.data.batches import Batch
+from train.step import Group, right_answers, together
+
+
+def member(variables: Any, seed: int) -> Any:
+  """One student's part of a group's."""
+  return jax.tree.map(lambda leaf: leaf[seed], variables)
+
+
+def accuracies(groups: Mapping[str, Group]) -> Callable[..., dict[str, np.ndarray]]:
+  """Compiles (variables by name, batches) -> the share of right answers of each seed by name, in float64."""
+  step = jax.jit(together({name: group.over(right_answers(group.model)) for name, group in groups.items()}))
+
+  def measure(variables: dict[str, Any], batches: Sequence[tuple[Batch, Array]]) -> dict[str, np.ndarray]:
+    students = {name: variables[name] for name in groups}
+    right = [jax.device_get(step(students, batch, mask)) for batch, mask in batches]
+    total = sum(int(mask.sum()) for _, mask in batches)
+    return {name: np.asarray([batch[name] for batch in right], np.int64).sum(axis=0) / total for name in groups}
+
+  return measure
+
+
+def measured_again(groups: Mapping[str, Group]) -> Callable[..., dict[str, Any]]:
+  """Compiles (variables by name, training batches) -> the same with running statistics of these very weights.
+
+  They start as a new network's and are moved by forward passes in training mode, which touch no parameter.
+  """
+
+  def moving(group: Group) -> Callable:
+    def moved(variables: dict[str, Any], batch: Batch) -> dict[str, Any]:
+      stats = [name for name in variables if name != 'params']
+      rngs = {'dropout': jax.random.key(0)}
+      return {**variables, **group.model.apply(variables, batch.images, train=True, mutable=stats, rngs=rngs)[1]}
+
+    return group.over(moved)
+
+  def starting(group: Group) -> Callable:
+    def start(variables: dict[str, Any], batch: Batch) -> dict[str, Any]:
+      return {**group.model.init(jax.random.key(0), batch.images, train=False), 'params': variables['params']}
+
+    return group.over(start)
+
+  begin = jax.jit(together({name: starting(group) for name, group in groups.items()}))
+  step = jax.jit(together({name: moving(group) for name, group in groups.items()}), donate_argnums=0)
+
+  def measure(variables: dict[str, Any], batches: Iterable[Batch]) -> dict[str, Any]:
+    moved = None
+    for batch in batches:
+      moved = begin(variables, batch) if moved is None else moved
+      moved = step(moved, batch)
+    return moved or variables
+
+  return measure
