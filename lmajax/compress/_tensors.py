@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -22,7 +22,7 @@ class Tensor(Protocol):
     ...
 
   @classmethod
-  def of_file(cls, fields: dict[str, Any], arrays: dict[str, np.ndarray]) -> Self:
+  def of_file(cls, fields: dict[str, Any], arrays: dict[str, np.ndarray]) -> 'Tensor':
     """Puts ``fields()`` and ``arrays()`` together again."""
     ...
 
@@ -51,7 +51,7 @@ class Plain:
   array: np.ndarray
 
   @classmethod
-  def of(cls, leaf: Any) -> Self:
+  def of(cls, leaf: Any) -> 'Plain':
     return cls(np.asarray(leaf))
 
   def arrays(self) -> dict[str, np.ndarray]:
@@ -61,7 +61,7 @@ class Plain:
     return {}
 
   @classmethod
-  def of_file(cls, fields: dict[str, Any], arrays: dict[str, np.ndarray]) -> Self:
+  def of_file(cls, fields: dict[str, Any], arrays: dict[str, np.ndarray]) -> 'Plain':
     return cls(arrays[''], **fields)
 
   def decode(self, xp: Any = np) -> Any:
@@ -90,7 +90,7 @@ class Scalars:
     return {name: getattr(self, name) for name in names}
 
   @classmethod
-  def of_file(cls, fields: dict[str, Any], arrays: dict[str, np.ndarray]) -> Self:
+  def of_file(cls, fields: dict[str, Any], arrays: dict[str, np.ndarray]) -> 'Scalars':
     return cls(**{'levels': None, **arrays, **fields, 'shape': tuple(fields['shape'])})
 
   def decode(self, xp: Any = np) -> Any:
@@ -126,7 +126,7 @@ class Blocks:
     return {'shape': self.shape, 'bits': self.bits}
 
   @classmethod
-  def of_file(cls, fields: dict[str, Any], arrays: dict[str, np.ndarray]) -> Self:
+  def of_file(cls, fields: dict[str, Any], arrays: dict[str, np.ndarray]) -> 'Blocks':
     return cls(**{**arrays, **fields, 'shape': tuple(fields['shape'])})
 
   def decode(self, xp: Any = np) -> Any:
