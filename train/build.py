@@ -13,7 +13,7 @@ from lmajax import LMA, models
 from lmajax.activations import linen
 from lmajax.types import ActivationFactory
 from train import schedules, step
-from train.config import Distill
+from train.config import Training
 from train.data import Dataset
 from train.data.batches import Batches, evaluation_batches
 from train.errors import UserError
@@ -49,7 +49,7 @@ class Arm(NamedTuple):
     return f'{self.activation}{segments}-w{self.width}-{"hard" if self.hard_label else "distilled"}'
 
 
-def arms(config: Distill) -> Iterator[Arm]:
+def arms(config: Training) -> Iterator[Arm]:
   """Every kind of student that a configuration asks for."""
   for width in config.width:
     for activation in config.activations:
@@ -58,7 +58,7 @@ def arms(config: Distill) -> Iterator[Arm]:
           yield Arm(activation, segments, width, hard_label)
 
 
-def _segments(config: Distill, activation: str) -> tuple[int | None, ...]:
+def _segments(config: Training, activation: str) -> tuple[int | None, ...]:
   if activation == 'aplu':
     return tuple(k for k in config.segments if k > 2)  # with 2 it has no hinge: it is ReLU
   return config.segments if activation in SEGMENTED else (None,)
@@ -69,7 +69,7 @@ def activation(name: str, segments: int | None) -> ActivationFactory:
   return _ACTIVATIONS[name](segments or 2)
 
 
-def teacher(config: Distill, num_classes: int) -> nn.Module:
+def teacher(config: Training, num_classes: int) -> nn.Module:
   """The paper's teacher for the CIFARs; elsewhere a perceptron that is wide beside its students. All with ReLU."""
   dtype = jnp.dtype(config.dtype)
   if config.data == 'cifar10':
@@ -79,7 +79,7 @@ def teacher(config: Distill, num_classes: int) -> nn.Module:
   return models.MLP(_TEACHER_UNITS[config.data], num_classes, linen.ReLU, dtype)
 
 
-def student(config: Distill, arm: Arm, num_classes: int) -> nn.Module:
+def student(config: Training, arm: Arm, num_classes: int) -> nn.Module:
   """The student of an arm."""
   act, dtype = activation(arm.activation, arm.segments), jnp.dtype(config.dtype)
   if config.data == 'cifar10':
@@ -103,7 +103,7 @@ def over(model: nn.Module) -> Callable[[Callable], Callable]:
   return step.vmapped if isinstance(model, models.MLP) or jax.default_backend() != 'cpu' else step.unrolled
 
 
-def plan(config: Distill, epochs: int) -> Plan:
+def plan(config: Training, epochs: int) -> Plan:
   """The optimizer's part of a configuration."""
   return Plan(config.learning_rate, config.weight_decay, _SCHEDULES[config.schedule](epochs), config.save_every)
 
@@ -114,7 +114,7 @@ def sharding() -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec('data'))
 
 
-def data(config: Distill, dataset: Dataset) -> tuple[Data, list]:
+def data(config: Training, dataset: Dataset) -> tuple[Data, list]:
   """What the phases read, and the test set as batches with masks."""
   spread = sharding()
   normal = {'pixel_mean': dataset.pixel_mean, 'pixel_std': dataset.pixel_std, 'sharding': spread}

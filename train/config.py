@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,8 +17,8 @@ ActivationName = Literal['relu', 'identity', 'prelu', 'swish', 'aplu', 'lma', 'l
 
 
 @dataclasses.dataclass(frozen=True)
-class Distill:
-  """Distil a teacher into students of equal size, one per activation and seed, and show what came of it."""
+class Training:
+  """What every command that trains a teacher and students under it asks for."""
 
   data: DataName = 'digits'
   """The images; digits come with scikit-learn, the others from --data-dir or the internet."""
@@ -38,10 +39,6 @@ class Distill:
   width: tuple[int, ...] = (3, 5)
   """The students' widths: hidden units for digits (3 5) and the MNISTs (6); channels of the first convolution for
   cifar10 (75 50 25: students 1, 2, 3 of the paper); the widening factor for cifar100 (4 2: its students 1, 2)."""
-  temperature: float = 2.0
-  """T, of the soft targets."""
-  soft_weight: float = 0.7
-  """The weight of the soft targets; the labels get the rest."""
   epochs: int = 60
   """Epochs of each student; by default 20 for the MNISTs and the paper's 200 for the CIFARs."""
   teacher_epochs: int | None = None
@@ -66,28 +63,44 @@ class Distill:
   """Which of them this is, from 0."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Distill(Training):
+  """Distil a teacher into students of equal size, one per activation and seed, and show what came of it."""
+
+  temperature: float = 2.0
+  """T, of the soft targets."""
+  soft_weight: float = 0.7
+  """The weight of the soft targets; the labels get the rest."""
+
+
 _MNIST: dict[str, Any] = {'seeds': 5, 'width': (6,), 'epochs': 20, 'batch_size': 128, 'save_every': 5}
 _CIFAR: dict[str, Any] = {'seeds': 5, 'epochs': 200, 'save_every': 1}
-_DEFAULTS = {
-  'digits': Distill(),
-  'mnist': Distill('mnist', **_MNIST),
-  'fashion-mnist': Distill('fashion-mnist', **_MNIST),
-  'cifar10': Distill('cifar10', width=(75, 50, 25), schedule='plateau', learning_rate=0.01, **_CIFAR),
-  'cifar100': Distill(
-    'cifar100', width=(4, 2), schedule='steps', learning_rate=0.1, weight_decay=5e-4, batch_size=128, **_CIFAR
-  ),
-}
+PUBLISHED: dict[str, dict[str, Any]] = {
+  'digits': {},
+  'mnist': _MNIST,
+  'fashion-mnist': _MNIST,
+  'cifar10': {'width': (75, 50, 25), 'schedule': 'plateau', 'learning_rate': 0.01, **_CIFAR},
+  'cifar100': {
+    'width': (4, 2), 'schedule': 'steps', 'learning_rate': 0.1, 'weight_decay': 5e-4, 'batch_size': 128, **_CIFAR
+  },
+}  # fmt: skip
+"""What differs from the digits' defaults, by data set: the paper's numbers for the paper's data."""
 
 
 def defaults(data: DataName) -> Distill:
-  """What stands where a person gives nothing: the paper's numbers for the paper's data."""
-  return _DEFAULTS[data]
+  """What stands where a person gives nothing."""
+  return Distill(data=data, **PUBLISHED[data])
 
 
 def check(config: Distill) -> None:
   """Refuses what cannot be run, naming the option."""
+  check_training(config)
+  check_soft_targets([config.temperature], [config.soft_weight])
+
+
+def check_training(config: Training) -> None:
   numbers = vars(config)
-  for name in ('seeds', 'epochs', 'batch_size', 'save_every', 'learning_rate', 'temperature'):
+  for name in ('seeds', 'epochs', 'batch_size', 'save_every', 'learning_rate'):
     require(0 < numbers[name] < math.inf, name, numbers[name], 'give a positive number')
   teacher_epochs = config.teacher_epochs
   require(teacher_epochs is None or teacher_epochs > 0, 'teacher_epochs', teacher_epochs, 'give a positive number')
@@ -96,10 +109,16 @@ def check(config: Distill) -> None:
     require(len(set(numbers[name])) == len(numbers[name]), name, text(numbers[name]), 'give each once')
   require(min(config.segments) >= 2, 'segments', min(config.segments), 'give 2 or more')
   require(min(config.width) >= 1, 'width', min(config.width), 'give positive numbers')
-  require(0 <= config.soft_weight <= 1, 'soft_weight', config.soft_weight, 'give a number between 0 and 1')
   require(0 <= config.weight_decay < math.inf, 'weight_decay', config.weight_decay, 'give 0 or more')
   require(config.activations != ('aplu',) or max(config.segments) > 2, 'segments', 2, 'give aplu 3 or more')
   require(config.data != 'digits' or config.data_dir is None, 'data_dir', config.data_dir, 'digits need none')
+
+
+def check_soft_targets(temperatures: Sequence[float], soft_weights: Sequence[float]) -> None:
+  for temperature in temperatures:
+    require(0 < temperature < math.inf, 'temperature', temperature, 'give a positive number')
+  for weight in soft_weights:
+    require(0 <= weight <= 1, 'soft_weight', weight, 'give a number between 0 and 1')
 
 
 def require(holds: bool, name: str, value: Any, mend: str) -> None:
@@ -125,14 +144,20 @@ def published(config: Any) -> dict[str, Any]:
 def save(config: Any, folder: Path) -> None:
   """Writes ``config.json``."""
   data_dir = None if config.data_dir is None else str(config.data_dir.resolve())
-  write_atomically(folder / 'config.json', json.dumps({**published(config), 'data_dir': data_dir}, indent=2) + '\n')
+  values = {'recipe': recipe(config), **published(config), 'data_dir': data_dir}
+  write_atomically(folder / 'config.json', json.dumps(values, indent=2) + '\n')
+
+
+def recipe(config: Any) -> str:
+  """The command that a configuration belongs to."""
+  return type(config).__name__.lower()
 
 
 def load(kind: type[Any], folder: Path) -> Any:
   """Reads the ``config.json`` of a run of that kind."""
   values = read_json(folder / 'config.json')
   names = {field.name for field in dataclasses.fields(kind)} - set(_NOT_SAVED)
-  if not isinstance(values, dict) or set(values) != names:
+  if not isinstance(values, dict) or values.pop('recipe', None) != kind.__name__.lower() or set(values) != names:
     raise UserError(f'{folder / "config.json"} is not the configuration of a {kind.__name__.lower()} run')
   given = [(name, value if isinstance(value, list) else [value]) for name, value in values.items() if value is not None]
   words = [word for name, parts in given for word in (f'--{option(name)}', *map(str, parts))]

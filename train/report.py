@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from train.config import option, published, text
+from train.config import option, published, recipe, text
 from train.errors import UserError
 from train.run import read_json, write_atomically
 
@@ -44,7 +44,7 @@ def write(folder: Path, config: Any, rows: Sequence[dict[str, Any]], table: str)
   """Writes ``results.json``, with what it takes to get the same numbers again, and ``results.md``."""
   lines = (folder / 'metrics.jsonl').read_text().splitlines()
   results = {
-    'recipe': type(config).__name__.lower(),
+    'recipe': recipe(config),
     'config': published(config),
     'environments': read_json(folder / 'environment.json'),
     'seconds_of_training': round(sum(json.loads(line)['seconds'] for line in lines), 1),
