@@ -42,11 +42,15 @@ class Arm(NamedTuple):
   segments: int | None
   width: int
   hard_label: bool
+  activation_bits: int | None = None
+
+  @property
+  def label(self) -> str:
+    return self.activation if self.segments is None else f'{self.activation}-{self.segments}'
 
   @property
   def name(self) -> str:
-    segments = '' if self.segments is None else f'-{self.segments}'
-    return f'{self.activation}{segments}-w{self.width}-{"hard" if self.hard_label else "distilled"}'
+    return f'{self.label}-w{self.width}-{"hard" if self.hard_label else "distilled"}'
 
 
 def arms(config: Training) -> Iterator[Arm]:

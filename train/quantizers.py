@@ -1,0 +1,121 @@
+"""The quantized students of a configuration: their names, what their weights are made from, and from whom they start."""
+
+import re
+from collections.abc import Iterator
+from functools import reduce
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from lmajax import compress, tree
+from lmajax.types import Array, Reparam
+from train import build
+from train.config_quantize import Quantize, soft_targets
+
+FLOAT, LEFT_OUT = 'float', 'left-out'
+FROM_SCRATCH = (FLOAT, LEFT_OUT, 'uniform', 'noise')
+ORIGINS = {'post-training': FLOAT, 'points': FLOAT, 'product': FLOAT, 'product-noise': LEFT_OUT}
+"""Method -> that of the student it starts from."""
+
+
+class Arm(NamedTuple):
+  """One row of the table: a kind of student, over all seeds."""
+
+  student: build.Arm
+  method: str
+  size: int | None  # bits a weight, or rows of a codebook
+  temperature: float
+  soft_weight: float
+  chosen: bool  # by the default for so many bits
+
+  @property
+  def name(self) -> str:
+    size = '' if self.size is None else f'-{self.size}'
+    activation_bits = f'-a{self.student.activation_bits}' if self.student.activation_bits else ''
+    grid = '' if self.chosen else f'-t{self.temperature:g}-s{self.soft_weight:g}'
+    return f'{self.student.label}-w{self.student.width}-{self.method}{size}{activation_bits}{grid}'
+
+  @property
+  def bits(self) -> int | None:
+    """Of each weight, where the method is one of bits."""
+    return None if self.method.startswith('product') else self.size
+
+  @property
+  def origin(self) -> 'Arm':
+    """The student that this one starts from."""
+    float_arm = self._replace(method=ORIGINS[self.method], size=None)
+    temperature, soft_weight = soft_targets(32)
+    return float_arm._replace(temperature=temperature, soft_weight=soft_weight) if self.chosen else float_arm
+
+
+def arms(config: Quantize) -> Iterator[Arm]:
+  """Every kind of student that a configuration asks for, and those that they start from."""
+  for student in dict.fromkeys(arm._replace(hard_label=False) for arm in build.arms(config)):
+    for method, size, activation_bits in _kinds(config):
+      bits = 32 if size is None or method.startswith('product') else size
+      temperature, soft_weight = soft_targets(bits)
+      for t in config.temperature or (temperature,):
+        for s in config.soft_weight or (soft_weight,):
+          quantized = student._replace(activation_bits=activation_bits)
+          yield Arm(quantized, method, size, t, s, not (config.temperature or config.soft_weight))
+
+
+def _kinds(config: Quantize) -> Iterator[tuple[str, int | None, int | None]]:
+  """Methods, their sizes, and the bits of the activations."""
+  yield FLOAT, None, None
+  if 'product-noise' in config.methods:
+    yield LEFT_OUT, None, None
+  for method in config.methods:
+    sizes = config.centroids if method.startswith('product') else config.bits
+    yield from ((method, size, None) for size in sizes)
+  if config.activation_bits:
+    yield from (('uniform', size, config.activation_bits) for size in config.bits)
+
+
+def reparam(config: Quantize, arm: Arm, *, layers: tuple[str, ...] = (), shares: Any = None) -> Reparam:
+  """What the weights of a student are made from; ``layers`` are those that its codebooks stand for so far."""
+  bits, quantized = arm.size or 32, compress.masked
+  if arm.method == FLOAT:
+    return compress.identity()
+  if arm.method == LEFT_OUT:
+    noise = compress.noise(
+      compress.identity(), config.product_noise_rate, block_size=config.block_size, replacement=jnp.zeros_like
+    )
+    return quantized(noise)
+  if arm.method == 'points':
+    return quantized(compress.points(bits, bucket_size=config.bucket_size, shares=shares))
+  if arm.method.startswith('product'):
+    return reduce(lambda rest, layer: coded(config, arm, layer, rest), reversed(layers), compress.identity())
+  uniform = compress.uniform(bits, bucket_size=config.bucket_size)
+  return quantized(compress.noise(uniform, config.noise_rate) if arm.method == 'noise' else uniform)
+
+
+def coded(config: Quantize, arm: Arm, layer: str, rest: Reparam) -> Reparam:
+  """One layer as a codebook, and the rest as it is told."""
+  assert arm.size is not None
+  inner = compress.product_codebook(arm.size, config.block_size)
+  return compress.masked(inner, where=lambda path, leaf: path == layer, otherwise=rest)
+
+
+def layers(params: Any) -> tuple[str, ...]:
+  """The paths of all convolution and dense weights, from the input to the output."""
+  selected, _ = tree.partition(params, compress.kernels)
+  paths = jax.tree.leaves(tree.map_with_path(lambda path, leaf: path, selected))
+  return tuple(sorted(paths, key=_depth))
+
+
+def _depth(path: str) -> list[Any]:
+  """Stages before what follows them, and numbers by their size."""
+  words = re.split(r'(\d+)', path)
+  return [not path.startswith('stages_'), *(int(word) if word.isdigit() else word for word in words)]
+
+
+def norms(gradients: Any) -> Any:
+  """The length of each gradient, its mean over a leading axis of seeds."""
+
+  def norm(gradient: Array) -> ArrayLike:
+    return jnp.sqrt(jnp.sum(jnp.square(gradient.reshape(gradient.shape[0], -1)), axis=-1)).mean()
+
+  return jax.tree.map(norm, gradients)

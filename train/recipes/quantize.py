@@ -1,0 +1,170 @@
+"""Students with quantized weights under one teacher: trained, packed into files, and scored as they are read back."""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lmajax import compress
+from lmajax.types import Reparam
+from train import build, draw_quantize, quantizers, report, report_quantize, schedules
+from train.config_quantize import Quantize, check
+from train.data import Dataset, load
+from train.distributed import first
+from train.evaluate import member
+from train.loop import Cohort, Data, Plan, Start, Starts, fit, weights
+from train.objectives import distill, supervised, teach
+from train.quantizers import FROM_SCRATCH, Arm
+from train.report import TEACHER
+from train.report_quantize import Row
+from train.run import Run
+from train.scoring import Scoring, Trained
+from train.step import Group, unrolled
+
+_SHARING = 5  # training batches whose gradients share the points out
+
+
+class Experiment(NamedTuple):
+  """A configuration made real: the data, the teacher, and every kind of student with the model behind it."""
+
+  config: Quantize
+  dataset: Dataset
+  data: Data
+  test: list
+  teacher: Cohort
+  models: dict[Arm, Any]
+
+  def of(self, *methods: str) -> list[Arm]:
+    """The kinds of students of some methods."""
+    return [arm for arm in self.models if arm.method in methods]
+
+
+def experiment(config: Quantize) -> Experiment:
+  """Checks the options, reads the data and builds every model, before anything is trained or written."""
+  check(config)
+  dataset = load(config.data, data_dir=config.data_dir, train_images=config.train_images)
+  data, test = build.data(config, dataset)
+  model = build.teacher(config, dataset.num_classes)
+  plan = build.plan(config, config.teacher_epochs or config.epochs)
+  teacher = Cohort({TEACHER: Group(model, supervised(model), (0,), unrolled)}, plan)
+  models = {arm: build.student(config, arm.student, dataset.num_classes) for arm in quantizers.arms(config)}
+  return Experiment(config, dataset, data, test, teacher, models)
+
+
+def run(plan: Experiment, to: Run) -> list[Row]:
+  """Trains the teacher and all students, packs them, reads the files back, and the test set once."""
+  to.bar.total = sum(cohort_epochs(plan)) * plan.data.batches.steps_per_epoch
+  teacher = fit(to, TEACHER, plan.teacher, plan.data)
+  taught = member(weights(plan.teacher)(teacher)[TEACHER], 0)
+  trained = from_scratch(plan, to, taught)
+  trained |= afterwards(plan, trained)
+  trained |= with_points(plan, to, taught, trained)
+  trained |= with_codebooks(plan, to, taught, trained)
+  scoring = Scoring(plan.config, plan.dataset, plan.data, plan.test, to.folder)
+  rows = [scoring.teacher(Trained(plan.teacher.groups[TEACHER], teacher[TEACHER].end))]
+  rows += [scoring.student(arm, trained[arm]) for arm in plan.models]
+  if first():
+    report.write(to.folder, plan.config, [row._asdict() for row in rows], report_quantize.text(rows))
+    draw_quantize.accuracy(to.folder / 'accuracy.png', rows)
+  return rows
+
+
+def from_scratch(plan: Experiment, to: Run, teacher: Any) -> dict[Arm, Trained]:
+  """Trains the students that start from new weights: of float32, and those quantized at every step."""
+  arms = {arm: group(plan, arm, quantizers.reparam(plan.config, arm)) for arm in plan.of(*FROM_SCRATCH)}
+  return _fitted(plan, to, 'students', arms, build.plan(plan.config, plan.config.epochs), teacher, {})
+
+
+def afterwards(plan: Experiment, trained: dict[Arm, Trained]) -> dict[Arm, Trained]:
+  """Quantizes float32 students that are trained already."""
+  arms = {arm: group(plan, arm, quantizers.reparam(plan.config, arm)) for arm in plan.of('post-training')}
+  return {arm: Trained(each, _begun(each, trained[arm.origin])) for arm, each in arms.items()}
+
+
+def with_points(plan: Experiment, to: Run, teacher: Any, trained: dict[Arm, Trained]) -> dict[Arm, Trained]:
+  """Trains the levels of students whose weights stay as they are, shared out by the lengths of their gradients."""
+  arms = {}
+  for arm in plan.of('points'):
+    shares = _shares(plan, to, arm, teacher, trained[arm.origin])
+    arms[arm] = group(plan, arm, quantizers.reparam(plan.config, arm, shares=shares))
+  starts = {arm.name: _begun(each, trained[arm.origin]) for arm, each in arms.items()}
+  tuning = _tuning(plan, plan.config.points_learning_rate, weight_decay=0.0)
+  return _fitted(plan, to, 'points', arms, tuning, teacher, starts)
+
+
+def with_codebooks(plan: Experiment, to: Run, teacher: Any, trained: dict[Arm, Trained]) -> dict[Arm, Trained]:
+  """Puts one layer after another on a codebook, and trains all codebooks and what is left of the weights after each."""
+  now = {arm: trained[arm.origin] for arm in plan.of('product', 'product-noise')}
+  tuning = _tuning(plan, plan.config.finetune_learning_rate, plan.config.weight_decay)
+  for number in range(codebook_phases(plan)):
+    arms, starts = {}, {}
+    for arm, before in now.items():
+      names = layers(plan, arm)[: number + 1]
+      arms[arm] = group(plan, arm, quantizers.reparam(plan.config, arm, layers=names))
+      starts[arm.name] = _coded(plan, arm, names[-1], before, new=number == 0)
+    now = _fitted(plan, to, f'product-{number + 1}', arms, tuning, teacher, starts)
+  return now
+
+
+def group(plan: Experiment, arm: Arm, reparam: Reparam) -> Group:
+  model = plan.models[arm]
+  objective = distill(model, temperature=arm.temperature, soft_weight=arm.soft_weight)
+  return Group(model, objective, range(plan.config.seeds), build.over(model), reparam)
+
+
+def layers(plan: Experiment, arm: Arm) -> tuple[str, ...]:
+  """The kernels of a student, from the input to the output."""
+  images = jnp.zeros((1, *plan.data.batches.image_shape))
+  variables = jax.eval_shape(lambda: plan.models[arm].init(jax.random.key(0), images, train=False))
+  return quantizers.layers(variables['params'])
+
+
+def codebook_phases(plan: Experiment) -> int:
+  """All students of a run have as many kernels."""
+  return max((len(layers(plan, arm)) for arm in plan.of('product', 'product-noise')), default=0)
+
+
+def cohort_epochs(plan: Experiment) -> list[int]:
+  """The epochs of every fit."""
+  config = plan.config
+  tuned = codebook_phases(plan) + bool(plan.of('points'))
+  return [config.teacher_epochs or config.epochs, config.epochs, *[config.finetune_epochs] * tuned]
+
+
+def _tuning(plan: Experiment, learning_rate: float, weight_decay: float) -> Plan:
+  epochs = plan.config.finetune_epochs
+  return Plan(learning_rate, weight_decay, schedules.cosine(epochs), plan.config.save_every)
+
+
+def _fitted(
+  plan: Experiment, to: Run, phase: str, arms: dict[Arm, Group], how: Plan, teacher: Any, starts: Starts
+) -> dict[Arm, Trained]:
+  if not arms:
+    return {}
+  cohort = Cohort({arm.name: each for arm, each in arms.items()}, how, teach(plan.teacher.groups[TEACHER].model))
+  progress = fit(to, phase, cohort, plan.data, teacher, starts)
+  return {arm: Trained(each, progress[arm.name].end) for arm, each in arms.items()}
+
+
+def _keys(each: Group) -> Any:
+  return jnp.stack([jax.random.key(seed) for seed in each.seeds])
+
+
+def _begun(each: Group, origin: Trained) -> Start:
+  """Every seed made from the float32 weights that the student of its seed has."""
+  pairs = each.over(lambda pair: each.reparam.init(*pair))
+  return Start(*jax.jit(pairs)((origin.params(), _keys(each))), origin.end.stats)
+
+
+def _coded(plan: Experiment, arm: Arm, layer: str, before: Trained, *, new: bool) -> Start:
+  """One more layer on a codebook; those that are on one stay as they were trained."""
+  inner = quantizers.coded(plan.config, arm, layer, compress.identity())
+  theta, code = (before.params(), ()) if new else (before.end.theta, before.end.code)
+
+  def one(parts: tuple[Any, Any, Any]) -> Any:
+    return compress.extended(*parts[:2], inner, parts[2])
+
+  over = before.group.over
+  return Start(*jax.jit(over(one))((theta, code, _keys(before.group))), before.end.stats)

@@ -1,0 +1,135 @@
+"""The table of quantized students: bits, bytes, accuracies, and paired differences with their intervals."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from train.errors import UserError
+from train.report import TEACHER, interval, markdown, paired
+from train.run import read_json
+
+AGAINST = {
+  'post-training': 'float', 'uniform': 'post-training', 'noise': 'uniform', 'points': 'uniform', 'left-out': 'float',
+  'product': 'float', 'product-noise': 'product',
+}  # fmt: skip
+"""Method -> what it is compared with."""
+
+
+class Row(NamedTuple):
+  """One kind of network: what its file weighs, and what the weights in it are worth per seed."""
+
+  name: str
+  activation: str
+  width: int
+  segments: int | None
+  method: str
+  size: int | None  # bits a weight, or rows of a codebook
+  activation_bits: int | None
+  accuracy: list[float]
+  validation_accuracy: list[float]
+  accuracy_as_trained: list[float]  # with the running statistics of training
+  bits: float  # of the codes of a quantized weight, on average
+  bytes: int
+  file: str
+  shadow_accuracy: list[float] | None
+  parameters: int
+  milliseconds: float
+  temperature: float | None
+  soft_weight: float | None
+
+  @property
+  def label(self) -> str:
+    return self.activation if self.segments is None else f'{self.activation}-{self.segments}'
+
+  @property
+  def kind(self) -> str:
+    """The method and its size."""
+    return self.method if self.size is None else f'{self.method} {self.size}'
+
+
+def read(folder: Path) -> list[Row]:
+  """Reads the rows of a run of quantize."""
+  path = folder / 'results.json'
+  try:
+    return [Row(**{name: row[name] for name in Row._fields}) for row in read_json(path)['rows']]
+  except (KeyError, TypeError) as error:
+    raise UserError(f'{path} does not hold the rows of a quantize run ({error!r})') from error
+
+
+def counterpart(row: Row, rows: Sequence[Row], **changes: object) -> Row | None:
+  """The row that is like this one but for some columns; in a grid, of the same soft targets if there is one."""
+  wanted = {name: getattr(row, name) for name in ('activation', 'segments', 'width', 'method', 'size', 'activation_bits')}
+  wanted.update(changes)
+  found = [other for other in rows if other.name != TEACHER and all(getattr(other, k) == v for k, v in wanted.items())]
+  same = [other for other in found if (other.temperature, other.soft_weight) == (row.temperature, row.soft_weight)]
+  return next(iter(same or found), None)
+
+
+def relu_of(row: Row, rows: Sequence[Row]) -> Row | None:
+  """The ReLU student that is like this one in all else."""
+  return None if row.activation == 'relu' else counterpart(row, rows, activation='relu', segments=None)
+
+
+def base_of(row: Row, rows: Sequence[Row]) -> Row | None:
+  """The student that this one's method is compared with."""
+  if row.activation_bits:
+    return counterpart(row, rows, activation_bits=None)
+  method = AGAINST.get(row.method)
+  size = row.size if method in ('post-training', 'uniform', 'product') else None
+  base = None if method is None else counterpart(row, rows, method=method, size=size)
+  if base is None and row.name != TEACHER and row.method != 'float':
+    return counterpart(row, rows, method='float', size=None)
+  return base
+
+
+def text(rows: Sequence[Row]) -> str:
+  """All of it as Markdown."""
+  return f'{table(rows)}\n\n{comparisons(rows)}'
+
+
+_HEAD = (
+  'student', 'weights', 'activations', 'bits a weight', 'bytes', '× smaller', 'accuracy %', '− ReLU', '95 % interval',
+  'as trained', 'shadow', 'ms an image',
+)  # fmt: skip
+
+
+def table(rows: Sequence[Row]) -> str:
+  """A row for each kind of network; the float32 rows are the reference of the sizes."""
+  return markdown(_HEAD, [_cells(row, rows) for row in rows])
+
+
+def comparisons(rows: Sequence[Row]) -> str:
+  """Each method against the one before it, paired by seed."""
+  pairs = [(row, base) for row in rows if (base := base_of(row, rows))]
+  lines = [(row.name, base.name, *_difference(row, base)) for row, base in pairs]
+  return markdown(('student', 'against', 'difference', '95 % interval'), lines)
+
+
+def _cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
+  base, full = relu_of(row, rows), counterpart(row, rows, method='float', size=None, activation_bits=None)
+  return (
+    TEACHER if row.name == TEACHER else f'{row.label}, width {row.width}',
+    row.kind,
+    str(row.activation_bits or 32),
+    f'{row.bits:.3g}',
+    f'{row.bytes:,}',
+    '' if full is None or full is row else f'{full.bytes / row.bytes:.1f}',
+    spread(row.accuracy),
+    *(('', '') if base is None else _difference(row, base)),
+    spread(row.accuracy_as_trained),
+    '' if row.shadow_accuracy is None else spread(row.shadow_accuracy),
+    f'{row.milliseconds:.4f}',
+  )
+
+
+def _difference(row: Row, base: Row) -> tuple[str, str]:
+  difference = paired(row, base)
+  return f'{100 * difference.mean:+.2f}', interval(difference)
+
+
+def spread(accuracy: Sequence[float]) -> str:
+  """The mean in percent, with the standard deviation over the seeds."""
+  values = 100 * np.asarray(accuracy)
+  return f'{values.mean():.2f}' + (f' ± {values.std(ddof=1):.2f}' if len(values) > 1 else '')
