@@ -4,11 +4,15 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 Array = jax.Array
 Key = jax.Array
 """A typed key, from ``jax.random.key``."""
+Values = Float[Array, '...']
+"""Floats of any shape."""
+Mask = Bool[Array, '...'] | None
+"""Says which elements count; None: all."""
 Params = Any
 """A pytree of float arrays: what the optimizer moves."""
 ModelStats = Any
@@ -30,9 +34,7 @@ class Activation(Protocol):
   where the caller knows them already, as after a batch norm.
   """
 
-  def __call__(
-    self, x: Array, *, where: Bool[Array, '...'] | None = None, train: bool | None = None, stats: Any = None
-  ) -> Array:
+  def __call__(self, x: Array, *, where: Mask = None, train: bool | None = None, stats: Any = None) -> Array:
     """Applies the activation to every element of ``x``."""
     ...
 

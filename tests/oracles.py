@@ -151,6 +151,45 @@ def aplu(x, slopes, cuts):
   return y
 
 
+# Activations on few levels.
+
+
+def fake_quantize(x, low, high, bits):
+  x, low, high = np.asarray(x, np.float64), float(low), float(high)
+  if not math.isfinite(high - low):
+    return x
+  levels = [low + j * max(high - low, 0) / (2**bits - 1) for j in range(2**bits)]
+  y = np.zeros(x.shape)
+  for at in np.ndindex(x.shape):
+    inside = min(max(x[at], low), levels[-1])
+    y[at] = min(levels, key=lambda level: abs(level - inside))
+  return y
+
+
+def straight_through(x, low, high, bits, at):
+  """What ``fake_quantize`` is differentiated as: clipped and rounded as it was at one place (x, low, high)."""
+  place, bottom, top = (np.asarray(a, np.float64) for a in at)
+  step = max(float(top - bottom), 0.0) / (2**bits - 1)
+  rounded, y = fake_quantize(place, bottom, top, bits), np.zeros(place.shape)
+  for i in np.ndindex(place.shape):
+    if place[i] < bottom:
+      y[i] = low
+    elif place[i] > top:
+      y[i] = high
+    else:
+      share = (rounded[i] - place[i]) / step if step else 0.0
+      y[i] = x[i] + share * (high - low) / (2**bits - 1)
+  return y
+
+
+def average(numbers, decay):
+  """Of the numbers that came one after the other: a zero-started moving average, without its start."""
+  total = weight = 0.0
+  for number in numbers:
+    total, weight = decay * total + (1 - decay) * float(number), decay * weight + (1 - decay)
+  return total / weight
+
+
 # The losses.
 
 

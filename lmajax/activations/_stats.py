@@ -5,7 +5,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
+
+from lmajax.types import Mask
 
 
 class Stats(NamedTuple):
@@ -33,7 +35,7 @@ class RunningStats(NamedTuple):
   weight: Float[Array, '']
 
 
-def measure(x: Float[Array, '...'], *, where: Bool[Array, '...'] | None = None, axis_name: str | None = None) -> Stats:
+def measure(x: Float[Array, '...'], *, where: Mask = None, axis_name: str | None = None) -> Stats:
   r"""Measures a whole layer input: all examples, positions and channels together.
 
   .. math:: \mu = \frac1n \sum_i x_i, \qquad \sigma^2 = \frac1{n-1} \sum_i (x_i - \mu)^2
@@ -179,13 +181,17 @@ def update_stats(running: RunningStats, batch: Stats, *, decay: float) -> Runnin
   Source: the LMA paper, below equation 3 ("moving average factor 0.99"). As in the authors' code the standard deviation
   is averaged, not the variance; unlike there, only training calls this.
   """
-  known = jnp.isfinite(batch.std) & jnp.isfinite(batch.mean)
+  return RunningStats(*moved(running, batch, decay))
 
-  def moved(old: Array, new: Array) -> Array:
-    return jnp.where(known, decay * old + (1 - decay) * new.astype(old.dtype), old)
 
-  one = jnp.ones_like(running.weight)
-  return RunningStats(moved(running.mean, batch.mean), moved(running.std, batch.std), moved(running.weight, one))
+def moved(running: tuple[Array, ...], batch: tuple[Array, ...], decay: float) -> list[Array]:
+  """Moves averages, and the weight that stands last among them, one batch on, where all that it gave is finite."""
+  known = jnp.isfinite(jnp.stack(batch)).all()
+  ones = jnp.ones_like(running[-1])
+  return [
+    jnp.where(known, decay * old + (1 - decay) * new.astype(old.dtype), old)
+    for old, new in zip(running, (*batch, ones), strict=True)
+  ]
 
 
 def debias(running: RunningStats) -> Stats:

@@ -4,12 +4,17 @@ Pass a factory (the class, or ``functools.partial`` of it), not an instance: an 
 between all its sites.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array
 
-from lmajax.activations import _baselines, _lma, _stats
+from lmajax.activations import _baselines, _fake_quantize, _lma, _stats
+from lmajax.activations._stats import Stats
+from lmajax.types import ActivationFactory, Mask, Values
 
 
 class ReLU(nn.Module):
@@ -22,14 +27,7 @@ class ReLU(nn.Module):
   """
 
   @nn.compact
-  def __call__(
-    self,
-    x: Float[Array, '...'],
-    *,
-    where: Bool[Array, '...'] | None = None,
-    train: bool | None = None,
-    stats: _stats.Stats | None = None,
-  ):
+  def __call__(self, x: Values, *, where: Mask = None, train: bool | None = None, stats: Stats | None = None):
     """Applies ``jax.nn.relu``; the options change nothing."""
     del where, train, stats
     return jax.nn.relu(x)
@@ -45,14 +43,7 @@ class Identity(nn.Module):
   """
 
   @nn.compact
-  def __call__(
-    self,
-    x: Float[Array, '...'],
-    *,
-    where: Bool[Array, '...'] | None = None,
-    train: bool | None = None,
-    stats: _stats.Stats | None = None,
-  ):
+  def __call__(self, x: Values, *, where: Mask = None, train: bool | None = None, stats: Stats | None = None):
     """Returns ``x``; the options change nothing."""
     del where, train, stats
     return x
@@ -68,14 +59,7 @@ class PReLU(nn.Module):
   """
 
   @nn.compact
-  def __call__(
-    self,
-    x: Float[Array, '...'],
-    *,
-    where: Bool[Array, '...'] | None = None,
-    train: bool | None = None,
-    stats: _stats.Stats | None = None,
-  ):
+  def __call__(self, x: Values, *, where: Mask = None, train: bool | None = None, stats: Stats | None = None):
     """Applies ``prelu``; the options change nothing."""
     del where, train, stats
     return _baselines.prelu(x, self.param('slope', nn.initializers.constant(0.25), ()))
@@ -91,14 +75,7 @@ class Swish(nn.Module):
   """
 
   @nn.compact
-  def __call__(
-    self,
-    x: Float[Array, '...'],
-    *,
-    where: Bool[Array, '...'] | None = None,
-    train: bool | None = None,
-    stats: _stats.Stats | None = None,
-  ):
+  def __call__(self, x: Values, *, where: Mask = None, train: bool | None = None, stats: Stats | None = None):
     """Applies ``swish``; the options change nothing."""
     del where, train, stats
     return _baselines.swish(x, self.param('slope', nn.initializers.ones, x.shape[-1:]))
@@ -116,14 +93,7 @@ class APLU(nn.Module):
   num_segments: int = 8
 
   @nn.compact
-  def __call__(
-    self,
-    x: Float[Array, '...'],
-    *,
-    where: Bool[Array, '...'] | None = None,
-    train: bool | None = None,
-    stats: _stats.Stats | None = None,
-  ):
+  def __call__(self, x: Values, *, where: Mask = None, train: bool | None = None, stats: Stats | None = None):
     """Applies ``aplu``; the options change nothing."""
     del where, train, stats
 
@@ -164,14 +134,7 @@ class LMA(nn.Module):
   collection: str = 'batch_stats'
 
   @nn.compact
-  def __call__(
-    self,
-    x: Float[Array, '...'],
-    *,
-    where: Bool[Array, '...'] | None = None,
-    train: bool | None = None,
-    stats: _stats.Stats | None = None,
-  ):
+  def __call__(self, x: Values, *, where: Mask = None, train: bool | None = None, stats: Stats | None = None):
     """Applies ``lma``; ``where`` masks what is measured, not what is computed; ``stats`` spare the measuring."""
     _stats.check_mask(where, x)
     train = nn.merge_param('train', self.train, train)
@@ -179,18 +142,78 @@ class LMA(nn.Module):
     slopes = start + self.param('slope_deltas', lambda _: jnp.zeros_like(start))
     intercepts = None if self.joined else self.param('intercepts', lambda _: jnp.zeros_like(zeros))
 
-    fresh = _stats.init_stats()
-    cells = [self.variable(self.collection, name, lambda leaf=leaf: leaf) for name, leaf in fresh._asdict().items()]
-    running = _stats.RunningStats(*(cell.value for cell in cells))
+    running, remember = _memory(self, self.collection, _stats.init_stats())
     if train:
       if stats is None or self.axis_name:
         stats = _stats.measure(x, where=where, axis_name=None if self.is_initializing() else self.axis_name)
-      if not self.is_initializing():
-        for cell, leaf in zip(cells, _stats.update_stats(running, stats, decay=self.decay), strict=True):
-          cell.value = leaf
+      remember(_stats.update_stats(running, stats, decay=self.decay))
     else:
       stats = _stats.debias(running)
 
     if intercepts is None:
       intercepts = _lma.joined_intercepts(slopes, stats)
     return _lma.lma(x, slopes, intercepts, stats)
+
+
+class Quantized(nn.Module):
+  """Any activation with its output on 2^bits levels (``lmajax.activations.fake_quantize``), one range a tensor.
+
+  Training takes the range of the batch, from its least to its greatest element, and averages its ends; evaluation takes
+  the averages, debiased. Before the first batch of training nothing is known of the range, and evaluation quantizes
+  nothing. ``where`` masks what is measured.
+
+  Attributes:
+    act: a factory of the activation, whose parameters stand under ``act``.
+    bits: 1 … 8.
+    learned: each end is moved by a trained share of the measured span (``range_deltas``: low, high), 0 at the start, so
+      that training starts at the measured range and weight decay pulls back to it.
+    decay: of the running range.
+    train: as an argument of the call; give it at one of the two places. It is handed on, as all arguments are.
+    axis_name: the mapped axis to measure across, under ``jax.shard_map``.
+    collection: where the running range lives.
+
+  >>> act = Quantized(ReLU, bits=2)
+  >>> y, variables = act.init_with_output(jax.random.key(0), jnp.array([-1., .2, .8, 3.]), train=True)
+  >>> y.tolist(), sorted(variables['batch_stats'])
+  ([0.0, 0.0, 1.0, 3.0], ['high', 'low', 'weight'])
+
+  Source: Jacob et al. 2018, section 3.1, for averaged extremes; Esser et al. 2020 (LSQ) and Bhalgat et al. 2020 (LSQ+)
+  for trained ends. Averages, not the widest range ever met, are a choice: one odd batch then does not coarsen the steps
+  for good. There the trained numbers are the step and the offset, set once from the first batch.
+  """
+
+  act: ActivationFactory
+  bits: int = 8
+  learned: bool = False
+  decay: float = 0.99
+  train: bool | None = None
+  axis_name: str | None = None
+  collection: str = 'batch_stats'
+
+  @nn.compact
+  def __call__(self, x: Values, *, where: Mask = None, train: bool | None = None, stats: Stats | None = None):
+    """Applies the activation, then ``fake_quantize``; ``stats`` are of ``x``, and are handed on."""
+    train = nn.merge_param('train', self.train, train)
+    y = self.act(name='act')(x, where=where, train=train, stats=stats)
+    running, remember = _memory(self, self.collection, _fake_quantize.init_range())
+    if train:
+      across = None if self.is_initializing() else self.axis_name
+      ends = _fake_quantize.measure_range(y, where=where, axis_name=across)
+      remember(_fake_quantize.update_range(running, ends, decay=self.decay))
+    else:
+      ends = _fake_quantize.debias_range(running)
+    if self.learned:
+      ends = _fake_quantize.stretch(ends, self.param('range_deltas', nn.initializers.zeros, (2,)))
+    return _fake_quantize.fake_quantize(y, *ends, self.bits)
+
+
+def _memory(module: nn.Module, collection: str, fresh: Any) -> tuple[Any, Callable[[Any], None]]:
+  """What a site remembers, a named tuple, and how it is written; initializing is not training and writes nothing."""
+  cells = [module.variable(collection, name, lambda leaf=leaf: leaf) for name, leaf in fresh._asdict().items()]
+
+  def remember(leaves: Any) -> None:
+    if not module.is_initializing():
+      for cell, leaf in zip(cells, leaves, strict=True):
+        cell.value = leaf
+
+  return fresh._make(cell.value for cell in cells), remember

@@ -1,9 +1,11 @@
 """LMA as a Flax NNX module, over the same pure functions as the Linen one."""
 
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array
 
 from lmajax.activations import _lma, _stats
+from lmajax.activations._stats import Stats
+from lmajax.types import Mask, Values
 
 
 class LMA(nnx.Module):
@@ -32,14 +34,7 @@ class LMA(nnx.Module):
     self.num_segments, self.decay, self.axis_name = num_segments, decay, axis_name
     self.use_running_average = False
 
-  def __call__(
-    self,
-    x: Float[Array, '...'],
-    *,
-    where: Bool[Array, '...'] | None = None,
-    train: bool | None = None,
-    stats: _stats.Stats | None = None,
-  ) -> Array:
+  def __call__(self, x: Values, *, where: Mask = None, train: bool | None = None, stats: Stats | None = None) -> Array:
     """Applies ``lma``; ``train`` overrides the mode that ``train()`` or ``eval()`` set, ``stats`` spare measuring."""
     _stats.check_mask(where, x)
     train = not self.use_running_average if train is None else train

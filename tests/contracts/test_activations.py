@@ -1,6 +1,7 @@
 """Every activation keeps the same promises; a new one joins by one line in MEMBERS."""
 
 from functools import partial
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -8,27 +9,67 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmajax.activations.linen import APLU, LMA, Identity, PReLU, ReLU, Swish
+from lmajax.activations.linen import APLU, LMA, Identity, PReLU, Quantized, ReLU, Swish
 from lmajax.types import Activation
 from tests import oracles
 
 
-def lma(x, params, stats):
+class Seen(NamedTuple):
+  """What is data to one call: the batches that its statistics are of, and the place where its rounding is held fast."""
+
+  batches: list[Any]
+  params: Any
+  at: Any = None
+
+
+def lma(x, params, seen):
+  running = oracles.init_stats()
+  for batch in seen.batches:
+    running = oracles.update_stats(running, oracles.measure(batch), decay=0.99)
+  stats = oracles.debias(running)
   slopes = oracles.relu_init(len(params['slope_deltas']))[0] + params['slope_deltas']
   intercepts = params['intercepts'] if 'intercepts' in params else oracles.joined_intercepts(slopes, stats)
   return oracles.lma(x, slopes, intercepts, stats)
 
 
-# A factory, and its oracle of the input, the parameters and the statistics.
+def relu(x, params, seen):
+  return oracles.relu(x)
+
+
+def quantized(inner, bits=8):
+  """The oracle of an activation whose output lies on few levels; without its rounding where that is held fast."""
+
+  def apply(x, params, seen):
+    mine, theirs = seen.params, seen.params.get('act', {})
+    outputs = [inner(batch, theirs, Seen([batch], theirs)) for batch in seen.batches]
+    low, high = (oracles.average([end(y) for y in outputs], decay=0.99) for end in (np.min, np.max))
+
+    def ends(params):
+      below, above = params.get('range_deltas', (0, 0))
+      return low + below * (high - low), high + above * (high - low)
+
+    y = inner(x, params.get('act', {}), Seen(seen.batches, theirs))
+    if seen.at is None:
+      return oracles.fake_quantize(y, *ends(params), bits)
+    place = inner(seen.at, theirs, Seen(seen.batches, theirs)), *ends(mine)
+    return oracles.straight_through(y, *ends(params), bits, place)
+
+  return apply
+
+
+# A factory, and its oracle of the input, the parameters and what was seen.
 MEMBERS = [
-  pytest.param(ReLU, lambda x, params, stats: oracles.relu(x), id='relu'),
-  pytest.param(Identity, lambda x, params, stats: x, id='identity'),
-  pytest.param(PReLU, lambda x, params, stats: oracles.prelu(x, **params), id='prelu'),
-  pytest.param(Swish, lambda x, params, stats: oracles.swish(x, **params), id='swish'),
-  pytest.param(APLU, lambda x, params, stats: oracles.aplu(x, **params), id='aplu'),
+  pytest.param(ReLU, relu, id='relu'),
+  pytest.param(Identity, lambda x, params, seen: x, id='identity'),
+  pytest.param(PReLU, lambda x, params, seen: oracles.prelu(x, **params), id='prelu'),
+  pytest.param(Swish, lambda x, params, seen: oracles.swish(x, **params), id='swish'),
+  pytest.param(APLU, lambda x, params, seen: oracles.aplu(x, **params), id='aplu'),
   pytest.param(LMA, lma, id='lma8'),
   pytest.param(partial(LMA, num_segments=5), lma, id='lma5'),
   pytest.param(partial(LMA, joined=True), lma, id='lma_joined'),
+  pytest.param(partial(Quantized, act=ReLU), quantized(relu), id='relu_a8'),
+  pytest.param(partial(Quantized, act=LMA), quantized(lma), id='lma_a8'),
+  pytest.param(partial(Quantized, act=LMA, learned=True), quantized(lma), id='lma_a8_learned'),
 ]
 
 # Compiles in a third of the time; what runs here is small.
@@ -67,12 +108,9 @@ def finite(tree):
   return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(tree))
 
 
-def stats_for(train):
-  """By the oracle: of the batch in training, of the two batches before in evaluation."""
-  running = oracles.init_stats()
-  for shift in (0.0, 0.5):
-    running = oracles.update_stats(running, oracles.measure(X + np.float32(shift)), decay=0.99)
-  return oracles.measure(X) if train else oracles.debias(running)
+def batches_for(train):
+  """Whose statistics count: the batch's own in training, those of the two before in evaluation."""
+  return [X] if train else [X + np.float32(shift) for shift in (0.0, 0.5)]
 
 
 @pytest.mark.parametrize('factory, oracle', MEMBERS)
@@ -85,7 +123,8 @@ class TestEveryActivation:
     act = factory()
     variables = moved(act)
     y, _ = act.apply(variables, jnp.asarray(X), train=train, mutable=['batch_stats'])
-    close(y, oracle(X, jax.tree.map(np.asarray, variables['params']), stats_for(train)))
+    params = jax.tree.map(np.asarray, variables['params'])
+    close(y, oracle(X, params, Seen(batches_for(train), params)))
 
   @pytest.mark.parametrize('train', [True, False])
   def test_gradients_equal_the_differences_of_the_oracle(self, factory, oracle, train):
@@ -97,14 +136,17 @@ class TestEveryActivation:
       return (CT * y).sum()
 
     dparams, dx = quick_jit(jax.grad(loss, (0, 1)))(variables['params'], jnp.asarray(X))
-    params, stats = jax.tree.map(lambda p: np.asarray(p, np.float64), variables['params']), stats_for(train)
-    close(dx, oracles.slope_of(lambda x: (CT * oracle(x, params, stats)).sum(), X), rtol=1e-4)
-    assert set(dparams) == set(params)
-    for name in params:
-      by_oracle = oracles.slope_of(
-        lambda p, name=name: (CT * oracle(X, {**params, name: p}, stats)).sum(), params[name]
-      )
-      close(dparams[name], by_oracle, rtol=1e-4)
+    params = jax.tree.map(lambda p: np.asarray(p, np.float64), variables['params'])
+    seen = Seen(batches_for(train), params, X)
+    close(dx, oracles.slope_of(lambda x: (CT * oracle(x, params, seen)).sum(), X), rtol=1e-4)
+    leaves, structure = jax.tree.flatten(params)
+    assert jax.tree.structure(dparams) == structure
+    for i, ours in enumerate(jax.tree.leaves(dparams)):
+
+      def at(leaf, i=i):
+        return (CT * oracle(X, structure.unflatten([*leaves[:i], leaf, *leaves[i + 1 :]]), seen)).sum()
+
+      close(ours, oracles.slope_of(at, leaves[i]), rtol=1e-4)
 
   def test_jit_equals_eager(self, factory, oracle):
     act = factory()
@@ -153,10 +195,9 @@ class TestEveryActivation:
     shown = np.broadcast_to(where, SHAPE)
     np.testing.assert_array_equal(np.asarray(y)[shown], np.asarray(expected)[shown])
     close(updated, expected_updated)
-    alone = X[np.asarray(where)[..., 0]]
-    np.testing.assert_allclose(
-      np.asarray(y)[shown], oracle(alone, variables['params'], oracles.measure(alone)).ravel(), rtol=1e-4, atol=1e-5
-    )
+    alone, params = X[np.asarray(where)[..., 0]], variables['params']
+    by_oracle = oracle(alone, params, Seen([alone], params))
+    np.testing.assert_allclose(np.asarray(y)[shown], by_oracle.ravel(), rtol=1e-4, atol=1e-5)
 
   def test_traces_once_and_can_be_donated(self, factory, oracle):
     act, traces = factory(), []
