@@ -41,7 +41,7 @@ def unpack_bits(packed: Any, bits: int, count: int, xp: Any = np) -> Any:
   """Takes the first ``count`` integers of ``pack_bits`` out again, as uint8."""
   flat = xp.unpackbits(packed)[: count * bits].reshape(count, bits)
   weights = xp.asarray(1 << np.arange(bits - 1, -1, -1), dtype=np.uint8)
-  return (flat * weights).sum(axis=-1, dtype=np.uint8)
+  return (flat * weights[None]).sum(axis=-1, dtype=np.uint8)
 
 
 @dataclasses.dataclass(frozen=True)
