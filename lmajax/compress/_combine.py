@@ -96,3 +96,30 @@ def masked(inner: Reparam, *, where: Callable[[str, Any], bool] = kernels, other
     return inner.stored(theta.selected, code.selected) | rest.stored(theta.rest, code.rest)
 
   return Reparam(init, apply, refresh, stored)
+
+
+def extended(theta: Split | Any, code: Any, inner: Reparam, key: jax.Array) -> tuple[Any, Any]:
+  """Codes what is left as weights by one more reparameterization, and keeps what is coded already, as trained as it is.
+
+  The result belongs to the ``masked`` whose innermost ``otherwise`` is ``inner`` in place of ``identity()``. What is
+  kept is not copied.
+
+  Args:
+    theta: of ``identity()``, or of a ``masked`` whose innermost ``otherwise`` is ``identity()``.
+    code: that goes with it.
+    inner: a ``masked`` for some leaves of the rest, or any other for all of them.
+    key: for the ``init`` of ``inner``.
+
+  >>> first = masked(uniform(4), where=lambda path, leaf: path == 'a')
+  >>> theta, code = first.init({'a': jnp.ones(2), 'b': jnp.zeros(2)}, jax.random.key(0))
+  >>> second = masked(uniform(4), where=lambda path, leaf: path == 'b')
+  >>> theta, code = extended(theta, code, second, jax.random.key(1))
+  >>> theta.rest.selected['b'].tolist()
+  [0.0, 0.0]
+
+  Source: the stages of iPQ, in Quant-Noise (Fan et al. 2021); one call between two of them.
+  """
+  if not isinstance(theta, Split):
+    return inner.init(theta, key)
+  rest = extended(theta.rest, code.rest, inner, key)
+  return Split(theta.selected, rest[0]), Split(code.selected, rest[1])

@@ -130,11 +130,16 @@ class Blocks:
     return cls(**{**arrays, **fields, 'shape': tuple(fields['shape'])})
 
   def decode(self, xp: Any = np) -> Any:
-    filters, size = self.shape[-1], math.prod(self.shape[:-1])
-    per_filter = -(-size // self.codebook.shape[-1])
+    filters = (1, *self.shape)[-1]
+    per_filter = -(-math.prod(self.shape) // filters // self.codebook.shape[-1])
     codes = unpack_bits(xp.asarray(self.codes), self.bits, filters * per_filter, xp)
-    rows = xp.asarray(self.codebook)[codes].reshape(filters, -1)[:, :size]
-    return xp.moveaxis(rows.reshape(self.shape[-1:] + self.shape[:-1]), 0, -1)
+    return joined(xp.asarray(self.codebook)[codes], self.shape)
+
+
+def joined(blocks: Any, shape: tuple[int, ...]) -> Any:
+  """Puts the blocks of all filters, in the order of the filters, together to a tensor, in NumPy or in JAX."""
+  filters = (1, *shape)[-1]
+  return blocks.reshape(filters, -1)[:, : math.prod(shape) // filters].T.reshape(shape)
 
 
 class PackedTree(NamedTuple):
