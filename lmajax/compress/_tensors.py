@@ -83,7 +83,10 @@ class Scalars:
 
   def arrays(self) -> dict[str, np.ndarray]:
     trained = {} if self.levels is None else {'levels': self.levels}
-    return {'codes': self.codes, 'low': self.low, 'span': self.span, **trained}
+    return {'codes': self.codes, 'scales': np.stack([self.low, self.span]), **trained}
+
+  def count(self) -> int:
+    return math.prod(self.shape)
 
   def fields(self) -> dict[str, Any]:
     names = ('shape', 'bits', 'bucket_size', 'channels_first')
@@ -91,10 +94,12 @@ class Scalars:
 
   @classmethod
   def of_file(cls, fields: dict[str, Any], arrays: dict[str, np.ndarray]) -> 'Scalars':
-    return cls(**{'levels': None, **arrays, **fields, 'shape': tuple(fields['shape'])})
+    low, span = arrays['scales']
+    rest = {name: array for name, array in arrays.items() if name != 'scales'}
+    return cls(**{'levels': None, **rest, 'low': low, 'span': span, **fields, 'shape': tuple(fields['shape'])})
 
   def decode(self, xp: Any = np) -> Any:
-    count = math.prod(self.shape)
+    count = self.count()
     codes = unpack_bits(xp.asarray(self.codes), self.bits, count, xp)
     levels = xp.asarray(equal_levels(self.bits) if self.levels is None else self.levels)
     filled = xp.pad(codes, (0, -count % self.bucket_size)).reshape(-1, self.bucket_size)
@@ -122,6 +127,10 @@ class Blocks:
   def arrays(self) -> dict[str, np.ndarray]:
     return {'codes': self.codes, 'codebook': self.codebook}
 
+  def count(self) -> int:
+    filters = (1, *self.shape)[-1]
+    return filters * -(-math.prod(self.shape) // filters // self.codebook.shape[-1])
+
   def fields(self) -> dict[str, Any]:
     return {'shape': self.shape, 'bits': self.bits}
 
@@ -130,9 +139,7 @@ class Blocks:
     return cls(**{**arrays, **fields, 'shape': tuple(fields['shape'])})
 
   def decode(self, xp: Any = np) -> Any:
-    filters = (1, *self.shape)[-1]
-    per_filter = -(-math.prod(self.shape) // filters // self.codebook.shape[-1])
-    codes = unpack_bits(xp.asarray(self.codes), self.bits, filters * per_filter, xp)
+    codes = unpack_bits(xp.asarray(self.codes), self.bits, self.count(), xp)
     return joined(xp.asarray(self.codebook)[codes], self.shape)
 
 

@@ -1,0 +1,248 @@
+"""A whole compressed model as the bytes of one file, and back."""
+
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from lmajax.compress._tensors import Blocks, PackedTree, Plain, Scalars, pack_bits, unpack_bits
+from lmajax.types import ModelStats
+
+VERSION = 1
+KINDS: dict[str, type[Scalars] | type[Blocks]] = {'scalars': Scalars, 'blocks': Blocks}
+DTYPES = {
+  'BOOL': 'bool',
+  'U8': 'uint8',
+  'I8': 'int8',
+  'U16': 'uint16',
+  'I16': 'int16',
+  'U32': 'uint32',
+  'I32': 'int32',
+  'U64': 'uint64',
+  'I64': 'int64',
+  'F16': 'float16',
+  'BF16': 'bfloat16',
+  'F32': 'float32',
+  'F64': 'float64',
+}
+
+
+class PackedModel(NamedTuple):
+  """What a file holds: the tree of tensors, the model's state collections, and the config.
+
+  >>> PackedModel(PackedTree({}), {}, {'widths': [8]}).config
+  {'widths': [8]}
+  """
+
+  packed: PackedTree
+  stats: ModelStats
+  config: dict[str, Any]
+
+
+def pack(packed: PackedTree, stats: ModelStats, config: dict[str, Any], *, entropy: bool = False) -> bytes:
+  """Lays a compressed model out as the bytes of one safetensors file; their number is the model's size.
+
+  The same model gives the same bytes in every process. The weights that were not quantized are leaves of ``packed``
+  already. A tensor is named by its path, ``params/…`` or a state collection's name first, and the parts of a quantized
+  one by ``:codes`` and the like behind it. The header has one metadata key, ``lmajax``: JSON of the config, the
+  quantized tensors' fields, the format's version, and the SHA-256 of all that and of every name, type, shape and byte.
+
+  Args:
+    packed: what ``Reparam.stored`` gives, over nested dicts.
+    stats: state collections such as ``batch_stats``: nested dicts of arrays.
+    config: what builds the model, of JSON's types; tuples come back as lists.
+    entropy: code each tensor's codes by Huffman where that is smaller. It costs 0 to 0.1 bits a code over the entropy
+      (4 bits, normal weights), at least 1 bit a code in all, and the bytes may differ with another build of zlib.
+
+  Raises:
+    ValueError: a key that is no string or has ``/`` or ``:``, what is no array, a type that the format lacks, or a
+      config that is not JSON; the line says where.
+    ImportError: safetensors is not installed.
+
+  >>> data = pack(PackedTree({'bias': Plain(np.zeros(2, np.float32))}), {}, {'classes': 2})
+  >>> unpack(data).packed.decode(), unpack(data).config
+  ({'bias': array([0., 0.], dtype=float32)}, {'classes': 2})
+
+  Source: the safetensors format; Deflate's Huffman-only strategy (RFC 1951) for the entropy coding. The layout of
+  names and metadata is a choice.
+  """
+  arrays: dict[str, np.ndarray] = {}
+  fields: dict[str, Any] = {}
+  for path, tensor in _leaves(packed.tensors, 'params'):
+    if isinstance(tensor, Plain):
+      arrays[path] = _checked(path, tensor.array)
+      continue
+    kind = next((name for name, cls in KINDS.items() if isinstance(tensor, cls)), None)
+    if kind is None:
+      raise ValueError(f'{path} is a {type(tensor).__name__}, and what goes into a file is what Reparam.stored gives')
+    fields[path] = {'kind': kind, **tensor.fields()}
+    parts = _huffman(tensor) if entropy else tensor.arrays()
+    arrays.update({f'{path}:{part}': _checked(path, array) for part, array in parts.items()})
+  if isinstance(stats, dict) and 'params' in stats:
+    raise ValueError("a state collection is called params; that name is the parameters'")
+  for path, leaf in _leaves(stats, ''):
+    arrays[path] = _checked(path, leaf)
+  about = _json({'version': VERSION, 'config': config, 'tensors': fields})
+  about['sha256'] = _digest(arrays, about)
+  text = json.dumps(about, sort_keys=True, separators=(',', ':'))
+  return _safetensors().numpy.save(arrays, {'lmajax': text})
+
+
+def unpack(data: bytes) -> PackedModel:
+  """Reads what ``pack`` wrote, after its SHA-256; ``pack(*unpack(data))`` gives the bytes again.
+
+  Nothing is executed, and what is allocated is bounded by the file's size.
+
+  Raises:
+    ValueError: the bytes are no such file, or not all of it, or altered, or of another version.
+    ImportError: safetensors is not installed.
+
+  >>> unpack(b'')
+  Traceback (most recent call last):
+  ValueError: not a model packed by lmajax, or a damaged one: ...
+
+  Source: as ``pack``.
+  """
+  arrays, about = _read(data)
+  if about.get('version') != VERSION:
+    raise _damaged(f'its format has version {about.get("version")}, and this is read: {VERSION}')
+  if about.pop('sha256', None) != _digest(arrays, about):
+    raise _damaged('its SHA-256 does not fit its contents')
+  parts: dict[str, dict[str, np.ndarray]] = {}
+  for name, array in arrays.items():
+    path, _, part = name.partition(':')
+    parts.setdefault(path, {})[part] = array
+  fields = about.get('tensors')
+  if set(about) != {'version', 'config', 'tensors'} or not isinstance(fields, dict) or not set(fields) <= set(parts):
+    raise _damaged('its metadata does not fit its tensors')
+  tree = _nested({path: _leaf(path, fields.get(path), each) for path, each in parts.items()})
+  return PackedModel(PackedTree(tree.pop('params', {})), tree, about['config'])
+
+
+def _leaves(tree: Any, path: str) -> Iterator[tuple[str, Any]]:
+  if isinstance(tree, dict) and (tree or path in ('', 'params')):
+    for key, branch in tree.items():
+      if not isinstance(key, str) or '/' in key or ':' in key:
+        raise ValueError(f'{path or "stats"} has the key {key!r}; a file takes strings without / and :')
+      yield from _leaves(branch, f'{path}/{key}' if path else key)
+  elif isinstance(tree, dict) or '/' not in path:
+    what = 'an empty dict' if isinstance(tree, dict) else f'a {type(tree).__name__}'
+    raise ValueError(f'{path or "stats"} is {what}; a file takes nested dicts with arrays at their ends')
+  else:
+    yield path, tree
+
+
+def _checked(path: str, leaf: Any) -> np.ndarray:
+  name = getattr(getattr(leaf, 'dtype', None), 'name', None)
+  if name not in DTYPES.values():
+    what = type(leaf).__name__ if name is None else name
+    raise ValueError(f'{path} is of type {what}; a file takes arrays of {", ".join(DTYPES.values())}')
+  return np.asarray(leaf, order='C')
+
+
+def _json(about: dict[str, Any]) -> dict[str, Any]:
+  try:
+    return json.loads(json.dumps(about, allow_nan=False))
+  except (TypeError, ValueError, RecursionError) as error:
+    raise ValueError(f"the config is not of JSON's types: {error}") from error
+
+
+def _digest(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> str:
+  shapes = [(name, array.dtype.name, array.shape) for name, array in sorted(arrays.items())]
+  digest = hashlib.sha256(json.dumps([about, shapes], sort_keys=True).encode())
+  for name in sorted(arrays):
+    digest.update(arrays[name].tobytes())
+  return digest.hexdigest()
+
+
+def _huffman(tensor: Scalars | Blocks) -> dict[str, np.ndarray]:
+  """The arrays, with the codes under another name where Huffman's code of them is shorter."""
+  arrays = tensor.arrays()
+  coder = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zlib.Z_HUFFMAN_ONLY)
+  coded = coder.compress(unpack_bits(tensor.codes, tensor.bits, tensor.count()).tobytes()) + coder.flush()
+  if len(coded) < arrays['codes'].nbytes:
+    del arrays['codes']
+    arrays['huffman'] = np.frombuffer(coded, np.uint8)
+  return arrays
+
+
+def _unhuffman(path: str, coded: np.ndarray) -> np.ndarray:
+  """One code a byte; each took a bit at least, so that more than 8 a byte are none of ours."""
+  decoder = zlib.decompressobj(-15)
+  try:
+    codes = decoder.decompress(coded.tobytes(), 8 * coded.size + 1)
+  except zlib.error as error:
+    raise _damaged(f'{path}: {error}') from error
+  if not decoder.eof or decoder.unused_data or len(codes) > 8 * coded.size:
+    raise _damaged(f'{path}: its Huffman code does not end where it should')
+  return np.frombuffer(codes, np.uint8)
+
+
+def _leaf(path: str, fields: Any, parts: dict[str, np.ndarray]) -> Any:
+  in_params = path.startswith('params/')
+  if fields is None and set(parts) == {''}:
+    return Plain(parts['']) if in_params else parts['']
+  if not in_params or not isinstance(fields, dict) or fields.get('kind') not in KINDS:
+    raise _damaged(f'{path} is of no known kind')
+  rest = {name: value for name, value in fields.items() if name != 'kind'}
+  coded = parts.pop('huffman', None)
+  codes = None if coded is None else _unhuffman(path, coded)
+  try:
+    if codes is not None:
+      parts = {**parts, 'codes': pack_bits(codes, rest['bits'])}
+    tensor = KINDS[fields['kind']].of_file(rest, parts)
+  except (KeyError, TypeError, ValueError) as error:
+    raise _damaged(f'{path}: {error}') from error
+  if codes is not None and codes.size != tensor.count():
+    raise _damaged(f'{path}: {codes.size} codes for {tensor.count()} places')
+  return tensor
+
+
+def _nested(leaves: dict[str, Any]) -> dict[str, Any]:
+  tree: dict[str, Any] = {}
+  for path, leaf in leaves.items():
+    *parents, last = path.split('/')
+    node: Any = tree
+    for key in parents:
+      node = node.setdefault(key, {}) if isinstance(node, dict) else None
+    if not parents or not isinstance(node, dict) or last in node:
+      raise _damaged(f'{path} is no place of its own in a tree')
+    node[last] = leaf
+  return tree
+
+
+def _read(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+  safetensors = _safetensors()
+  try:
+    entries = safetensors.deserialize(data)
+  except safetensors.SafetensorError as error:
+    raise _damaged(str(error)) from error
+  header = json.loads(data[8 : 8 + int.from_bytes(data[:8], 'little')])
+  try:
+    about = json.loads(header.get('__metadata__', {})['lmajax'])
+  except (KeyError, ValueError, RecursionError) as error:
+    raise _damaged('its metadata has no JSON under the key lmajax') from error
+  types = sorted({entry['dtype'] for _, entry in entries} - set(DTYPES))
+  if not isinstance(about, dict) or types:
+    raise _damaged(f'it has arrays of {types}' if types else 'its metadata is no JSON object')
+  return {name: _array(entry) for name, entry in entries}, about
+
+
+def _array(entry: dict[str, Any]) -> np.ndarray:
+  return np.frombuffer(entry['data'], jnp.dtype(DTYPES[entry['dtype']])).reshape(entry['shape'])
+
+
+def _damaged(why: str) -> ValueError:
+  return ValueError(f'not a model packed by lmajax, or a damaged one: {why}')
+
+
+def _safetensors() -> Any:
+  try:
+    import safetensors.numpy
+  except ImportError as error:
+    raise ImportError('model files need safetensors: pip install "lmajax[pack]"') from error
+  return safetensors
