@@ -85,14 +85,19 @@ def teacher(config: Training, num_classes: int) -> nn.Module:
 
 def student(config: Training, arm: Arm, num_classes: int) -> nn.Module:
   """The student of an arm."""
-  act, dtype = activation(arm.activation, arm.segments), jnp.dtype(config.dtype)
+  return network(config, activation(arm.activation, arm.segments), arm.width, num_classes)
+
+
+def network(config: Training, act: ActivationFactory, width: int, num_classes: int) -> nn.Module:
+  """The students' network for a data set, with any activation; of the configuration, the data and the dtype count."""
+  dtype = jnp.dtype(config.dtype)
   if config.data == 'cifar10':
-    if arm.width not in _CIFAR10_STUDENTS:
-      raise UserError(f'--width {arm.width}: the cifar10 students have 75, 50 or 25 channels first')
-    return models.cifar10_student(_CIFAR10_STUDENTS[arm.width], act, num_classes=num_classes, dtype=dtype)
+    if width not in _CIFAR10_STUDENTS:
+      raise UserError(f'--width {width}: the cifar10 students have 75, 50 or 25 channels first')
+    return models.cifar10_student(_CIFAR10_STUDENTS[width], act, num_classes=num_classes, dtype=dtype)
   if config.data == 'cifar100':
-    return models.WideResNet(10, arm.width, num_classes, act, dtype=dtype)
-  return models.MLP((arm.width,), num_classes, act, dtype)
+    return models.WideResNet(10, width, num_classes, act, dtype=dtype)
+  return models.MLP((width,), num_classes, act, dtype)
 
 
 def width(model: nn.Module) -> int:

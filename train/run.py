@@ -133,12 +133,12 @@ def _parsed(line: str) -> dict[str, Any] | None:
     return None
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
   """Writes beside the file and renames, so that no reader ever sees half of it."""
   part = path.with_name(path.name + '.part')
   try:
-    with part.open('w') as file:
-      file.write(text)
+    with part.open('wb') as file:
+      file.write(content.encode() if isinstance(content, str) else content)
       file.flush()
       os.fsync(file.fileno())
     part.replace(path)

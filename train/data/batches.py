@@ -1,6 +1,6 @@
 """Batches by step: the same step gives the same batch, whatever came before it, so that a resumed run is exact."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, cached_property, partial
 from typing import Any, NamedTuple
 
@@ -145,6 +145,13 @@ def _prepare(
 ) -> Float32[Array, 'b h w c']:
   if key is not None:
     images = crop_and_flip(jax.random.fold_in(key, step), images)
+  return normalized(images, mean, std)
+
+
+def normalized(
+  images: UInt8[Array, 'b h w c'], mean: Sequence[float], std: Sequence[float]
+) -> Float32[Array, 'b h w c']:
+  """Raw pixels, less their channel's mean, in units of its deviation."""
   per_channel = [jnp.asarray(numbers, jnp.float32).reshape(1, 1, 1, -1) for numbers in (mean, std)]
   return (images.astype(jnp.float32) - per_channel[0]) / per_channel[1]
 

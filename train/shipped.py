@@ -1,0 +1,105 @@
+"""A model in one file that explains itself: packed weights, statistics, and all it takes to build and to feed it."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from lmajax.activations import linen
+from lmajax.compress import PackedTree, pack, unpack
+from lmajax.types import Array, ModelStats
+from train import build
+from train.build import Arm
+from train.config import Training
+from train.data import Dataset
+from train.data.batches import normalized
+from train.data.classes import BRIGHTEST, NAMES
+from train.errors import UserError
+from train.run import write_atomically
+
+
+class Shipped(NamedTuple):
+  """What a model file holds."""
+
+  packed: PackedTree
+  stats: ModelStats
+  description: dict[str, Any]
+
+  def variables(self) -> dict[str, Any]:
+    """What the model is applied to."""
+    return {'params': self.packed.decode(), **self.stats}
+
+
+def description(
+  config: Training, arm: Arm | None, dataset: Dataset, *, activation_bits: int | None = None
+) -> dict[str, Any]:
+  """All that a file must say of the student of an arm, or without one of the teacher; of JSON's types."""
+  return {
+    'data': config.data,
+    'teacher': arm is None,
+    'activation': 'relu' if arm is None else arm.activation,
+    'segments': None if arm is None else arm.segments,
+    'width': None if arm is None else arm.width,
+    'activation_bits': activation_bits,
+    'dtype': config.dtype,
+    'classes': list(NAMES[config.data]),
+    'image_shape': list(dataset.test.images.shape[1:]),
+    'pixel_mean': list(dataset.pixel_mean),
+    'pixel_std': list(dataset.pixel_std),
+    'brightest': BRIGHTEST[config.data],
+  }
+
+
+def model(description: dict[str, Any]) -> nn.Module:
+  """The network that a description describes."""
+  config = Training(data=description['data'], dtype=description['dtype'])
+  num_classes, bits = len(description['classes']), description['activation_bits']
+  if description['teacher']:
+    return build.teacher(config, num_classes)
+  act = build.activation(description['activation'], description['segments'])
+  if bits is not None:
+    act = partial(linen.Quantized, act, bits=bits)
+  return build.network(config, act, description['width'], num_classes)
+
+
+def logits(description: dict[str, Any], variables: Any, images: Array) -> Array:
+  """From raw pixels [b, h, w, c] to float32 logits [b, classes]."""
+  inputs = normalized(images, description['pixel_mean'], description['pixel_std'])
+  return model(description).apply(variables, inputs, train=False)[0].astype(jnp.float32)
+
+
+def write(path: Path, packed: PackedTree, stats: ModelStats, description: dict[str, Any]) -> int:
+  """Writes a model file, whole or not at all, and counts its bytes."""
+  content = pack(packed, stats, description)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  write_atomically(path, content)
+  return len(content)
+
+
+_FIELDS = {
+  *('data', 'teacher', 'activation', 'segments', 'width', 'activation_bits', 'dtype'),
+  *('classes', 'image_shape', 'pixel_mean', 'pixel_std', 'brightest'),
+}
+
+
+def read(path: Path) -> Shipped:
+  """Reads what ``write`` wrote; what is missing, foreign or damaged is said in one line."""
+  try:
+    shipped = Shipped(*unpack(read_bytes(path)))
+  except ValueError as error:
+    raise UserError(f'{path}: {error}; write it anew') from error
+  except ImportError as error:
+    raise UserError(str(error)) from error
+  if not isinstance(shipped.description, dict) or set(shipped.description) != _FIELDS:
+    raise UserError(f'{path}: a packed tree without the description of a model, as quantize and export write it')
+  return shipped
+
+
+def read_bytes(path: Path) -> bytes:
+  """The content of a model file."""
+  try:
+    return path.read_bytes()
+  except OSError as error:
+    raise UserError(f'cannot read the model {path}: {error.strerror or error}') from error
