@@ -31,14 +31,14 @@ ROWS = [TEACHER, RELU, LMA, LMA_HARD]
 
 
 def test_the_interval_is_that_of_a_paired_t_test():
-  difference = report.paired(LMA, RELU)
+  difference = report.paired(LMA.accuracy, RELU.accuracy)
   expected = stats.ttest_rel(LMA.accuracy, RELU.accuracy).confidence_interval(0.95)
   assert difference.mean - difference.half_width == pytest.approx(expected.low)
   assert difference.mean + difference.half_width == pytest.approx(expected.high)
 
 
 def test_one_seed_has_no_interval():
-  one = report.paired(row('a', [0.7]), row('b', [0.6]))
+  one = report.paired([0.7], [0.6])
   assert one.half_width is None
   assert report.interval(one) == 'one seed'
 

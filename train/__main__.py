@@ -11,9 +11,10 @@ import jax
 import tyro
 
 from train import config as configs
-from train import distributed
-from train.config import Distill
+from train import config_quantize, distributed
+from train.config import Distill, Training
 from train.config_bench import Bench
+from train.config_quantize import Quantize
 from train.config_regions import Regions
 from train.errors import UserError
 from train.run import Run, Stopped, write_atomically
@@ -47,6 +48,7 @@ class Readme:
 
 Command = (
   Annotated[Distill, tyro.conf.subcommand('distill')]
+  | Annotated[Quantize, tyro.conf.subcommand('quantize')]
   | Annotated[Evaluate, tyro.conf.subcommand('evaluate')]
   | Annotated[Report, tyro.conf.subcommand('report')]
   | Annotated[Readme, tyro.conf.subcommand('readme')]
@@ -58,7 +60,7 @@ Command = (
 def program(arguments: list[str]) -> int:
   """``main`` in a process of its own, which trains together with the others of its cluster."""
   command = _command(arguments)
-  if isinstance(command, Distill | Regions):
+  if isinstance(command, Training | Regions):
     return distributed.as_one(lambda: _ended(lambda: _join(command)), lambda: main(arguments))
   return main(arguments)
 
@@ -74,7 +76,7 @@ def _command(arguments: list[str]) -> Any:
 
 
 def _join(command: Any) -> None:
-  if isinstance(command, Distill):
+  if isinstance(command, Training):
     distributed.join(command.coordinator_address, command.num_processes, command.process_id)
   if isinstance(command, Regions):
     distributed.join()
@@ -108,6 +110,16 @@ def _distill(command: Distill, arguments: list[str]) -> None:
   if distributed.first():
     print(report.table(rows))
     print(f'\n{folder}: results.json, results.md, curves.png')
+
+
+def _quantize(command: Quantize, arguments: list[str]) -> None:
+  from train import report_quantize
+  from train.recipes import quantize
+
+  folder, rows = _run(quantize, command, config_quantize.defaults(command.data), arguments)
+  if distributed.first():
+    print(report_quantize.text(rows))
+    print(f'\n{folder}: results.json, results.md, accuracy.png, models')
 
 
 def _regions(command: Regions, arguments: list[str]) -> None:
@@ -165,9 +177,13 @@ def _create(folder: Path) -> None:
 
 def _evaluate(command: Evaluate, arguments: list[str]) -> None:
   del arguments
-  from train import report
-  from train.recipes import distill
+  from train import report, report_quantize
+  from train.recipes import distill, quantize
 
+  if configs.recipe_of(command.run) == 'quantize':
+    plan = quantize.experiment(configs.load(Quantize, command.run))
+    print(report_quantize.text(quantize.evaluated(plan, command.run)))
+    return
   plan = distill.experiment(configs.load(Distill, command.run))
   rows = distill.evaluated(plan, distill.restored(plan, command.run))
   print(report.table(rows))
@@ -203,6 +219,7 @@ def _bench(command: Bench, arguments: list[str]) -> None:
 
 _COMMANDS = {
   Distill: _distill,
+  Quantize: _quantize,
   Evaluate: _evaluate,
   Report: _report,
   Readme: _readme,

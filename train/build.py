@@ -68,9 +68,10 @@ def _segments(config: Training, activation: str) -> tuple[int | None, ...]:
   return config.segments if activation in SEGMENTED else (None,)
 
 
-def activation(name: str, segments: int | None) -> ActivationFactory:
-  """The factory behind a name; ``segments`` is None for those that have none."""
-  return _ACTIVATIONS[name](segments or 2)
+def activation(name: str, segments: int | None, bits: int | None = None) -> ActivationFactory:
+  """The factory behind a name; ``segments`` is None for those that have none, ``bits`` where nothing is quantized."""
+  act = _ACTIVATIONS[name](segments or 2)
+  return act if bits is None else partial(linen.Quantized, act, bits=bits)
 
 
 def teacher(config: Training, num_classes: int) -> nn.Module:
@@ -85,7 +86,7 @@ def teacher(config: Training, num_classes: int) -> nn.Module:
 
 def student(config: Training, arm: Arm, num_classes: int) -> nn.Module:
   """The student of an arm."""
-  return network(config, activation(arm.activation, arm.segments), arm.width, num_classes)
+  return network(config, activation(arm.activation, arm.segments, arm.activation_bits), arm.width, num_classes)
 
 
 def network(config: Training, act: ActivationFactory, width: int, num_classes: int) -> nn.Module:

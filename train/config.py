@@ -153,6 +153,15 @@ def recipe(config: Any) -> str:
   return type(config).__name__.lower()
 
 
+def recipe_of(folder: Path) -> str:
+  """The command that made a run's folder."""
+  values = read_json(folder / 'config.json')
+  found = values.get('recipe') if isinstance(values, dict) else None
+  if not isinstance(found, str):
+    raise UserError(f'{folder / "config.json"} does not say which command made it')
+  return found
+
+
 def load(kind: type[Any], folder: Path) -> Any:
   """Reads the ``config.json`` of a run of that kind."""
   values = read_json(folder / 'config.json')

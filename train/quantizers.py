@@ -1,4 +1,4 @@
-"""The quantized students of a configuration: their names, what their weights are made from, and from whom they start."""
+"""The quantized students of a configuration: their names, their kinds of weights, and whom they start from."""
 
 import re
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+import numpy as np
 
 from lmajax import compress, tree
 from lmajax.types import Array, Reparam
@@ -112,10 +112,13 @@ def _depth(path: str) -> list[Any]:
   return [not path.startswith('stages_'), *(int(word) if word.isdigit() else word for word in words)]
 
 
-def norms(gradients: Any) -> Any:
-  """The length of each gradient, its mean over a leading axis of seeds."""
+def norms(gradients: Any) -> dict[str, float]:
+  """Path -> the length of the gradient, its mean over a leading axis of seeds."""
+  found = {}
 
-  def norm(gradient: Array) -> ArrayLike:
-    return jnp.sqrt(jnp.sum(jnp.square(gradient.reshape(gradient.shape[0], -1)), axis=-1)).mean()
+  def note(path: str, gradient: Array) -> None:
+    rows = np.asarray(gradient, np.float64).reshape(len(gradient), -1)
+    found[path] = float(np.sqrt(np.square(rows).sum(axis=-1)).mean())
 
-  return jax.tree.map(norm, gradients)
+  tree.map_with_path(note, gradients)
+  return found

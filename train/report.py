@@ -87,9 +87,9 @@ def _shared(folder: Path) -> dict[str, Any]:
   return {name: value for name, value in values.items() if name not in ('activations', 'segments', 'width')}
 
 
-def paired(row: Row, base: Row) -> Difference:
+def paired(accuracy: Sequence[float], base: Sequence[float]) -> Difference:
   """The mean of the differences seed by seed, with Student's interval."""
-  differences = np.subtract(row.accuracy, base.accuracy)
+  differences = np.subtract(accuracy, base)
   n = len(differences)
   if n < 2:
     return Difference(float(differences.mean()), None)
@@ -108,7 +108,7 @@ def counterpart(row: Row, rows: Sequence[Row], **changes: object) -> Row | None:
 def minus_relu(row: Row, rows: Sequence[Row]) -> Difference | None:
   """The paired difference from the ReLU student of the same size and labels, where there is one."""
   base = counterpart(row, rows, activation='relu', segments=None)
-  return None if base is None or row.activation == 'relu' else paired(row, base)
+  return None if base is None or row.activation == 'relu' else paired(row.accuracy, base.accuracy)
 
 
 def gap_closed(row: Row, rows: Sequence[Row]) -> float | None:

@@ -58,10 +58,12 @@ def read(folder: Path) -> list[Row]:
     raise UserError(f'{path} does not hold the rows of a quantize run ({error!r})') from error
 
 
+_KIND = ('activation', 'segments', 'width', 'method', 'size', 'activation_bits')
+
+
 def counterpart(row: Row, rows: Sequence[Row], **changes: object) -> Row | None:
   """The row that is like this one but for some columns; in a grid, of the same soft targets if there is one."""
-  wanted = {name: getattr(row, name) for name in ('activation', 'segments', 'width', 'method', 'size', 'activation_bits')}
-  wanted.update(changes)
+  wanted = {name: getattr(row, name) for name in _KIND} | changes
   found = [other for other in rows if other.name != TEACHER and all(getattr(other, k) == v for k, v in wanted.items())]
   same = [other for other in found if (other.temperature, other.soft_weight) == (row.temperature, row.soft_weight)]
   return next(iter(same or found), None)
@@ -125,7 +127,7 @@ def _cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
 
 
 def _difference(row: Row, base: Row) -> tuple[str, str]:
-  difference = paired(row, base)
+  difference = paired(row.accuracy, base.accuracy)
   return f'{100 * difference.mean:+.2f}', interval(difference)
 
 

@@ -1,6 +1,5 @@
 """From trained students to rows: packed into files, read back from them, and scored as they were read."""
 
-import functools
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ import jax
 import numpy as np
 
 from lmajax import tree
-from lmajax.compress import PackedTree, Split
+from lmajax.compress import PackedTree
 from train import build, shipped
 from train.config_quantize import Quantize
 from train.data import Dataset
@@ -26,6 +25,7 @@ from train.run import read_json, write_atomically
 from train.step import Group
 
 _MEASURING = 100  # training batches that the statistics are measured on, once the weights are final
+_SHADOWED = ('uniform', 'noise')  # methods whose theta holds weights that are not shipped
 _TIMED = 21  # passes over a batch of test images, of which the median counts
 
 
@@ -65,7 +65,7 @@ class Scoring:
     self._data = data
     self._test = test
     self._folder = folder
-    self._programs: dict[int, tuple[Callable, Callable, Callable]] = {}
+    self._programs: dict[int, tuple[Callable, Callable]] = {}
 
   def teacher(self, trained: Trained) -> Row:
     """The teacher's row, in float32."""
@@ -80,8 +80,8 @@ class Scoring:
     """The row of a kind of student."""
     student = arm.student
     scored = self._scored(arm.name, trained, shipped.description(self._config, student, self._dataset))
-    shadow = self._shadow_accuracy(trained) if arm.method in SHADOWED else None
-    size = tree.size(self._network(trained)) // len(trained.group.seeds)
+    shadow = self._shadow_accuracy(trained) if arm.method in _SHADOWED else None
+    size = tree.size(trained.params()) // len(trained.group.seeds)
     kind = f'{student.label}-w{student.width}-a{student.activation_bits}'
     return Row(
       arm.name, student.activation, student.width, student.segments, arm.method, arm.size, student.activation_bits,
@@ -95,11 +95,11 @@ class Scoring:
   def _scored(self, name: str, trained: Trained, about: dict[str, Any]) -> Scored:
     own, group = jax.device_get(trained.end), trained.group
     seeds = range(len(group.seeds))
-    packed = [group.reparam.stored(member(own.theta, i), member(own.code, i)) for i in seeds]
+    packed: list[Any] = [group.reparam.stored(member(own.theta, i), member(own.code, i)) for i in seeds]
     as_trained = {'params': _stacked([each.decode() for each in packed]), **own.stats}
     stats = jax.device_get(self._measured(group, as_trained))
     stats.pop('params')
-    files = [self._folder / 'models' / f'{name}-seed{i}.safetensors' for i in seeds]
+    files = [self._folder / file_name(name, i) for i in seeds]
     if first():
       for i, file in enumerate(files):
         shipped.write(file, packed[i], member(stats, i), about)
@@ -111,7 +111,7 @@ class Scoring:
       self._right(group, as_trained, self._test),
       _bits(packed[0]),
       files[0].stat().st_size,
-      str(files[0].relative_to(self._folder)),
+      file_name(name, 0),
     )
 
   def _shadow_accuracy(self, trained: Trained) -> list[float]:
@@ -131,7 +131,7 @@ class Scoring:
     return self._programs.setdefault(id(group.model), (accuracies(one), measured_again(one)))
 
   def _milliseconds(self, kind: str, trained: Trained) -> float:
-    """An image's time within a batch of the test set; noted in the run's folder, so that a resumed run says the same."""
+    """An image's time within a batch of the test set; noted in the folder, so that a resumed run says the same."""
     path = self._folder / 'milliseconds.json'
     known = read_json(path) if path.exists() else {}
     if kind not in known:
@@ -140,6 +140,11 @@ class Scoring:
       if first():
         write_atomically(path, json.dumps(known, indent=1) + '\n')
     return known[kind]
+
+
+def file_name(name: str, seed: int) -> str:
+  """Of the packed file of one seed, in the folder of a run."""
+  return f'models/{name}-seed{seed}.safetensors'
 
 
 def timed(model: nn.Module, variables: Any, images: Any) -> float:
@@ -160,7 +165,6 @@ def _stacked(members: Sequence[Any]) -> Any:
 
 def _bits(packed: PackedTree) -> float:
   """Of the codes of a quantized weight, on average; 32 where nothing is quantized."""
-  shapes = jax.tree.map(lambda tensor: tensor.decode().size, packed.tensors)
-  tensors = [(tensor.arrays()['codes'], size) for tensor, size in zip(*map(jax.tree.leaves, (packed.tensors, shapes)), strict=True) if 'codes' in tensor.arrays()]
-  weights = sum(size for _, size in tensors)
-  return 8 * sum(codes.nbytes for codes, _ in tensors) / weights if weights else 32.0
+  coded = [tensor for tensor in jax.tree.leaves(packed.tensors) if 'codes' in tensor.arrays()]
+  weights = sum(tensor.decode().size for tensor in coded)
+  return 8 * sum(tensor.codes.nbytes for tensor in coded) / weights if coded else 32.0

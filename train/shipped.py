@@ -1,13 +1,11 @@
 """A model in one file that explains itself: packed weights, statistics, and all it takes to build and to feed it."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from lmajax.activations import linen
 from lmajax.compress import PackedTree, pack, unpack
 from lmajax.types import Array, ModelStats
 from train import build
@@ -32,9 +30,7 @@ class Shipped(NamedTuple):
     return {'params': self.packed.decode(), **self.stats}
 
 
-def description(
-  config: Training, arm: Arm | None, dataset: Dataset, *, activation_bits: int | None = None
-) -> dict[str, Any]:
+def description(config: Training, arm: Arm | None, dataset: Dataset) -> dict[str, Any]:
   """All that a file must say of the student of an arm, or without one of the teacher; of JSON's types."""
   return {
     'data': config.data,
@@ -42,7 +38,7 @@ def description(
     'activation': 'relu' if arm is None else arm.activation,
     'segments': None if arm is None else arm.segments,
     'width': None if arm is None else arm.width,
-    'activation_bits': activation_bits,
+    'activation_bits': None if arm is None else arm.activation_bits,
     'dtype': config.dtype,
     'classes': list(NAMES[config.data]),
     'image_shape': list(dataset.test.images.shape[1:]),
@@ -55,12 +51,10 @@ def description(
 def model(description: dict[str, Any]) -> nn.Module:
   """The network that a description describes."""
   config = Training(data=description['data'], dtype=description['dtype'])
-  num_classes, bits = len(description['classes']), description['activation_bits']
+  num_classes = len(description['classes'])
   if description['teacher']:
     return build.teacher(config, num_classes)
-  act = build.activation(description['activation'], description['segments'])
-  if bits is not None:
-    act = partial(linen.Quantized, act, bits=bits)
+  act = build.activation(description['activation'], description['segments'], description['activation_bits'])
   return build.network(config, act, description['width'], num_classes)
 
 

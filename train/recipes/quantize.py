@@ -1,17 +1,18 @@
 """Students with quantized weights under one teacher: trained, packed into files, and scored as they are read back."""
 
-import dataclasses
-from collections.abc import Iterable
+import json
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from lmajax import compress
+from lmajax import compress, tree
 from lmajax.types import Reparam
 from train import build, draw_quantize, quantizers, report, report_quantize, schedules
 from train.config_quantize import Quantize, check
 from train.data import Dataset, load
+from train.data.batches import Batch
 from train.distributed import first
 from train.evaluate import member
 from train.loop import Cohort, Data, Plan, Start, Starts, fit, weights
@@ -19,8 +20,8 @@ from train.objectives import distill, supervised, teach
 from train.quantizers import FROM_SCRATCH, Arm
 from train.report import TEACHER
 from train.report_quantize import Row
-from train.run import Run
-from train.scoring import Scoring, Trained
+from train.run import Run, read_json, write_atomically
+from train.scoring import Scoring, Trained, file_name
 from train.step import Group, unrolled
 
 _SHARING = 5  # training batches whose gradients share the points out
@@ -49,8 +50,9 @@ def experiment(config: Quantize) -> Experiment:
   model = build.teacher(config, dataset.num_classes)
   plan = build.plan(config, config.teacher_epochs or config.epochs)
   teacher = Cohort({TEACHER: Group(model, supervised(model), (0,), unrolled)}, plan)
-  models = {arm: build.student(config, arm.student, dataset.num_classes) for arm in quantizers.arms(config)}
-  return Experiment(config, dataset, data, test, teacher, models)
+  arms = tuple(quantizers.arms(config))
+  networks = {arm.student: build.student(config, arm.student, dataset.num_classes) for arm in arms}
+  return Experiment(config, dataset, data, test, teacher, {arm: networks[arm.student] for arm in arms})
 
 
 def run(plan: Experiment, to: Run) -> list[Row]:
@@ -69,6 +71,14 @@ def run(plan: Experiment, to: Run) -> list[Row]:
     report.write(to.folder, plan.config, [row._asdict() for row in rows], report_quantize.text(rows))
     draw_quantize.accuracy(to.folder / 'accuracy.png', rows)
   return rows
+
+
+def evaluated(plan: Experiment, folder: Path) -> list[Row]:
+  """The rows of a finished run, with the accuracies of its files as they lie there now."""
+  rows, scoring = report_quantize.read(folder), Scoring(plan.config, plan.dataset, plan.data, plan.test, folder)
+  groups = {arm.name: group(plan, arm, compress.identity()) for arm in plan.models} | plan.teacher.groups
+  files = {row.name: [folder / file_name(row.name, seed) for seed in groups[row.name].seeds] for row in rows}
+  return [row._replace(accuracy=scoring.accuracy(groups[row.name], files[row.name])) for row in rows]
 
 
 def from_scratch(plan: Experiment, to: Run, teacher: Any) -> dict[Arm, Trained]:
@@ -133,6 +143,27 @@ def cohort_epochs(plan: Experiment) -> list[int]:
   return [config.teacher_epochs or config.epochs, config.epochs, *[config.finetune_epochs] * tuned]
 
 
+def _shares(plan: Experiment, to: Run, arm: Arm, teacher: Any, origin: Trained) -> dict[str, int]:
+  """How many points each kernel gets; noted in the run's folder, so that a resume on another machine has as many."""
+  path = to.folder / 'shares.json'
+  known = read_json(path) if path.exists() else {}
+  if arm.name not in known:
+    objective, share = group(plan, arm, compress.identity()).objective, teach(plan.teacher.groups[TEACHER].model)
+
+    def gradient(end: Start, frozen: Any, batch: Batch) -> Any:
+      grad = jax.grad(lambda params: objective(params, end.stats, frozen, batch, jax.random.key(0))[0])
+      return tree.partition(grad(end.theta), compress.kernels)[0]
+
+    over = jax.jit(lambda end, batch: origin.group.over(gradient)(end, share(teacher, batch), batch))
+    batches = [plan.data.batches[i] for i in range(_SHARING)]
+    end = origin.end._replace(theta=origin.params())
+    summed = jax.tree.map(lambda *each: sum(each), *(over(end, batch) for batch in batches))
+    known[arm.name] = compress.share_points(quantizers.norms(summed), arm.size or 1)
+    if first():
+      write_atomically(path, json.dumps(known, indent=1) + '\n')
+  return known[arm.name]
+
+
 def _tuning(plan: Experiment, learning_rate: float, weight_decay: float) -> Plan:
   epochs = plan.config.finetune_epochs
   return Plan(learning_rate, weight_decay, schedules.cosine(epochs), plan.config.save_every)
@@ -155,7 +186,8 @@ def _keys(each: Group) -> Any:
 def _begun(each: Group, origin: Trained) -> Start:
   """Every seed made from the float32 weights that the student of its seed has."""
   pairs = each.over(lambda pair: each.reparam.init(*pair))
-  return Start(*jax.jit(pairs)((origin.params(), _keys(each))), origin.end.stats)
+  theta, code = jax.jit(pairs)((origin.params(), _keys(each)))
+  return Start(theta, code, origin.end.stats)
 
 
 def _coded(plan: Experiment, arm: Arm, layer: str, before: Trained, *, new: bool) -> Start:
@@ -166,5 +198,5 @@ def _coded(plan: Experiment, arm: Arm, layer: str, before: Trained, *, new: bool
   def one(parts: tuple[Any, Any, Any]) -> Any:
     return compress.extended(*parts[:2], inner, parts[2])
 
-  over = before.group.over
-  return Start(*jax.jit(over(one))((theta, code, _keys(before.group))), before.end.stats)
+  theta, code = jax.jit(before.group.over(one))((theta, code, _keys(before.group)))
+  return Start(theta, code, before.end.stats)
