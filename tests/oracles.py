@@ -219,19 +219,86 @@ def distillation(student_logits, teacher_logits, labels, *, temperature=2.0, sof
   return loss
 
 
-# The authors' bucketed quantizer, which lmajax does not have yet: what its figures are judged by.
+# The reparameterizations.
 
 
-def quantized(w, bits, bucket):
-  flat = np.asarray(w, np.float32).ravel()
-  size, levels = min(bucket, len(flat)), 2**bits - 1
-  out = []
-  for start in range(0, len(flat), size):
-    row = flat[start : start + size]  # the last one is filled up with its own last element, which moves no extreme
-    low, span = row.min(), row.max() - row.min()
-    span = np.float32(1) if span < 1e-10 else span
-    out += [np.round((value - low) / span * levels) / np.float32(levels) * span + low for value in row]
-  return np.array(out, np.float32).reshape(np.shape(w))
+def buckets(w, bucket_size):
+  """The rows of a tensor; the last one has its entries over and over again, which the authors do with its last."""
+  channels = np.moveaxis(w, -1, 0) if bucket_size == 'channel' else w
+  flat = np.asarray(channels, np.float32).ravel()
+  size = len(flat) // np.shape(w)[-1] if bucket_size == 'channel' else min(bucket_size or len(flat), len(flat))
+  rows = [flat[start : start + size] for start in range(0, len(flat), size)]
+  return [[row[i % len(row)] for i in range(size)] for row in rows]
+
+
+def joined_buckets(rows, shape, bucket_size):
+  flat = np.array([value for row in rows for value in row][: math.prod(shape)], np.float32)
+  if bucket_size == 'channel':
+    return np.moveaxis(flat.reshape(shape[-1:] + shape[:-1]), 0, -1)
+  return flat.reshape(shape)
+
+
+def on_levels(row, low, span, bits):
+  top = 2**bits - 1
+  codes = [min(max(np.round((value - low) / span * top), 0), top) for value in row]
+  return [code / np.float32(top) * span + low for code in codes]
+
+
+def min_max(rows, bits):
+  lows, spans = [], []
+  for row in rows:
+    span = np.float32(max(row)) - np.float32(min(row))
+    lows.append(np.float32(min(row)))
+    spans.append(np.float32(1) if span < 1e-10 else span)
+  return np.array(lows), np.array(spans)
+
+
+def least_error(rows, bits):
+  lows, spans = [], []
+  for row in rows:
+    (low,), (span,) = min_max([row], bits)
+    mean, tried = np.mean(row), []
+    for i in range(16):
+      share = 1 - 0.75 * i / 15
+      each = mean - share * (mean - low), share * span
+      errors = [(value - quantized) ** 2 for value, quantized in zip(row, on_levels(row, *each, bits), strict=True)]
+      tried.append((sum(errors), i, *each))
+    lows.append(min(tried)[2])
+    spans.append(min(tried)[3])
+  return np.array(lows, np.float32), np.array(spans, np.float32)
+
+
+def uniform(w, bits, *, bucket_size=256, ranges=min_max, truncated=False):
+  """The weights of ``uniform`` without a key."""
+  rows = buckets(np.clip(w, -1, 1) if truncated else w, bucket_size)
+  quantized = [on_levels(row, *(each[0] for each in ranges([row], bits)), bits) for row in rows]
+  return joined_buckets(quantized, np.shape(w), bucket_size)
+
+
+def points(w, levels, *, bucket_size=256):
+  """The weights of ``points`` of one tensor and its levels."""
+  rows = buckets(w, bucket_size)
+  for row, low, span in zip(rows, *min_max(rows, 0), strict=True):
+    for j, value in enumerate(row):
+      distances = [abs((value - low) / span - level) for level in levels]
+      row[j] = levels[distances.index(min(distances))] * span + low
+  return joined_buckets(rows, np.shape(w), bucket_size)
+
+
+def share_points(norms, bits):
+  half = max(2, 2**bits // 2)
+  to_share = len(norms) * 2**bits - len(norms) * half
+  shares = {}
+  for path in norms:
+    part = norms[path] / sum(norms.values()) if sum(norms.values()) else 1 / len(norms)
+    shares[path] = half + int(to_share * part)
+  while sum(shares.values()) < len(norms) * 2**bits:
+    shares[sorted(norms, key=lambda path: (norms[path], path))[-1]] += 1
+  return {path: min(share, 256) for path, share in shares.items()}
+
+
+def kernels(path, leaf):
+  return path.split('/')[-1] in ('kernel', 'embedding')
 
 
 # The trees: a nest of dictionaries, lists and tuples.
@@ -257,6 +324,23 @@ def nbytes(tree):
   for leaf in leaves(tree):
     count += len(np.asarray(leaf).tobytes())
   return count
+
+
+def map_with_path(function, tree, *rest, path=()):
+  if isinstance(tree, dict):
+    return {name: map_with_path(function, tree[name], *(r[name] for r in rest), path=(*path, name)) for name in tree}
+  return None if tree is None else function('/'.join(path), tree, *rest)
+
+
+def partition(tree, where):
+  chosen = map_with_path(lambda path, leaf: leaf if where(path, leaf) else None, tree)
+  return chosen, map_with_path(lambda path, leaf: None if where(path, leaf) else leaf, tree)
+
+
+def combine(selected, rest):
+  if isinstance(selected, dict):
+    return {name: combine(selected[name], rest[name]) for name in selected}
+  return rest if selected is None else selected
 
 
 # Not a formula of lmajax, but what its gradients are judged by.

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lmajax import LMA, RunningStats, Stats, init_stats, lma, measure, relu_init, update_stats
+from lmajax.compress import uniform
 from lmajax.losses import distillation
 from tests import oracles
 
@@ -86,5 +87,12 @@ def test_distillation_and_its_gradient(golden):
 
 
 @pytest.mark.parametrize('golden', files('quant_*.npz'))
-def test_the_quantizer_to_come_has_its_judge(golden):
-  close(oracles.quantized(golden['w'], int(golden['bits']), int(golden['bucket'])), golden['q'])
+class TestUniform:
+  def test_weights(self, golden):
+    reparam = uniform(int(golden['bits']), bucket_size=int(golden['bucket']))
+    theta, code = reparam.init(jnp.asarray(golden['w']), jax.random.key(0))
+    for ours in (reparam.apply(theta, code, None), reparam.stored(theta, code).decode()):
+      np.testing.assert_allclose(ours, golden['q'], rtol=0, atol=1e-6)
+
+  def test_the_oracle_agrees(self, golden):
+    close(oracles.uniform(golden['w'], int(golden['bits']), bucket_size=int(golden['bucket'])), golden['q'])

@@ -28,6 +28,10 @@ NO_ORACLE = {
   'aplu_init': 'draws at random',
   'cifar10_student': 'builds a model, judged by its published size',
   'cifar10_teacher': 'builds a model, judged by its published size',
+  'keys_like': 'folds the number of each leaf into a key',
+  'identity': 'gives the weights as they are, as the contract of reparameterizations tests',
+  'masked': 'composes others, each judged by its own oracle',
+  'noise': 'draws at random between the weights and what their own oracle judges',
 }
 
 
@@ -174,7 +178,7 @@ def examples():
 
 @pytest.mark.parametrize('name, text', list(examples()))
 def test_example_runs_as_printed(name, text):
-  modules = [lmajax, lmajax.activations, lmajax.activations.linen, lmajax.losses, lmajax.models]
+  modules = [lmajax, lmajax.activations, lmajax.activations.linen, lmajax.compress, lmajax.losses, lmajax.models]
   names = {'jax': jax, 'jnp': jnp, 'np': np}
   for module in (*modules, importlib.import_module(name)):
     names.update({key: value for key, value in vars(module).items() if not hasattr(builtins, key)})

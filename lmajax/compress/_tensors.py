@@ -167,5 +167,11 @@ class PackedTree(NamedTuple):
     arrays = [array for tensor in jax.tree.leaves(self.tensors) for array in tensor.arrays().values()]
     return 8 * sum(array.nbytes for array in arrays)
 
+  def mean_bits(self) -> float:
+    """The mean width of the codes, over all weights that are levels of a bucket."""
+    coded = [tensor for tensor in jax.tree.leaves(self.tensors) if isinstance(tensor, Scalars)]
+    sizes = [math.prod(tensor.shape) for tensor in coded]
+    return sum(tensor.bits * size for tensor, size in zip(coded, sizes, strict=True)) / sum(sizes)
+
   def __or__(self, other: 'PackedTree') -> 'PackedTree':
     return PackedTree(tree.combine(self.tensors, other.tensors))

@@ -18,7 +18,7 @@ Ranges = Callable[[Array, int], tuple[Array, Array]]
 
 
 class Buckets(NamedTuple):
-  """A tensor cut into rows of equal size, the last one filled up with its last entry."""
+  """A tensor cut into rows of equal size, the last one filled up with what it has over and over again."""
 
   rows: Float[Array, 'b n']
   size: int
@@ -33,7 +33,11 @@ def cut(w: Float[Array, '...'], bucket_size: BucketSize) -> Buckets:
     size = max(1, w.size // w.shape[-1])
   else:
     size = w.size if bucket_size is None else min(bucket_size, w.size)
-  return Buckets(jnp.pad(flat, (0, -w.size % size), mode='edge').reshape(-1, size), size, channels_first)
+  whole = w.size - w.size % size
+  rows = flat[:whole].reshape(-1, size)
+  if whole < w.size:
+    rows = jnp.concatenate([rows, jnp.pad(flat[whole:], (0, whole + size - w.size), mode='wrap')[None]])
+  return Buckets(rows, size, channels_first)
 
 
 def join(rows: Float[Array, 'b n'], shape: tuple[int, ...], channels_first: bool) -> Float[Array, '...']:

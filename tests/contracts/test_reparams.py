@@ -12,7 +12,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lmajax import tree
-from lmajax.compress import identity, least_error, masked, uniform
+from lmajax.compress import identity, least_error, masked, noise, points, uniform
 
 
 def itself(theta):
@@ -34,7 +34,14 @@ MEMBERS = [
   pytest.param(lambda: uniform(4, ranges=least_error), itself, id='uniform_least_error'),
   pytest.param(lambda: uniform(4, stochastic=True), itself, id='uniform_stochastic'),
   pytest.param(lambda: uniform(4, truncated=True), itself, id='uniform_truncated'),
+  pytest.param(lambda: points(3), None, id='points3'),
+  pytest.param(lambda: points(1, bucket_size='channel', start='uniform'), None, id='points_channel'),
+  pytest.param(lambda: noise(uniform(4), 0.5), itself, id='noise'),
   pytest.param(lambda: masked(uniform(4)), joined, id='masked'),
+  pytest.param(lambda: masked(points(2)), None, id='masked_points'),
+  pytest.param(
+    lambda: masked(noise(uniform(4), 0.2, block_size=8, replacement=jnp.zeros_like)), joined, id='masked_noise'
+  ),
   pytest.param(lambda: masked(uniform(4), otherwise=uniform(8)), joined, id='masked_twice'),
 ]
 
