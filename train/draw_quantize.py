@@ -32,9 +32,9 @@ def accuracy(path: Path, rows: Sequence[Row]) -> None:
         label = 'teacher' if teacher else f'{row.label}, width {row.width}, float32'
         style = {'color': '#bbbbbb' if teacher else COLORS[row.activation], 'linewidth': 0.8}
         axis.axhline(_mean(row), label=label, **style)
-    axis.set_xscale('log', base=2)
     axis.set_xlabel('bits a weight, codes alone' if column == 'bits' else 'bytes of the file')
   axes = figure.axes
+  axes[0].set_xscale('log', base=2)
   axes[0].set_xticks(ticks := sorted({round(row.bits, 2) for row in students}), [f'{tick:g}' for tick in ticks])
   axes[0].set_ylabel('accuracy of the file, %')
   axes[1].legend(fontsize=6, loc='center left', bbox_to_anchor=(1, 0.5))

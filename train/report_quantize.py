@@ -93,7 +93,7 @@ def text(rows: Sequence[Row]) -> str:
 
 _HEAD = (
   'student', 'weights', 'activations', 'bits a weight', 'bytes', '× smaller', 'accuracy %', '− ReLU', '95 % interval',
-  'as trained', 'shadow', 'ms an image',
+  'as trained', 'shadow', 'µs an image',
 )  # fmt: skip
 
 
@@ -122,7 +122,7 @@ def _cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
     *(('', '') if base is None else _difference(row, base)),
     spread(row.accuracy_as_trained),
     '' if row.shadow_accuracy is None else spread(row.shadow_accuracy),
-    f'{row.milliseconds:.4f}',
+    f'{1000 * row.milliseconds:.2f}',
   )
 
 
