@@ -3,13 +3,14 @@
 import re
 from pathlib import Path
 
-from train import report
+from train import report, report_quantize
 from train.bench import activation, latency, record, scaling, step
 from train.recipes import regions
 from train.run import read_json
 
 _TABLES = {
   'distill': lambda folder: report.table(report.read(folder)),
+  'quantize': lambda folder: report_quantize.text(report_quantize.read(folder)),
   'regions': lambda folder: regions.table(regions.read(folder)),
 }
 _BENCHMARKS = {f'bench-{module.__name__.rpartition(".")[2]}': module for module in (activation, step, scaling, latency)}

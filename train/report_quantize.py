@@ -87,8 +87,27 @@ def base_of(row: Row, rows: Sequence[Row]) -> Row | None:
 
 
 def text(rows: Sequence[Row]) -> str:
-  """All of it as Markdown."""
-  return f'{table(rows)}\n\n{comparisons(rows)}'
+  """All of it as Markdown; where each kind of student saw several soft targets, the choice between them."""
+  several = {(row.temperature, row.soft_weight) for row in rows if row.method == 'float' and row.name != TEACHER}
+  return grid(rows) if len(several) > 1 else f'{table(rows)}\n\n{comparisons(rows)}'
+
+
+def grid(rows: Sequence[Row]) -> str:
+  """On the validation split: a row for each kind of weights, over all activations and seeds; the best in bold."""
+  found: dict[str, dict[tuple[float, float], list[float]]] = {}
+  for row in rows:
+    if row.temperature is not None and row.soft_weight is not None:
+      cells = found.setdefault(row.kind, {})
+      cells.setdefault((row.temperature, row.soft_weight), []).extend(row.validation_accuracy)
+  targets = sorted({target for cells in found.values() for target in cells})
+  means = {kind: {target: 100 * float(np.mean(cells[target])) for target in cells} for kind, cells in found.items()}
+  lines = [(kind, *(_bold(cells, target) for target in targets)) for kind, cells in means.items()]
+  return markdown(('weights', *(f'T {t:g}, soft {s:g}' for t, s in targets)), lines)
+
+
+def _bold(cells: dict[tuple[float, float], float], target: tuple[float, float]) -> str:
+  text = f'{cells[target]:.2f}'
+  return f'**{text}**' if cells[target] == max(cells.values()) else text
 
 
 _HEAD = (
