@@ -271,7 +271,7 @@ def least_error(rows, bits):
 def uniform(w, bits, *, bucket_size=256, ranges=min_max, truncated=False):
   """The weights of ``uniform`` without a key."""
   rows = buckets(np.clip(w, -1, 1) if truncated else w, bucket_size)
-  quantized = [on_levels(row, *(each[0] for each in ranges([row], bits)), bits) for row in rows]
+  quantized = [on_levels(row, low, span, bits) for row, low, span in zip(rows, *ranges(rows, bits), strict=True)]
   return joined_buckets(quantized, np.shape(w), bucket_size)
 
 

@@ -165,10 +165,11 @@ class TestEveryReparam:
     assert packed.bits() == sum(8 * len(array.tobytes()) for arrays in of_files(packed) for array in arrays.values())
 
   def test_what_was_decoded_is_encoded_alike(self, build, shadow):
-    reparam, theta, code = start(build)
+    """Weights stand where decoding put them; what is no weights stays, and meets what decoding made of the others."""
+    reparam, init = build(), quick_jit(build().init)
+    theta, code = start(build)[1:] if shadow else init(params(), key())
     packed = reparam.stored(theta, code)
-    decoded = jax.tree.map(jnp.asarray, packed.decode())
-    fresh_theta, fresh_code = reparam.init(decoded, key())
+    fresh_theta, fresh_code = init(jax.tree.map(jnp.asarray, packed.decode()), key())
     theta, code = (fresh_theta, code) if shadow else (theta, fresh_code)
     again = reparam.stored(theta, reparam.refresh(theta, code, key()))
     for ours, theirs in zip(of_files(again), of_files(packed), strict=True):
@@ -176,12 +177,17 @@ class TestEveryReparam:
       np.testing.assert_array_equal(ours.get('codes', 0), theirs.get('codes', 0))
     close(again.decode(), packed.decode(), 1e-5)
 
-  def test_jit_equals_eager_and_a_key_its_repetition(self, build, shadow, strict_dtypes):
-    reparam, theta, code = start(build)
+  def test_jit_equals_eager_and_passes_empty_places(self, build, shadow, strict_dtypes):
+    reparam, nothing = build(), {'scale': None, 'bias': None}
+    given = {**params(), 'norm': nothing, 'head': {'kernel': None, 'bias': None}}
+    theta, code = reparam.init(given, key())
+    code = reparam.refresh(theta, code, key())
     for k in (None, key()):
       eager = reparam.apply(theta, code, k)
-      close(applied(build)(theta, code, k), eager)
+      assert kinds(eager) == kinds(given)
+      close(quick_jit(reparam.apply)(theta, code, k), eager)
       equal(reparam.apply(theta, code, k), eager)
+    close(reparam.stored(theta, code).decode(), reparam.apply(theta, code, None))
 
   def test_trains_in_one_trace_and_can_be_donated(self, build, shadow):
     reparam, given, traces = build(), params(), []
@@ -229,14 +235,6 @@ class TestEveryReparam:
     assert kinds(refreshed) == kinds(code)
     before, after = (error(applied(build)(theta, each, None), target) for each in (code, refreshed))
     assert after <= before * (1 + 1e-6)
-
-  def test_passes_empty_places(self, build, shadow):
-    reparam = build()
-    given = {**params(), 'norm': {'scale': None, 'bias': None}}
-    theta, code = reparam.init(given, key())
-    assert jax.tree.structure(reparam.apply(theta, code, key())) == jax.tree.structure(given)
-    code = reparam.refresh(theta, code, key())
-    close(reparam.stored(theta, code).decode(), reparam.apply(theta, code, None))
 
   @pytest.mark.parametrize('kind', [AxisType.Auto, AxisType.Explicit], ids=['auto', 'explicit'])
   def test_trains_on_a_batch_over_eight_devices(self, build, shadow, kind):
