@@ -183,11 +183,12 @@ def straight_through(x, low, high, bits, at):
 
 
 def average(numbers, decay):
-  """Of the numbers that came one after the other: a zero-started moving average, without its start."""
-  total = weight = 0.0
+  """Of the numbers that came one after the other: a zero-started moving average, without its start; one is itself."""
+  mean = weight = 0.0
   for number in numbers:
-    total, weight = decay * total + (1 - decay) * float(number), decay * weight + (1 - decay)
-  return total / weight
+    weight = decay * weight + (1 - decay)
+    mean += (1 - decay) / weight * (float(number) - mean)
+  return mean
 
 
 # The losses.

@@ -1,6 +1,7 @@
 """The table says what the numbers say, and the README what the committed results say."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 from scipy import stats
 
 from lmajax import models
+from lmajax.activations import linen
 from train import build, draw, report
 from train.config import Distill
 from train.errors import UserError
@@ -122,6 +124,17 @@ MODELS = {
   'MLP': lambda act: models.MLP((4, 3), 10, act),
   'WideResNet': lambda act: models.WideResNet(10, 1, 10, act),
 }
+
+
+@pytest.mark.parametrize('learned', [False, True])
+def test_a_site_is_that_of_the_activation_within_its_quantization(learned):
+  def sites(act):
+    network = models.MLP((4, 3), 10, act)
+    return draw.sites(jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros((1, 8)), train=False)))
+
+  for act in (linen.LMA, linen.Swish, linen.ReLU):
+    assert sites(partial(linen.Quantized, act=act, learned=learned)) == sites(act)
+    assert bool(sites(act)) == (act is not linen.ReLU)
 
 
 @pytest.mark.parametrize('model', MODELS)

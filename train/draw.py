@@ -60,12 +60,21 @@ def sites(variables: Any) -> dict[str, tuple[Any, Any]]:
   def walk(params: Any, stats: Any, path: tuple[str, ...]) -> None:
     for name, inner in params.items():
       if re.fullmatch(r'act\d*', name):
-        found['/'.join((*path, name)).removesuffix('/act')] = inner, stats.get(name, {})
+        site = _innermost(inner, stats.get(name, {}))
+        if site[0]:
+          found['/'.join((*path, name)).removesuffix('/act')] = site
       elif isinstance(inner, Mapping):
         walk(inner, stats.get(name, {}), (*path, name))
 
   walk(variables['params'], variables.get('batch_stats', {}), ())
   return found
+
+
+def _innermost(params: Any, stats: Any) -> tuple[Any, Any]:
+  """Those of the activation itself, without the range about it where its output is quantized."""
+  while 'act' in params:
+    params, stats = params['act'], stats.get('act', {})
+  return {name: leaf for name, leaf in params.items() if name != 'range_deltas'}, stats
 
 
 def _curve(axis: Axes, arm: Arm, params: Any, stats: Any) -> None:
