@@ -213,6 +213,20 @@ def operations(function, variables, platform):
   return counts - Counter(dict.fromkeys(('case', 'return', 'constant', 'broadcast_in_dim'), counts.total()))
 
 
+def test_a_batch_of_any_size_is_computed_as_everywhere_else():
+  x, kernel, _ = arrays(5, 3, 4, 4, 3, 2)
+  batch = jax.ShapeDtypeStruct((*jax.export.symbolic_shape('n'), *x.shape[1:]), x.dtype)
+
+  def exported(convolution, pool):
+    program = jax.jit(lambda x, kernel: pool(convolution(x, kernel, (1, 1), 'SAME', dimension_numbers=LAYOUT)))
+    return jax.export.export(program, platforms=['cpu', 'cuda', 'tpu'])(batch, kernel)
+
+  ours, theirs = exported(conv_general_dilated, max_pool), exported(PLAIN, FLAX_POOL)
+  counts = [Counter(re.findall(r'stablehlo\.(\w+)', one.mlir_module())) for one in (ours, theirs)]
+  assert counts[0] == counts[1]
+  close(ours.call(x, kernel), theirs.call(x, kernel))
+
+
 @pytest.mark.parametrize('shape', [(3, 16, 4, 4, 3, 5), (5, 16, 4, 4, 5, 3)], ids=str)
 def test_with_axes_split_by_hand(shape):
   def gradient(x, kernel):

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax
 import tyro
@@ -46,6 +46,33 @@ class Readme:
   """The file; the folders in its marks are relative to it."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Export:
+  """Write a trained network as a file that runs elsewhere, and compare that file with it on real test images."""
+
+  model: tyro.conf.Positional[Path]
+  """The folder of a run, or a packed .safetensors file."""
+  student: str | None = None
+  """The name of the row in the run's results.json; its first seed is taken."""
+  format: Literal['stablehlo', 'onnx', 'safetensors'] = 'stablehlo'
+  """stablehlo: for JAX's runtimes, weights packed inside; onnx: for ONNX Runtime, weights decoded; safetensors: packed
+  weights, statistics and the description of the network."""
+  out: Path | None = None
+  """The file; by default NAME.FORMAT in the run's folder exports, or beside the packed file."""
+  data_dir: Path | None = None
+  """A folder with the published files of the data set; by default the run's own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Predict:
+  """Say what image files show, by an exported model."""
+
+  model: tyro.conf.Positional[Path]
+  """A file that export or quantize wrote: .safetensors, or .stablehlo or .onnx with its digest beside it."""
+  files: tyro.conf.Positional[tuple[Path, ...]]
+  """Images: PNG, JPEG, whatever Pillow reads."""
+
+
 Command = (
   Annotated[Distill, tyro.conf.subcommand('distill')]
   | Annotated[Quantize, tyro.conf.subcommand('quantize')]
@@ -54,6 +81,8 @@ Command = (
   | Annotated[Readme, tyro.conf.subcommand('readme')]
   | Annotated[Regions, tyro.conf.subcommand('regions')]
   | Annotated[Bench, tyro.conf.subcommand('bench')]
+  | Annotated[Export, tyro.conf.subcommand('export')]
+  | Annotated[Predict, tyro.conf.subcommand('predict')]
 )
 
 
@@ -217,6 +246,25 @@ def _bench(command: Bench, arguments: list[str]) -> None:
   print(f'\n{", ".join(map(str, paths))}')
 
 
+def _export(command: Export, arguments: list[str]) -> None:
+  del arguments
+  from train import export
+
+  name, shipped, data_dir = export.source(command.model, command.student)
+  folder = command.model / 'exports' if command.model.is_dir() else command.model.parent
+  out = command.out or folder / f'{name}.{command.format}'
+  agreement = export.write(out, shipped, command.format, command.data_dir or data_dir)
+  print(f'{out}: {out.stat().st_size:,} bytes; {agreement} of the test images')
+
+
+def _predict(command: Predict, arguments: list[str]) -> None:
+  del arguments
+  from train import predict
+
+  for line in predict.lines(command.model, command.files):
+    print(line)
+
+
 _COMMANDS = {
   Distill: _distill,
   Quantize: _quantize,
@@ -225,6 +273,8 @@ _COMMANDS = {
   Readme: _readme,
   Regions: _regions,
   Bench: _bench,
+  Export: _export,
+  Predict: _predict,
 }
 
 

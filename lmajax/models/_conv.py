@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import export
 from jaxtyping import Array, Float
 
 _LAYOUT = ('NHWC', 'HWIO', 'NHWC')
@@ -34,15 +35,19 @@ def conv_general_dilated(
   dilated = any(number != 1 for name in ('lhs_dilation', 'rhs_dilation') for number in options.get(name) or (1,))
   if not same or dilated or set(strides) != {1} or options.get('feature_group_count', 1) != 1:
     return plain(x, kernel)
-  if kernel.ndim != 4 or height != width or height not in (3, 5, 7) or _split_by_hand(x) or _split_by_hand(kernel):
+  if kernel.ndim != 4 or height != width or height not in (3, 5, 7) or _as_it_is(x) or _as_it_is(kernel):
     return plain(x, kernel)
   return jax.lax.platform_dependent(x, kernel, cpu=_on_cpu, default=plain)
 
 
-def _split_by_hand(x: Array) -> bool:
-  """Explicit axes, and those of ``shard_map``: there reshapes, loops and gradient rules must say it."""
+def _as_it_is(x: Array) -> bool:
+  """Whether XLA's own form must do: with axes split by hand, and with sizes that are not known.
+
+  Over explicit axes and those of ``shard_map`` reshapes, loops and gradient rules must say the split. A batch of any
+  size, as programs are exported for, cannot be cut into groups; their readers need not know a choice by platform.
+  """
   mesh = jax.typeof(x).sharding.mesh
-  return bool(mesh.explicit_axes or mesh.manual_axes)
+  return bool(mesh.explicit_axes or mesh.manual_axes) or any(map(export.is_symbolic_dim, x.shape))
 
 
 def _on_cpu(x: Float[Array, 'n h w i'], kernel: Float[Array, 'k k i o']) -> Float[Array, 'n h w o']:
@@ -144,7 +149,7 @@ def _columns(x: Float[Array, 'n h w c'], k: int, m: int) -> Float[Array, 'n h w 
 def max_pool(x: Float[Array, 'n h w c']) -> Float[Array, 'n h2 w2 c']:
   """The largest of each 2 × 2, NaN above all; a tie goes to the first. As XLA's, whose gradient is slow on the CPU."""
   plain = partial(nn.max_pool, window_shape=(2, 2), strides=(2, 2))
-  return plain(x) if _split_by_hand(x) else jax.lax.platform_dependent(x, cpu=_first_of_largest, default=plain)
+  return plain(x) if _as_it_is(x) else jax.lax.platform_dependent(x, cpu=_first_of_largest, default=plain)
 
 
 def _first_of_largest(x: Array) -> Array:

@@ -1,0 +1,190 @@
+"""A trained network as a file that runs elsewhere, loaded again and compared with the network on real images."""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export as jax_export
+
+from lmajax.compress import PackedTree, identity, pack
+from train import config as configs
+from train.config import Distill
+from train.data import load
+from train.errors import UserError
+from train.evaluate import member
+from train.recipes import distill
+from train.run import read_json, write_atomically
+from train.served import digest_path, write_digest
+from train.served import load as load_model
+from train.shipped import Shipped, description, logits, read
+
+Format = Literal['stablehlo', 'onnx', 'safetensors']
+PLATFORMS = ('cpu', 'cuda', 'tpu')
+_IMAGES = 500  # of the test set, that are compared
+
+
+class Source(NamedTuple):
+  """A network to export, and the folder with its images where they need one."""
+
+  name: str
+  shipped: Shipped
+  data_dir: Path | None
+
+
+class Agreement(NamedTuple):
+  """How an export's logits differ from those of the network, image by image."""
+
+  greatest: float  # difference of two logits
+  scale: float  # the largest logit
+  within: float  # the part of the images that differ by no more than the tolerance
+  same: float  # the part with the same best class
+
+  @property
+  def holds(self) -> bool:
+    """Near a cut of LMA rounding may choose the neighbouring piece: a few images in a hundred may differ by more."""
+    return self.within >= 0.9 and self.same >= 0.99
+
+  def __str__(self) -> str:
+    return (
+      f'differs by at most {self.greatest:.1e} in logits up to {self.scale:.1f};'
+      f' the same class for {100 * self.same:.1f} %'
+    )
+
+
+def source(model: Path, student: str | None) -> Source:
+  """The network that is meant: a packed file, or a row of a run's results."""
+  if not model.is_dir():
+    return Source(model.stem, read(model), None)
+  try:
+    rows = read_json(model / 'results.json')['rows']
+    files = {row['name']: row['file'] for row in rows if row.get('file')}
+    name = _chosen(list(files) or [row['name'] for row in rows], student, model)
+  except (KeyError, TypeError, AttributeError) as error:
+    raise UserError(f'{model / "results.json"} does not hold the rows of a run ({error!r})') from error
+  if files:
+    data_dir = read_json(model / 'config.json').get('data_dir')
+    return Source(name, read(model / files[name]), data_dir and Path(data_dir))
+  config = configs.load(Distill, model)
+  return Source(name, _of_distill(config, model, name), config.data_dir)
+
+
+def _chosen(names: Sequence[str], student: str | None, folder: Path) -> str:
+  if student is None and len(names) == 1:
+    return names[0]
+  if student not in names:
+    asked = 'give --student' if student is None else f'--student is {student}'
+    raise UserError(f'{asked}: {folder} has {", ".join(names) or "none"}')
+  return student
+
+
+def _of_distill(config: Distill, folder: Path, name: str) -> Shipped:
+  """The first seed of a row, its weights as they are."""
+  plan = distill.experiment(config)
+  variables = jax.device_get(member(distill.restored(plan, folder)[name], 0))
+  arm = next((arm for arm in plan.arms if arm.name == name), None)
+  stats = {collection: state for collection, state in variables.items() if collection != 'params'}
+  return Shipped(identity().stored(variables['params'], ()), stats, description(config, arm, plan.dataset))
+
+
+def write(path: Path, shipped: Shipped, form: Format, data_dir: Path | None) -> Agreement:
+  """Writes an export and its digest, loads it from disk and compares; one that does not agree does not stay."""
+  dataset = load(shipped.description['data'], data_dir=data_dir)
+  images = dataset.test.images[:_IMAGES]
+  own = np.asarray(jax.jit(partial(logits, shipped.description))(shipped.variables(), images))
+  content = _WRITERS[form](shipped)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  write_atomically(path, content)
+  if form != 'safetensors':  # which holds its own
+    write_digest(path, shipped.description)
+  found = compared(own, load_model(path).logits(images), tolerance(shipped.description))
+  if not found.holds:
+    path.unlink()
+    digest_path(path).unlink(missing_ok=True)
+    raise UserError(f'{path} {found} of {len(images)} test images: it is not the network, and was removed')
+  return found
+
+
+def tolerance(description: dict[str, Any]) -> float:
+  """Of a logit, as a part of the largest: rounding inside the network makes whole steps of the last bit's noise."""
+  bits = description['activation_bits']
+  steps = 0.0 if bits is None else 2.0**-bits
+  return max(1e-4, steps, 2.0**-6 if description['dtype'] == 'bfloat16' else 0.0)
+
+
+def compared(own: np.ndarray, other: np.ndarray, tolerance: float) -> Agreement:
+  """NaN agrees with nothing."""
+  if own.shape != other.shape:
+    return Agreement(np.inf, float(np.abs(own).max()), 0.0, 0.0)
+  difference, scale = np.abs(own - other), float(np.abs(own).max())
+  within = float((difference.max(axis=1) <= tolerance * scale).mean())
+  same = float((own.argmax(axis=1) == other.argmax(axis=1)).mean())
+  return Agreement(float(difference.max()), scale, within, same)
+
+
+def _program(shipped: Shipped, decoded: Callable[[PackedTree], Any]) -> Callable:
+  def program(images: Any) -> Any:
+    return logits(shipped.description, {'params': decoded(shipped.packed), **shipped.stats}, images)
+
+  return program
+
+
+def _any_number(shipped: Shipped) -> jax.ShapeDtypeStruct:
+  """Images as the programs take them, a batch of any size."""
+  return jax.ShapeDtypeStruct((*jax_export.symbolic_shape('b'), *shipped.description['image_shape']), jnp.uint8)
+
+
+def _stablehlo(shipped: Shipped) -> bytes:
+  """The program holds the weights packed, and decodes them."""
+  program = jax.jit(_program(shipped, lambda packed: packed.decode(jnp)))
+  exported = jax_export.export(program, platforms=PLATFORMS)(_any_number(shipped))
+  try:
+    return bytes(exported.serialize())
+  except ImportError as error:
+    raise UserError('flatbuffers is not installed: pip install "lmajax[deploy]"') from error
+
+
+def _onnx(shipped: Shipped) -> bytes:
+  """The weights are the quantized ones, decoded to float32: the file is no smaller for it."""
+  try:
+    with _quiet():
+      from jax2onnx import to_onnx
+  except ImportError as error:
+    raise UserError('jax2onnx is not installed: pip install "lmajax[onnx]"') from error
+  program = _program(shipped, lambda packed: jax.tree.map(jnp.asarray, packed.decode()))
+  try:
+    with _quiet():
+      return to_onnx(program, [_any_number(shipped)], opset=21).SerializeToString()
+  except Exception as error:  # whatever a converter meets in another version's programs
+    raise UserError(
+      f'jax2onnx {metadata.version("jax2onnx")} cannot convert this network under JAX {jax.__version__}'
+      f' ({type(error).__name__}); jax2onnx 0.13.0 with JAX 0.10.2 on Python 3.11 can'
+    ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Without the converter's remarks on its own plugins."""
+  before = logging.root.manager.disable
+  logging.disable(logging.CRITICAL)
+  try:
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+      warnings.simplefilter('ignore')
+      yield
+  finally:
+    logging.disable(before)
+
+
+_WRITERS: dict[str, Callable[[Shipped], bytes]] = {
+  'stablehlo': _stablehlo,
+  'onnx': _onnx,
+  'safetensors': lambda shipped: pack(*shipped),
+}

@@ -1,0 +1,56 @@
+"""What a model says of image files."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from train.errors import UserError
+from train.served import Served, load
+
+_AT_ONCE = 256
+_TOP = 3
+
+
+def lines(model: Path, files: Sequence[Path]) -> Iterator[str]:
+  """One line a file: its best class with the probability, then the best three."""
+  if not files:
+    raise UserError('predict needs at least one image file')
+  served = load(model)
+  for start in range(0, len(files), _AT_ONCE):
+    some = files[start : start + _AT_ONCE]
+    images = np.stack([pixels(file, served.description) for file in some])
+    for file, chances in zip(some, _probabilities(served, images), strict=True):
+      yield f'{file}: {_said(served.description["classes"], chances)}'
+
+
+def pixels(path: Path, description: dict[str, Any]) -> np.ndarray:
+  """An image file in the channels, the size and the range of pixels that a model takes; uint8 [h, w, c]."""
+  height, width, channels = description['image_shape']
+  try:
+    with Image.open(path) as file:
+      image = file.convert('L' if channels == 1 else 'RGB')
+  except UnidentifiedImageError as error:
+    raise UserError(f'{path} is not an image that can be read; give PNG, JPEG or the like') from error
+  except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    raise UserError(f'cannot read the image {path}: {getattr(error, "strerror", None) or error}') from error
+  if image.size != (width, height):
+    print(f'{path}: resized from {image.width} x {image.height} to {width} x {height} pixels', file=sys.stderr)
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
+  scaled = np.asarray(image, np.float32) * (description['brightest'] / 255)
+  return np.rint(scaled).astype(np.uint8).reshape(height, width, channels)
+
+
+def _probabilities(served: Served, images: np.ndarray) -> np.ndarray:
+  logits = served.logits(images).astype(np.float64)
+  parts = np.exp(logits - logits.max(axis=-1, keepdims=True))
+  return parts / parts.sum(axis=-1, keepdims=True)
+
+
+def _said(classes: Sequence[str], chances: np.ndarray) -> str:
+  best = np.argsort(-chances, kind='stable')[:_TOP]
+  first, *_ = named = [f'{classes[i]} {100 * chances[i]:.1f} %' for i in best]
+  return f'{first} ({", ".join(named)})'
