@@ -17,8 +17,8 @@ from train.config import (
 
 Method = Literal['post-training', 'uniform', 'noise', 'points', 'product', 'product-noise']
 
-SOFT_TARGETS = {1: (2.0, 0.7), 2: (2.0, 0.7), 3: (2.0, 0.7), 4: (2.0, 0.7), 32: (2.0, 0.7)}
-"""Bits, up to -> the temperature and the weight of the soft targets."""
+SOFT_TARGETS = {1: (1.0, 0.95), 2: (1.0, 0.3), 3: (2.0, 0.3), 4: (2.0, 0.95), 8: (2.0, 0.3), 32: (2.0, 0.95)}
+"""Bits -> the temperature and the weight of the soft targets that were best in results/quantize-grid."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,5 +86,5 @@ def check(config: Quantize) -> None:
 
 
 def soft_targets(bits: int) -> tuple[float, float]:
-  """The temperature and the weight that were chosen for students of so many bits."""
+  """The temperature and the weight that were chosen for students of so many bits, or of the next number tried."""
   return SOFT_TARGETS[min(known for known in SOFT_TARGETS if known >= bits)]
