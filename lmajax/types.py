@@ -71,8 +71,13 @@ class Staged(Protocol):
 class Packed(Protocol):
   """Weights as they are stored and shipped: integers, tables and scales, on the host."""
 
-  def decode(self) -> Params:
-    """Makes the weights, in NumPy."""
+  @property
+  def tensors(self) -> Any:
+    """A pytree of tensors, each as it lies in a file."""
+    ...
+
+  def decode(self, xp: Any = ...) -> Params:
+    """Makes the weights, in NumPy; handed ``jax.numpy``, in a program that holds them packed."""
     ...
 
   def bits(self) -> int:

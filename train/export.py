@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
-from lmajax.compress import PackedTree, identity, pack
+from lmajax.compress import identity, pack
+from lmajax.types import Packed
 from train import config as configs
 from train.config import Distill
 from train.data import load
@@ -130,7 +131,7 @@ def compared(own: np.ndarray, other: np.ndarray, tolerance: float) -> Agreement:
   return Agreement(float(difference.max()), scale, within, same)
 
 
-def _program(shipped: Shipped, decoded: Callable[[PackedTree], Any]) -> Callable:
+def _program(shipped: Shipped, decoded: Callable[[Packed], Any]) -> Callable:
   def program(images: Any) -> Any:
     return logits(shipped.description, {'params': decoded(shipped.packed), **shipped.stats}, images)
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from lmajax import tree
-from lmajax.compress import PackedTree
+from lmajax.types import Packed
 from train import build, shipped
 from train.config_quantize import Quantize
 from train.data import Dataset
@@ -95,7 +95,7 @@ class Scoring:
   def _scored(self, name: str, trained: Trained, about: dict[str, Any]) -> Scored:
     own, group = jax.device_get(trained.end), trained.group
     seeds = range(len(group.seeds))
-    packed: list[Any] = [group.reparam.stored(member(own.theta, i), member(own.code, i)) for i in seeds]
+    packed = [group.reparam.stored(member(own.theta, i), member(own.code, i)) for i in seeds]
     as_trained = {'params': _stacked([each.decode() for each in packed]), **own.stats}
     stats = jax.device_get(self._measured(group, as_trained))
     stats.pop('params')
@@ -163,7 +163,7 @@ def _stacked(members: Sequence[Any]) -> Any:
   return jax.tree.map(lambda *leaves: np.stack(leaves), *members)
 
 
-def _bits(packed: PackedTree) -> float:
+def _bits(packed: Packed) -> float:
   """Of the codes of a quantized weight, on average; 32 where nothing is quantized."""
   coded = [tensor for tensor in jax.tree.leaves(packed.tensors) if 'codes' in tensor.arrays()]
   weights = sum(tensor.decode().size for tensor in coded)

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 
-from lmajax.compress import PackedTree, pack, unpack
-from lmajax.types import Array, ModelStats
+from lmajax.compress import pack, unpack
+from lmajax.types import Array, ModelStats, Packed
 from train import build
 from train.build import Arm
 from train.config import Training
@@ -21,7 +21,7 @@ from train.run import write_atomically
 class Shipped(NamedTuple):
   """What a model file holds."""
 
-  packed: PackedTree
+  packed: Packed
   stats: ModelStats
   description: dict[str, Any]
 
@@ -64,7 +64,7 @@ def logits(description: dict[str, Any], variables: Any, images: Array) -> Array:
   return model(description).apply(variables, inputs, train=False)[0].astype(jnp.float32)
 
 
-def write(path: Path, packed: PackedTree, stats: ModelStats, description: dict[str, Any]) -> int:
+def write(path: Path, packed: Packed, stats: ModelStats, description: dict[str, Any]) -> int:
   """Writes a model file, whole or not at all, and counts its bytes."""
   content = pack(packed, stats, description)
   path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmajax.compress._tensors import Blocks, PackedTree, Plain, Scalars, pack_bits, unpack_bits
-from lmajax.types import ModelStats
+from lmajax.types import ModelStats, Packed
 
 VERSION = 1
 KINDS: dict[str, type[Scalars] | type[Blocks]] = {'scalars': Scalars, 'blocks': Blocks}
@@ -38,12 +38,12 @@ class PackedModel(NamedTuple):
   {'widths': [8]}
   """
 
-  packed: PackedTree
+  packed: Packed
   stats: ModelStats
   config: dict[str, Any]
 
 
-def pack(packed: PackedTree, stats: ModelStats, config: dict[str, Any], *, entropy: bool = False) -> bytes:
+def pack(packed: Packed, stats: ModelStats, config: dict[str, Any], *, entropy: bool = False) -> bytes:
   """Lays a compressed model out as the bytes of one safetensors file; their number is the model's size.
 
   The same model gives the same bytes in every process. The weights that were not quantized are leaves of ``packed``
