@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from lmajax import tree
 from lmajax.compress._tensors import PackedTree, Scalars, pack_bits
-from lmajax.compress._uniform import BucketSize, check_bits, cut, join, min_max
+from lmajax.compress._uniform import BucketSize, check, cut, join, min_max
 from lmajax.types import Reparam
 
 MOST = 256
@@ -66,9 +66,7 @@ def points(
   Source: Polino et al. 2018, section 4. Theirs are sorted again after every step; ours are sorted as they are used, so
   that the optimizer's momentum stays with its level.
   """
-  check_bits(bits)
-  if isinstance(bucket_size, int) and bucket_size < 1:
-    raise ValueError(f'bucket_size is {bucket_size}, and a bucket holds at least 1 entry')
+  check(bits, bucket_size)
 
   def first(path: str, w: Array) -> Array:
     count = 2**bits if shares is None else share_of(shares, path)
@@ -127,7 +125,7 @@ def share_points(norms: Mapping[str, float], bits: int) -> dict[str, int]:
   Source: Polino et al. 2018, section 4, as their code has it; that the rounding is downward and that the bounds are 2
   and 256 is our choice.
   """
-  check_bits(bits)
+  check(bits, None)
   for path, norm in norms.items():
     if not 0 <= norm < math.inf:
       raise ValueError(f'norms[{path!r}] is {norm}; a norm is finite and not negative')

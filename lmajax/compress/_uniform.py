@@ -135,9 +135,7 @@ def uniform(
   Source: the LMA paper, "Joint experiment", as its code has it (which leaves out the first and the last tensor, and
   rounds to nearest); Polino et al. 2018, sections 2 and 3, for stochastic rounding and the truncated style.
   """
-  check_bits(bits)
-  if isinstance(bucket_size, int) and bucket_size < 1:
-    raise ValueError(f'bucket_size is {bucket_size}, and a bucket holds at least 1 entry')
+  check(bits, bucket_size)
 
   def clipped(w: Array) -> Array:
     return jnp.clip(w, -1.0, 1.0) if truncated else w
@@ -172,6 +170,8 @@ def uniform(
   )
 
 
-def check_bits(bits: int) -> None:
+def check(bits: int, bucket_size: BucketSize) -> None:
   if not 1 <= bits <= 8:
     raise ValueError(f'bits is {bits}; give 1 to 8')
+  if isinstance(bucket_size, int) and bucket_size < 1:
+    raise ValueError(f'bucket_size is {bucket_size}, and a bucket holds at least 1 entry')
