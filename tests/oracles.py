@@ -302,6 +302,59 @@ def kernels(path, leaf):
   return path.split('/')[-1] in ('kernel', 'embedding')
 
 
+# Product quantization: the filters of a tensor cut into blocks, of which a filter's last one may be shorter.
+
+
+def filter_blocks(w, block_size):
+  w = np.asarray(w, np.float64)
+  filters = [w[..., i].ravel() for i in range(w.shape[-1])]
+  return [row[at : at + block_size] for row in filters for at in range(0, len(row), block_size)]
+
+
+def block_error(block, centroid):
+  return sum((float(a) - float(b)) ** 2 for a, b in zip(block, centroid, strict=False))  # the block may be shorter
+
+
+def reassigned(blocks, codebook, assignments):
+  new = []
+  for block, own in zip(blocks, assignments, strict=True):
+    distances = [block_error(block, centroid) for centroid in codebook]
+    new.append(int(own) if distances[own] == min(distances) else distances.index(min(distances)))
+  return new
+
+
+def kmeans(blocks, codebook, assignments, iterations):
+  codebook, assignments = np.array(codebook, np.float64), [int(a) for a in assignments]
+  for _ in range(iterations):
+    assignments = reassigned(blocks, codebook, assignments)
+    for empty in [j for j in range(len(codebook)) if j not in assignments]:
+      errors = [block_error(block, codebook[a]) for block, a in zip(blocks, assignments, strict=True)]
+      if max(errors) > 0:
+        worst = blocks[errors.index(max(errors))]
+        codebook[empty] = [*worst, *np.zeros(codebook.shape[1] - len(worst))]
+        closer = [block_error(block, codebook[empty]) < error for block, error in zip(blocks, errors, strict=True)]
+        assignments = [empty if moves else own for moves, own in zip(closer, assignments, strict=True)]
+    for j, e in np.ndindex(codebook.shape):
+      entries = [block[e] for block, a in zip(blocks, assignments, strict=True) if a == j and e < len(block)]
+      codebook[j, e] = sum(entries) / len(entries) if entries else codebook[j, e]
+  return codebook, reassigned(blocks, codebook, assignments)
+
+
+def product_codebook(codebook, assignments, shape):
+  w = np.zeros(shape)
+  per_filter = len(assignments) // shape[-1]
+  for at in np.ndindex(shape):
+    entry = int(np.ravel_multi_index(at[:-1], shape[:-1])) if at[:-1] else 0
+    row = assignments[at[-1] * per_filter + entry // len(codebook[0])]
+    w[at] = codebook[row][entry % len(codebook[0])]
+  return w
+
+
+def product(w, codebook, assignments, *, iterations=15):
+  codebook, assignments = kmeans(filter_blocks(w, len(codebook[0])), codebook, assignments, iterations)
+  return product_codebook(codebook, assignments, np.shape(w))
+
+
 # The trees: a nest of dictionaries, lists and tuples.
 
 

@@ -32,6 +32,7 @@ NO_ORACLE = {
   'identity': 'gives the weights as they are, as the contract of reparameterizations tests',
   'masked': 'composes others, each judged by its own oracle',
   'noise': 'draws at random between the weights and what their own oracle judges',
+  'extended': 'hands parts of a tree to other functions',
 }
 
 

@@ -98,7 +98,7 @@ def masked(inner: Reparam, *, where: Callable[[str, Any], bool] = kernels, other
   return Reparam(init, apply, refresh, stored)
 
 
-def extended(theta: Split | Any, code: Any, inner: Reparam, key: jax.Array) -> tuple[Any, Any]:
+def extended(theta: Any, code: Any, inner: Reparam, key: jax.Array) -> tuple[Any, Any]:
   """Codes what is left as weights by one more reparameterization, and keeps what is coded already, as trained as it is.
 
   The result belongs to the ``masked`` whose innermost ``otherwise`` is ``inner`` in place of ``identity()``. What is
@@ -110,12 +110,12 @@ def extended(theta: Split | Any, code: Any, inner: Reparam, key: jax.Array) -> t
     inner: a ``masked`` for some leaves of the rest, or any other for all of them.
     key: for the ``init`` of ``inner``.
 
-  >>> first = masked(uniform(4), where=lambda path, leaf: path == 'a')
-  >>> theta, code = first.init({'a': jnp.ones(2), 'b': jnp.zeros(2)}, jax.random.key(0))
-  >>> second = masked(uniform(4), where=lambda path, leaf: path == 'b')
+  >>> reparam = masked(identity(), where=lambda path, leaf: path == 'a')
+  >>> theta, code = reparam.init({'a': jnp.ones(2), 'b': jnp.zeros(2)}, jax.random.key(0))
+  >>> second = masked(identity(), where=lambda path, leaf: path == 'b')
   >>> theta, code = extended(theta, code, second, jax.random.key(1))
-  >>> theta.rest.selected['b'].tolist()
-  [0.0, 0.0]
+  >>> theta.selected['a'].tolist(), theta.rest.selected['b'].tolist()
+  ([1.0, 1.0], [0.0, 0.0])
 
   Source: the stages of iPQ, in Quant-Noise (Fan et al. 2021); one call between two of them.
   """

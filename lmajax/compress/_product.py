@@ -76,7 +76,7 @@ def product(num_centroids: int, block_size: int, *, iterations: int = 15) -> Rep
   >>> theta, code = reparam.init({'kernel': jnp.array([[0., 4.], [1., 5.], [0., 4.], [2., 5.]])}, jax.random.key(0))
   >>> reparam.apply(theta, code, None)['kernel'].T.tolist()
   [[0.0, 1.5, 0.0, 1.5], [4.0, 5.0, 4.0, 5.0]]
-  >>> reparam.stored(theta, code).bits()  # two bytes' worth of codes and codebook: 4 codes, 2 · 2 numbers
+  >>> reparam.stored(theta, code).bits()  # a byte of codes, and 2 · 2 numbers
   136
 
   Source: Quant-Noise (Fan et al. 2021), section 4, after Stock et al. 2020. Its code draws the first blocks with
