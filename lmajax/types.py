@@ -84,6 +84,10 @@ class Packed(Protocol):
     """Counts what is stored: integers at their width, tables and scales at theirs."""
     ...
 
+  def mean_bits(self) -> float:
+    """The bits of the integers, over all weights that have one."""
+    ...
+
   def __or__(self, other: Any) -> Any:
     """Puts two together whose weights are parts of one tree."""
     ...

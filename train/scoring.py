@@ -11,7 +11,6 @@ import jax
 import numpy as np
 
 from lmajax import tree
-from lmajax.types import Packed
 from train import build, shipped
 from train.config_quantize import Quantize
 from train.data import Dataset
@@ -109,7 +108,7 @@ class Scoring:
       self._right(group, read, self._test),
       self._right(group, read, self._data.validation),
       self._right(group, as_trained, self._test),
-      _bits(packed[0]),
+      packed[0].mean_bits(),
       files[0].stat().st_size,
       file_name(name, 0),
     )
@@ -161,10 +160,3 @@ def timed(model: nn.Module, variables: Any, images: Any) -> float:
 
 def _stacked(members: Sequence[Any]) -> Any:
   return jax.tree.map(lambda *leaves: np.stack(leaves), *members)
-
-
-def _bits(packed: Packed) -> float:
-  """Of the codes of a quantized weight, on average; 32 where nothing is quantized."""
-  coded = [tensor for tensor in jax.tree.leaves(packed.tensors) if 'codes' in tensor.arrays()]
-  weights = sum(tensor.decode().size for tensor in coded)
-  return 8 * sum(tensor.codes.nbytes for tensor in coded) / weights if coded else 32.0

@@ -168,10 +168,10 @@ class PackedTree(NamedTuple):
     return 8 * sum(array.nbytes for array in arrays)
 
   def mean_bits(self) -> float:
-    """The mean width of the codes, over all weights that are levels of a bucket."""
-    coded = [tensor for tensor in jax.tree.leaves(self.tensors) if isinstance(tensor, Scalars)]
-    sizes = [math.prod(tensor.shape) for tensor in coded]
-    return sum(tensor.bits * size for tensor, size in zip(coded, sizes, strict=True)) / sum(sizes)
+    """The bits of the codes, tables and scales apart, over all weights that have one; 32 where none has."""
+    coded = [tensor for tensor in jax.tree.leaves(self.tensors) if not isinstance(tensor, Plain)]
+    weights = sum(math.prod(tensor.shape) for tensor in coded)
+    return sum(tensor.bits * tensor.count() for tensor in coded) / weights if weights else 32.0
 
   def __or__(self, other: 'PackedTree') -> 'PackedTree':
     return PackedTree(tree.combine(self.tensors, other.tensors))

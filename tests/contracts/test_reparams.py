@@ -12,7 +12,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lmajax import tree
-from lmajax.compress import identity, least_error, masked, noise, points, uniform
+from lmajax.compress import identity, least_error, masked, noise, points, product, product_codebook, uniform
 
 
 def itself(theta):
@@ -43,6 +43,11 @@ MEMBERS = [
     lambda: masked(noise(uniform(4), 0.2, block_size=8, replacement=jnp.zeros_like)), joined, id='masked_noise'
   ),
   pytest.param(lambda: masked(uniform(4), otherwise=uniform(8)), joined, id='masked_twice'),
+  pytest.param(lambda: product(16, 8), itself, id='product16'),
+  pytest.param(lambda: product(256, 4), itself, id='product256'),
+  pytest.param(lambda: product_codebook(16, 8), None, id='product_codebook'),
+  pytest.param(lambda: masked(product(16, 8)), joined, id='masked_product'),
+  pytest.param(lambda: masked(product_codebook(16, 8)), None, id='masked_product_codebook'),
 ]
 
 # A convolution of 45 columns, no multiple of 8, of which 256 entries are a bucket and 239 the next; a dense kernel
@@ -207,6 +212,8 @@ class TestEveryReparam:
       values.append(float(value))
       assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(gradient))
       assert any(bool((leaf != 0).any()) for leaf in jax.tree.leaves(gradient))
+      if i % 10 == 9:  # a code that is made of theta follows it between fits
+        state[1] = reparam.refresh(state[0], state[1], key())
     assert len(traces) == 1
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves((theta, code)))
     assert np.mean(values[-5:]) < 0.9 * np.mean(values[:5])
