@@ -397,6 +397,20 @@ def combine(selected, rest):
   return rest if selected is None else selected
 
 
+# Codes of 1 to 8 bits, end to end.
+
+
+def pack_bits(codes, bits):
+  digits = ''.join(format(int(code), f'0{bits}b') for code in codes)
+  digits += '0' * (-len(digits) % 8)
+  return [int(digits[at : at + 8], 2) for at in range(0, len(digits), 8)]
+
+
+def unpack_bits(packed, bits, count):
+  digits = ''.join(format(int(byte), '08b') for byte in packed)
+  return [int(digits[bits * i : bits * (i + 1)], 2) for i in range(count)]
+
+
 # Not a formula of lmajax, but what its gradients are judged by.
 
 

@@ -44,6 +44,21 @@ def unpack_bits(packed: Any, bits: int, count: int, xp: Any = np) -> Any:
   return (flat * weights[None]).sum(axis=-1, dtype=np.uint8)
 
 
+def check_shape(shape: tuple[int, ...], bits: int) -> None:
+  if not all(type(size) is int and size > 0 for size in (*shape, bits)) or bits > 8:
+    raise ValueError(f'a tensor of the shape {shape} in {bits} bits')
+
+
+def check_codes(codes: np.ndarray, bits: int, count: int, table: np.ndarray | None) -> None:
+  """Whether there are as many as that, each the number of a row; nothing is allocated before the first is known."""
+  if codes.dtype != np.uint8 or codes.shape != (-(-count * bits // 8),):
+    raise ValueError(f'{codes.nbytes} bytes for {count} codes of {bits} bits')
+  if table is None or len(table) == 2**bits:
+    return
+  if len(table) > 2**bits or unpack_bits(codes, bits, count).max() >= len(table):
+    raise ValueError(f'codes of {bits} bits for a table of {len(table)}')
+
+
 @dataclasses.dataclass(frozen=True)
 class Plain:
   """An array as it is."""
@@ -81,6 +96,16 @@ class Scalars:
   bucket_size: int
   channels_first: bool  # the last axis was brought to the front before the cut into buckets
 
+  def __post_init__(self):
+    check_shape(self.shape, self.bits)
+    check_codes(self.codes, self.bits, self.count(), self.levels)
+    if type(self.bucket_size) is not int or not 1 <= self.bucket_size <= self.count():
+      raise ValueError(f'buckets of {self.bucket_size} in a tensor of {self.count()}')
+    if not self.low.shape == self.span.shape == (-(-self.count() // self.bucket_size),):
+      raise ValueError(f'{self.low.size} and {self.span.size} scales for buckets of {self.bucket_size}')
+    if type(self.channels_first) is not bool or (self.channels_first and not self.shape):
+      raise ValueError(f'channels_first is {self.channels_first} in a tensor of the shape {self.shape}')
+
   def arrays(self) -> dict[str, np.ndarray]:
     trained = {} if self.levels is None else {'levels': self.levels}
     return {'codes': self.codes, 'scales': np.stack([self.low, self.span]), **trained}
@@ -95,8 +120,9 @@ class Scalars:
   @classmethod
   def of_file(cls, fields: dict[str, Any], arrays: dict[str, np.ndarray]) -> 'Scalars':
     low, span = arrays['scales']
-    rest = {name: array for name, array in arrays.items() if name != 'scales'}
-    return cls(**{'levels': None, **rest, 'low': low, 'span': span, **fields, 'shape': tuple(fields['shape'])})
+    shape = tuple(fields['shape'])
+    rest = [fields[name] for name in ('bits', 'bucket_size', 'channels_first')]
+    return cls(arrays['codes'], low, span, arrays.get('levels'), shape, *rest)
 
   def decode(self, xp: Any = np) -> Any:
     count = self.count()
@@ -124,6 +150,12 @@ class Blocks:
   shape: tuple[int, ...]
   bits: int
 
+  def __post_init__(self):
+    check_shape(self.shape, self.bits)
+    if self.codebook.ndim != 2 or not self.codebook.size:
+      raise ValueError(f'a codebook of the shape {self.codebook.shape}')
+    check_codes(self.codes, self.bits, self.count(), self.codebook)
+
   def arrays(self) -> dict[str, np.ndarray]:
     return {'codes': self.codes, 'codebook': self.codebook}
 
@@ -136,7 +168,7 @@ class Blocks:
 
   @classmethod
   def of_file(cls, fields: dict[str, Any], arrays: dict[str, np.ndarray]) -> 'Blocks':
-    return cls(**{**arrays, **fields, 'shape': tuple(fields['shape'])})
+    return cls(arrays['codes'], arrays['codebook'], tuple(fields['shape']), fields['bits'])
 
   def decode(self, xp: Any = np) -> Any:
     codes = unpack_bits(xp.asarray(self.codes), self.bits, self.count(), xp)
