@@ -250,10 +250,9 @@ def _export(command: Export, arguments: list[str]) -> None:
   del arguments
   from train import export
 
-  name, shipped, data_dir = export.source(command.model, command.student)
-  folder = command.model / 'exports' if command.model.is_dir() else command.model.parent
-  out = command.out or folder / f'{name}.{command.format}'
-  agreement = export.write(out, shipped, command.format, command.data_dir or data_dir)
+  source = export.source(command.model, command.student)
+  out = command.out or source.path.with_suffix(f'.{command.format}')
+  agreement = export.write(source, out, command.format, command.data_dir)
   print(f'{out}: {out.stat().st_size:,} bytes; {agreement} of the test images')
 
 

@@ -26,7 +26,7 @@ from train.recipes import distill
 from train.run import read_json, write_atomically
 from train.served import digest_path, write_digest
 from train.served import load as load_model
-from train.shipped import Shipped, description, logits, read
+from train.shipped import Shipped, description, logits, of_bytes, read_bytes
 
 Format = Literal['stablehlo', 'onnx', 'safetensors']
 PLATFORMS = ('cpu', 'cuda', 'tpu')
@@ -34,10 +34,10 @@ _IMAGES = 500  # of the test set, that are compared
 
 
 class Source(NamedTuple):
-  """A network to export, and the folder with its images where they need one."""
+  """A network to export, as the content of a packed file, and the folder with its images where they need one."""
 
-  name: str
-  shipped: Shipped
+  path: Path
+  content: bytes
   data_dir: Path | None
 
 
@@ -64,44 +64,47 @@ class Agreement(NamedTuple):
 def source(model: Path, student: str | None) -> Source:
   """The network that is meant: a packed file, or a row of a run's results."""
   if not model.is_dir():
-    return Source(model.stem, read(model), None)
+    return Source(model, read_bytes(model), None)
   try:
     rows = read_json(model / 'results.json')['rows']
     files = {row['name']: row['file'] for row in rows if row.get('file')}
     name = _chosen(list(files) or [row['name'] for row in rows], student, model)
   except (KeyError, TypeError, AttributeError) as error:
     raise UserError(f'{model / "results.json"} does not hold the rows of a run ({error!r})') from error
+  path = model / 'exports' / f'{name}.safetensors'
   if files:
     data_dir = read_json(model / 'config.json').get('data_dir')
-    return Source(name, read(model / files[name]), data_dir and Path(data_dir))
+    return Source(path, read_bytes(model / files[name]), data_dir and Path(data_dir))
   config = configs.load(Distill, model)
-  return Source(name, _of_distill(config, model, name), config.data_dir)
+  return Source(path, _of_distill(config, model, name), config.data_dir)
 
 
 def _chosen(names: Sequence[str], student: str | None, folder: Path) -> str:
   if student is None and len(names) == 1:
     return names[0]
-  if student not in names:
+  if student is None or student not in names:
     asked = 'give --student' if student is None else f'--student is {student}'
     raise UserError(f'{asked}: {folder} has {", ".join(names) or "none"}')
   return student
 
 
-def _of_distill(config: Distill, folder: Path, name: str) -> Shipped:
+def _of_distill(config: Distill, folder: Path, name: str) -> bytes:
   """The first seed of a row, its weights as they are."""
   plan = distill.experiment(config)
   variables = jax.device_get(member(distill.restored(plan, folder)[name], 0))
   arm = next((arm for arm in plan.arms if arm.name == name), None)
-  stats = {collection: state for collection, state in variables.items() if collection != 'params'}
-  return Shipped(identity().stored(variables['params'], ()), stats, description(config, arm, plan.dataset))
+  packed: Any = identity().stored(variables.pop('params'), ())
+  return pack(packed, variables, description(config, arm, plan.dataset))
 
 
-def write(path: Path, shipped: Shipped, form: Format, data_dir: Path | None) -> Agreement:
+def write(source: Source, path: Path, form: Format, data_dir: Path | None) -> Agreement:
   """Writes an export and its digest, loads it from disk and compares; one that does not agree does not stay."""
-  dataset = load(shipped.description['data'], data_dir=data_dir)
-  images = dataset.test.images[:_IMAGES]
+  if path.suffix != f'.{form}':
+    raise UserError(f'--out is {path}: give a name that ends in .{form}')
+  shipped = of_bytes(source.content, source.path)
+  images = load(shipped.description['data'], data_dir=data_dir or source.data_dir).test.images[:_IMAGES]
   own = np.asarray(jax.jit(partial(logits, shipped.description))(shipped.variables(), images))
-  content = _WRITERS[form](shipped)
+  content = source.content if form == 'safetensors' else _WRITERS[form](shipped)
   path.parent.mkdir(parents=True, exist_ok=True)
   write_atomically(path, content)
   if form != 'safetensors':  # which holds its own
@@ -184,8 +187,4 @@ def _quiet() -> Iterator[None]:
     logging.disable(before)
 
 
-_WRITERS: dict[str, Callable[[Shipped], bytes]] = {
-  'stablehlo': _stablehlo,
-  'onnx': _onnx,
-  'safetensors': lambda shipped: pack(*shipped),
-}
+_WRITERS: dict[str, Callable[[Shipped], bytes]] = {'stablehlo': _stablehlo, 'onnx': _onnx}

@@ -80,8 +80,13 @@ _FIELDS = {
 
 def read(path: Path) -> Shipped:
   """Reads what ``write`` wrote; what is missing, foreign or damaged is said in one line."""
+  return of_bytes(read_bytes(path), path)
+
+
+def of_bytes(content: bytes, path: Path) -> Shipped:
+  """The content of a model file; an error names its path."""
   try:
-    shipped = Shipped(*unpack(read_bytes(path)))
+    shipped = Shipped(*unpack(content))
   except ValueError as error:
     raise UserError(f'{path}: {error}; write it anew') from error
   except ImportError as error:

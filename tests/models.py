@@ -1,0 +1,38 @@
+"""Small students in packed files: with weights and statistics that are not those of the start."""
+
+import jax
+import numpy as np
+
+from lmajax import compress
+from train import shipped
+from train.build import Arm
+from train.config import Training
+from train.data import load
+
+
+def written(path, *, data='digits', data_dir=None, width=5, bits=4, **options):
+  """Writes an LMA student, quantized to ``bits`` or not at all for None; returns its description and variables."""
+  dataset = load(data, data_dir=data_dir)
+  description = shipped.description(Training(data=data), Arm('lma', 8, width, False), dataset, **options)
+  model, images = shipped.model(description), dataset.test.images.astype(np.float32) / 16
+  variables = model.init(jax.random.key(0), images, train=False)
+  draw = np.random.default_rng(0).normal
+  params = jax.tree.map(lambda leaf: leaf + 0.1 * draw(size=leaf.shape).astype(np.float32), variables['params'])
+  rest = {name: state for name, state in variables.items() if name != 'params'}
+  rngs = {'dropout': jax.random.key(1)}
+  _, rest = model.apply({'params': params, **rest}, images, train=True, mutable=list(rest), rngs=rngs)
+  reparam = compress.identity() if bits is None else compress.masked(compress.uniform(bits))
+  theta, code = reparam.init(params, jax.random.key(0))
+  size = shipped.write(path, reparam.stored(theta, code), jax.device_get(rest), description)
+  assert size == path.stat().st_size
+  return description, {'params': reparam.apply(theta, code, None), **rest}
+
+
+def cifar10(folder):
+  """Ten images of each file in the published layout, drawn at random."""
+  where = folder / 'cifar-10-batches-bin'
+  where.mkdir(parents=True)
+  draw = np.random.default_rng(0).integers
+  for name in [*(f'data_batch_{i}.bin' for i in range(1, 6)), 'test_batch.bin']:
+    (where / name).write_bytes(b''.join(bytes([i]) + draw(0, 256, 3072, np.uint8).tobytes() for i in range(10)))
+  return folder

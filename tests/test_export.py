@@ -1,0 +1,173 @@
+"""An export answers as the network did, or there is none."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.models import cifar10, written
+from train import export, served, shipped
+from train.__main__ import main
+from train.config import Distill
+from train.data import load
+from train.data.classes import BRIGHTEST, NAMES
+from train.recipes import distill
+
+ONNX = pytest.param(
+  'onnx', marks=pytest.mark.skipif(jax.__version_info__ >= (0, 11), reason='jax2onnx 0.13 converts for JAX 0.10')
+)
+FORMATS = ['safetensors', 'stablehlo', ONNX]
+
+
+@pytest.fixture(scope='module')
+def digits(tmp_path_factory):
+  path = tmp_path_factory.mktemp('digits') / 'student.safetensors'
+  return path, *written(path)
+
+
+@pytest.fixture(scope='module')
+def cifar(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('cifar')
+  path, data_dir = folder / 'student.safetensors', cifar10(folder)
+  return path, data_dir, *written(path, data='cifar10', data_dir=data_dir, width=25)
+
+
+def refused(capsys, *arguments):
+  assert main(list(map(str, arguments))) == 2
+  lines = capsys.readouterr().err.splitlines()
+  assert len(lines) == 1 and lines[0].startswith('error: '), lines
+  return lines[0]
+
+
+def exported(capsys, *arguments):
+  assert main(['export', *map(str, arguments)]) == 0, capsys.readouterr().err
+  return capsys.readouterr().out
+
+
+class TestDescription:
+  def test_builds_the_network_and_survives_its_file(self, digits):
+    path, description, variables = digits
+    found = shipped.read(path)
+    assert found.description == description
+    images = load('digits').test.images[:50]
+    np.testing.assert_allclose(
+      shipped.logits(description, found.variables(), images), shipped.logits(description, variables, images), atol=1e-5
+    )
+
+  def test_the_teacher_has_one_too(self):
+    description = shipped.description(Distill(), None, load('digits'))
+    assert shipped.model(description).units == (64, 64)
+
+  def test_quantized_activations_are_part_of_it(self, tmp_path):
+    description, variables = written(tmp_path / 'a.safetensors', activation_bits=3)
+    assert description['activation_bits'] == 3
+    inputs = load('digits').test.images[:50].astype(np.float32) / 8 - 1
+    _, taps = shipped.model(description).apply(variables, inputs, train=False)
+    assert len(np.unique(taps[-1])) <= 8
+
+  def test_every_class_has_a_name(self):
+    assert {name: len(names) for name, names in NAMES.items()} == {**dict.fromkeys(NAMES, 10), 'cifar100': 100}
+    assert list(NAMES['cifar100']) == sorted(set(NAMES['cifar100']))
+
+  def test_digits_are_as_bright_as_said(self):
+    assert load('digits').train.images.max() == BRIGHTEST['digits']
+
+
+class TestExport:
+  @pytest.mark.parametrize('form', FORMATS)
+  def test_answers_as_the_student(self, capsys, tmp_path, digits, form):
+    path, description, variables = digits
+    out = tmp_path / f'a.{form}'
+    line = exported(capsys, path, '--format', form, '--out', out)
+    assert line.startswith(f'{out}: {out.stat().st_size:,} bytes; differs by at most ') and '100.0 %' in line
+    images = load('digits').test.images[:77]  # another batch than it was compared on
+    own = np.asarray(shipped.logits(description, variables, images))
+    found = served.load(out)
+    np.testing.assert_allclose(found.logits(images), own, atol=1e-5 * np.abs(own).max())
+    assert found.description == description
+
+  @pytest.mark.parametrize('form', FORMATS)
+  def test_convolutions_too(self, capsys, tmp_path, cifar, form):
+    path, data_dir, *_ = cifar
+    out = tmp_path / f'a.{form}'
+    assert '100.0 %' in exported(capsys, path, '--format', form, '--out', out, '--data-dir', data_dir)
+
+  def test_a_program_holds_its_weights_packed_for_every_platform(self, capsys, tmp_path, cifar):
+    path, data_dir, *_ = cifar
+    wide = tmp_path / 'wide.safetensors'
+    written(wide, data='cifar10', data_dir=data_dir, width=25, bits=None)
+    for model in (path, wide):
+      exported(capsys, model, '--out', tmp_path / f'{model.stem}.stablehlo', '--data-dir', data_dir)
+    small, large = ((tmp_path / f'{name}.stablehlo').stat().st_size for name in ('student', 'wide'))
+    assert small < large / 4
+    program = jax.export.deserialize(bytearray((tmp_path / 'student.stablehlo').read_bytes()))
+    assert program.platforms == ('cpu', 'cuda', 'tpu')
+
+  def test_the_packed_file_is_copied(self, capsys, tmp_path, digits):
+    exported(capsys, digits[0], '--format', 'safetensors', '--out', tmp_path / 'a.safetensors')
+    assert (tmp_path / 'a.safetensors').read_bytes() == digits[0].read_bytes()
+
+  def test_what_does_not_agree_does_not_stay(self, capsys, tmp_path, digits, monkeypatch):
+    other = tmp_path / 'other.safetensors'
+    written(other, bits=1)
+    wrong = export._stablehlo(shipped.read(other))
+    monkeypatch.setitem(export._WRITERS, 'stablehlo', lambda _: wrong)
+    line = refused(capsys, 'export', digits[0], '--out', tmp_path / 'a.stablehlo')
+    assert 'it is not the network, and was removed' in line
+    assert list(tmp_path.iterdir()) == [other]
+
+  def test_nan_agrees_with_nothing(self):
+    own = np.ones((4, 10), np.float32)
+    assert export.compared(own, own, 0).holds
+    assert not export.compared(own, np.full_like(own, np.nan), 1).holds
+    assert not export.compared(own, own[:2], 1).holds
+
+  def test_a_name_says_its_format(self, capsys, tmp_path, digits):
+    assert 'ends in .onnx' in refused(capsys, 'export', digits[0], '--format', 'onnx', '--out', tmp_path / 'a.bin')
+    assert not list(tmp_path.iterdir())
+
+  @pytest.mark.skipif(jax.__version_info__ < (0, 11), reason='here jax2onnx converts')
+  def test_a_converter_that_cannot_is_named(self, capsys, tmp_path, digits):
+    assert 'jax2onnx' in refused(capsys, 'export', digits[0], '--format', 'onnx', '--out', tmp_path / 'a.onnx')
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('runs') / 'run'
+  small = '--activations lma --width 3 --seeds 2 --epochs 1 --save-every 1'.split()
+  assert main(['distill', '--workdir', str(folder), *small]) == 0
+  return folder
+
+
+class TestRun:
+  @pytest.mark.parametrize('name', ['teacher', 'lma-8-w3-distilled'])
+  def test_of_distill_gives_its_first_seed(self, capsys, run, name):
+    exported(capsys, run, '--student', name)
+    plan = distill.experiment(Distill(activations=('lma',), width=(3,), seeds=2, epochs=1, save_every=1))
+    trained = jax.tree.map(lambda leaf: leaf[0], distill.restored(plan, run)[name])
+    group = {**plan.teacher.groups, **plan.students.groups}[name]
+    images = plan.dataset.test.images
+    own, _ = group.model.apply(trained, (jnp.asarray(images, jnp.float32) - 8) / 8, train=False)
+    found = served.load(run / 'exports' / f'{name}.stablehlo').logits(images)
+    np.testing.assert_allclose(found, own, atol=1e-4 * np.abs(own).max())
+
+  def test_asks_which_student_is_meant(self, capsys, run):
+    line = refused(capsys, 'export', run)
+    assert 'give --student' in line and 'teacher, lma-8-w3-hard, lma-8-w3-distilled' in line
+    assert '--student is lma' in refused(capsys, 'export', run, '--student', 'lma')
+
+  def test_with_packed_files_gives_them(self, capsys, tmp_path, digits):
+    (tmp_path / 'models').mkdir()
+    (tmp_path / 'models' / 'a.safetensors').write_bytes(digits[0].read_bytes())
+    rows = [{'name': 'teacher', 'file': None}, {'name': 'a', 'file': 'models/a.safetensors'}]
+    (tmp_path / 'results.json').write_text(json.dumps({'rows': rows}))
+    (tmp_path / 'config.json').write_text(json.dumps({'data_dir': None}))
+    exported(capsys, tmp_path)
+    assert served.load(tmp_path / 'exports' / 'a.stablehlo').description == digits[1]
+
+  def test_a_folder_without_results_is_named(self, capsys, tmp_path):
+    assert str(tmp_path / 'results.json') in refused(capsys, 'export', tmp_path)
+    (tmp_path / 'results.json').write_text('{"rows": 3}')
+    assert str(tmp_path / 'results.json') in refused(capsys, 'export', tmp_path)

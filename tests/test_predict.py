@@ -1,0 +1,142 @@
+"""What a model says of image files; a changed or foreign file is refused before anything of it is loaded."""
+
+import re
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.models import cifar10, written
+from tests.test_export import FORMATS, ONNX, refused
+from train import served
+from train.__main__ import main
+from train.data import load
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('models')
+  written(folder / 'student.safetensors')
+  for i, image in enumerate(load('digits').test.images[:3]):
+    Image.fromarray(np.rint(image[..., 0] * (255 / 16)).astype(np.uint8)).save(folder / f'{i}.png')
+  return folder
+
+
+@pytest.fixture(scope='module')
+def model(folder, request):
+  """The student in a format, exported where it is another than the packed file's."""
+  path = folder / f'student.{request.param}'
+  if request.param != 'safetensors':
+    assert main(['export', str(folder / 'student.safetensors'), '--format', request.param]) == 0
+  return path
+
+
+every_format = pytest.mark.parametrize('model', FORMATS, indirect=True)
+
+
+@every_format
+def test_says_the_class_and_the_probabilities_of_the_model(capsys, folder, model):
+  files = [folder / f'{i}.png' for i in range(3)]
+  assert main(['predict', str(model), *map(str, files)]) == 0
+  logits = served.load(folder / 'student.safetensors').logits(load('digits').test.images[:3]).astype(np.float64)
+  for file, line, row in zip(files, capsys.readouterr().out.splitlines(), logits, strict=True):
+    chances = 100 * np.exp(row) / np.exp(row).sum()
+    first, *others = (f'{i} {chances[i]:.1f} %' for i in np.argsort(-chances)[:3])
+    assert line == f'{file}: {first} ({first}, {", ".join(others)})'
+
+
+@every_format
+def test_a_changed_byte_is_refused(capsys, tmp_path, folder, model):
+  spoilt, image = tmp_path / model.name, folder / '0.png'
+  parts = [model] if model.suffix == '.safetensors' else [model, served.digest_path(model)]
+  for part in parts:
+    for other in parts:
+      (tmp_path / other.name).write_bytes(other.read_bytes())
+    whole = part.read_bytes()
+    for place in np.linspace(0, len(whole) - 1, 60, dtype=int):
+      changed = bytearray(whole)
+      changed[place] ^= 1 << int(place % 7)
+      (tmp_path / part.name).write_bytes(changed)
+      assert spoilt.name in refused(capsys, 'predict', spoilt, image)
+
+
+@every_format
+def test_half_a_file_and_a_foreign_one_are_refused(capsys, tmp_path, folder, model):
+  path = tmp_path / model.name
+  if model.suffix != '.safetensors':
+    served.digest_path(path).write_bytes(served.digest_path(model).read_bytes())
+  for content in (b'', model.read_bytes()[:-1], b'foreign' * 100):
+    path.write_bytes(content)
+    assert path.name in refused(capsys, 'predict', path, folder / '0.png')
+
+
+@pytest.mark.parametrize('model', FORMATS[1:], indirect=True)
+def test_an_export_without_its_digest_is_refused(capsys, tmp_path, folder, model):
+  path = tmp_path / model.name
+  path.write_bytes(model.read_bytes())
+  assert f'{path.name}.json is missing' in refused(capsys, 'predict', path, folder / '0.png')
+  served.digest_path(path).write_text('[]')
+  assert 'do not fit' in refused(capsys, 'predict', path, folder / '0.png')
+
+
+def test_a_packed_tree_that_is_no_model_is_refused(capsys, tmp_path, folder):
+  from lmajax.compress import PackedTree, pack
+
+  (tmp_path / 'a.safetensors').write_bytes(pack(PackedTree({}), {}, {'colour': 1}))
+  assert 'without the description' in refused(capsys, 'predict', tmp_path / 'a.safetensors', folder / '0.png')
+
+
+def test_what_is_missing_is_named(capsys, tmp_path, folder):
+  model = folder / 'student.safetensors'
+  assert str(tmp_path / 'a.png') in refused(capsys, 'predict', model, tmp_path / 'a.png')
+  assert str(tmp_path / 'a.onnx') in refused(capsys, 'predict', tmp_path / 'a.onnx', folder / '0.png')
+  assert 'is no model file' in refused(capsys, 'predict', folder / '0.png', folder / '0.png')
+  assert 'at least one image' in refused(capsys, 'predict', model)
+  assert str(tmp_path) in refused(capsys, 'predict', model, tmp_path)
+
+
+@pytest.mark.parametrize('model', [ONNX], indirect=True)
+def test_without_onnxruntime_the_extra_is_named(capsys, folder, model, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'onnxruntime', None)
+  assert 'lmajax[onnx]' in refused(capsys, 'predict', model, folder / '0.png')
+
+
+def test_a_file_that_is_no_image_is_named(capsys, tmp_path, folder):
+  whole = (folder / '0.png').read_bytes()
+  for content in (b'', b'text', whole[:40], whole[:-30]):
+    (tmp_path / 'a.png').write_bytes(content)
+    assert str(tmp_path / 'a.png') in refused(capsys, 'predict', folder / 'student.safetensors', tmp_path / 'a.png')
+
+
+@pytest.mark.parametrize('mode', ['L', 'RGB', 'RGBA', 'P', '1', 'I;16'])
+def test_other_kinds_of_images_are_converted(capsys, tmp_path, folder, mode):
+  image = Image.open(folder / '0.png').point(lambda value: 255 * (value > 127))
+  wide = Image.fromarray(np.asarray(image, np.uint16) * 257) if mode == 'I;16' else image.convert(mode)
+  for name, kind in (('a.png', image), ('b.png', wide)):
+    kind.save(tmp_path / name)
+    assert main(['predict', str(folder / 'student.safetensors'), str(tmp_path / name)]) == 0
+  first, second = capsys.readouterr().out.splitlines()
+  assert first.partition(': ')[2] == second.partition(': ')[2]
+
+
+def test_an_image_of_another_size_is_resized_with_a_note(capsys, tmp_path, folder):
+  Image.open(folder / '0.png').resize((16, 24), Image.Resampling.NEAREST).save(tmp_path / 'a.png')
+  assert main(['predict', str(folder / 'student.safetensors'), str(tmp_path / 'a.png')]) == 0
+  assert 'resized from 16 x 24 to 8 x 8' in capsys.readouterr().err
+
+
+def test_colours_reach_a_model_of_colours(capsys, tmp_path):
+  data_dir = cifar10(tmp_path)
+  written(tmp_path / 'a.safetensors', data='cifar10', data_dir=data_dir, width=25)
+  for i, image in enumerate(load('cifar10', data_dir=data_dir).test.images[:2]):
+    Image.fromarray(image).save(tmp_path / f'{i}.png')
+  assert main(['predict', str(tmp_path / 'a.safetensors'), str(tmp_path / '0.png'), str(tmp_path / '1.png')]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  best = served.load(tmp_path / 'a.safetensors').logits(load('cifar10', data_dir=data_dir).test.images[:2]).argmax(-1)
+  for line, number in zip(lines, best, strict=True):
+    assert re.search(r'png: (\w+) ', line)[1] == load_names()[number]
+
+
+def load_names():
+  return 'airplane automobile bird cat deer dog frog horse ship truck'.split()
