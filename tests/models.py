@@ -1,6 +1,9 @@
 """Small students in packed files: with weights and statistics that are not those of the start."""
 
+from functools import partial
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lmajax import compress
@@ -14,13 +17,14 @@ def written(path, *, data='digits', data_dir=None, width=5, bits=4, **options):
   """Writes an LMA student, quantized to ``bits`` or not at all for None; returns its description and variables."""
   dataset = load(data, data_dir=data_dir)
   description = shipped.description(Training(data=data), Arm('lma', 8, width, False), dataset, **options)
-  model, images = shipped.model(description), dataset.test.images.astype(np.float32) / 16
-  variables = model.init(jax.random.key(0), images, train=False)
+  model, images = shipped.model(description), jnp.asarray(dataset.test.images, jnp.float32) / 16
+  variables = jax.jit(partial(model.init, train=False))(jax.random.key(0), images)
   draw = np.random.default_rng(0).normal
   params = jax.tree.map(lambda leaf: leaf + 0.1 * draw(size=leaf.shape).astype(np.float32), variables['params'])
   rest = {name: state for name, state in variables.items() if name != 'params'}
   rngs = {'dropout': jax.random.key(1)}
-  _, rest = model.apply({'params': params, **rest}, images, train=True, mutable=list(rest), rngs=rngs)
+  train = jax.jit(partial(model.apply, train=True, mutable=list(rest)))
+  _, rest = train({'params': params, **rest}, images, rngs=rngs)
   reparam = compress.identity() if bits is None else compress.masked(compress.uniform(bits))
   theta, code = reparam.init(params, jax.random.key(0))
   size = shipped.write(path, reparam.stored(theta, code), jax.device_get(rest), description)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.models import cifar10, written
+from tests.programs import train
 from train import export, served, shipped
 from train.__main__ import main
 from train.config import Distill
@@ -63,7 +64,7 @@ class TestDescription:
   def test_quantized_activations_are_part_of_it(self, tmp_path):
     description, variables = written(tmp_path / 'a.safetensors', activation_bits=3)
     assert description['activation_bits'] == 3
-    inputs = load('digits').test.images[:50].astype(np.float32) / 8 - 1
+    inputs = jnp.asarray(load('digits').test.images[:50], jnp.float32) / 8 - 1
     _, taps = shipped.model(description).apply(variables, inputs, train=False)
     assert len(np.unique(taps[-1])) <= 8
 
@@ -136,8 +137,9 @@ class TestExport:
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
   folder = tmp_path_factory.mktemp('runs') / 'run'
-  small = '--activations lma --width 3 --seeds 2 --epochs 1 --save-every 1'.split()
-  assert main(['distill', '--workdir', str(folder), *small]) == 0
+  small = ['--activations', 'lma', '--width', '3', '--seeds', '2', '--epochs', '1', '--save-every', '1']
+  done = train('distill', '--workdir', folder, *small)
+  assert done.returncode == 0, done.stderr
   return folder
 
 

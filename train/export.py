@@ -163,14 +163,15 @@ def _onnx(shipped: Shipped) -> bytes:
       from jax2onnx import to_onnx
   except ImportError as error:
     raise UserError('jax2onnx is not installed: pip install "lmajax[onnx]"') from error
-  program = _program(shipped, lambda packed: jax.tree.map(jnp.asarray, packed.decode()))
+  program = _program(shipped, PackedTree.decode)
   try:
-    with _quiet():
+    with _quiet(), jax.numpy_rank_promotion('allow'):
       return to_onnx(program, [_any_number(shipped)], opset=21).SerializeToString()
   except Exception as error:  # whatever a converter meets in another version's programs
+    reason = f'{type(error).__name__}: {error}'.splitlines()[0]
     raise UserError(
       f'jax2onnx {metadata.version("jax2onnx")} cannot convert this network under JAX {jax.__version__}'
-      f' ({type(error).__name__}); jax2onnx 0.13.0 with JAX 0.10.2 on Python 3.11 can'
+      f' ({reason}); jax2onnx 0.13.0 with JAX 0.10.2 on Python 3.11 can'
     ) from error
 
 

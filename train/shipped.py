@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from lmajax.compress import pack, unpack
@@ -61,7 +62,8 @@ def model(description: dict[str, Any]) -> nn.Module:
 def logits(description: dict[str, Any], variables: Any, images: Array) -> Array:
   """From raw pixels [b, h, w, c] to float32 logits [b, classes]."""
   inputs = normalized(images, description['pixel_mean'], description['pixel_std'])
-  return model(description).apply(variables, inputs, train=False)[0].astype(jnp.float32)
+  output, _ = model(description).apply(jax.tree.map(jnp.asarray, variables), inputs, train=False)
+  return output.astype(jnp.float32)
 
 
 def write(path: Path, packed: Packed, stats: ModelStats, description: dict[str, Any]) -> int:
