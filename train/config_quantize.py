@@ -75,7 +75,8 @@ def check(config: Quantize) -> None:
   for name, least, most in (('bits', 1, 8), ('centroids', 2, 256)):
     for value in getattr(config, name):
       require(least <= value <= most, name, value, f'give {least} to {most}')
-  require(bool(config.methods), 'methods', 'empty', 'give at least one')
+  for name in ('bits', 'methods', 'centroids'):
+    require(bool(getattr(config, name)), name, 'empty', 'give at least one')
   bits = config.activation_bits
   require(bits is None or 1 <= bits <= 8, 'activation_bits', bits, 'give 1 to 8')
   for name in ('bucket_size', 'block_size', 'finetune_epochs', 'finetune_learning_rate', 'points_learning_rate'):

@@ -28,13 +28,13 @@ class Arm(NamedTuple):
   size: int | None  # bits a weight, or rows of a codebook
   temperature: float
   soft_weight: float
-  chosen: bool  # by the default for so many bits
+  chosen: tuple[str, ...]  # which of the last two are those that were chosen for so many bits
 
   @property
   def name(self) -> str:
     size = '' if self.size is None else f'-{self.size}'
     activation_bits = f'-a{self.student.activation_bits}' if self.student.activation_bits else ''
-    grid = '' if self.chosen else f'-t{self.temperature:g}-s{self.soft_weight:g}'
+    grid = '' if len(self.chosen) == 2 else f'-t{self.temperature:g}-s{self.soft_weight:g}'
     return f'{self.student.label}-w{self.student.width}-{self.method}{size}{activation_bits}{grid}'
 
   @property
@@ -46,8 +46,7 @@ class Arm(NamedTuple):
   def origin(self) -> 'Arm':
     """The student that this one starts from."""
     float_arm = self._replace(method=ORIGINS[self.method], size=None)
-    temperature, soft_weight = soft_targets(32)
-    return float_arm._replace(temperature=temperature, soft_weight=soft_weight) if self.chosen else float_arm
+    return float_arm._replace(**{name: _soft_targets(32)[name] for name in self.chosen})
 
 
 def arms(config: Quantize) -> Iterator[Arm]:
@@ -55,11 +54,15 @@ def arms(config: Quantize) -> Iterator[Arm]:
   for student in dict.fromkeys(arm._replace(hard_label=False) for arm in build.arms(config)):
     for method, size, activation_bits in _kinds(config):
       bits = 32 if size is None or method.startswith('product') else size
-      temperature, soft_weight = soft_targets(bits)
-      for t in config.temperature or (temperature,):
-        for s in config.soft_weight or (soft_weight,):
+      chosen = _soft_targets(bits)
+      for t in config.temperature or (chosen['temperature'],):
+        for s in config.soft_weight or (chosen['soft_weight'],):
           quantized = student._replace(activation_bits=activation_bits)
-          yield Arm(quantized, method, size, t, s, not (config.temperature or config.soft_weight))
+          yield Arm(quantized, method, size, t, s, tuple(name for name in chosen if not getattr(config, name)))
+
+
+def _soft_targets(bits: int) -> dict[str, float]:
+  return dict(zip(('temperature', 'soft_weight'), soft_targets(bits), strict=True))
 
 
 def _kinds(config: Quantize) -> Iterator[tuple[str, int | None, int | None]]:
@@ -107,9 +110,10 @@ def layers(params: Any) -> tuple[str, ...]:
 
 
 def _depth(path: str) -> list[Any]:
-  """Stages before what follows them, and numbers by their size."""
+  """A wide residual network's first convolution, then the stages, then what follows them; numbers by their size."""
   words = re.split(r'(\d+)', path)
-  return [not path.startswith('stages_'), *(int(word) if word.isdigit() else word for word in words)]
+  part = 0 if path.startswith('first/') else 1 if path.startswith('stages_') else 2
+  return [part, *(int(word) if word.isdigit() else word for word in words)]
 
 
 def norms(gradients: Any) -> dict[str, float]:

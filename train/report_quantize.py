@@ -130,6 +130,7 @@ def comparisons(rows: Sequence[Row]) -> str:
 
 def _cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
   base, full = relu_of(row, rows), counterpart(row, rows, method='float', size=None, activation_bits=None)
+  full = None if row.name == TEACHER else full
   return (
     TEACHER if row.name == TEACHER else f'{row.label}, width {row.width}',
     row.kind,

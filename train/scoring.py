@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lmajax import tree
@@ -92,7 +93,7 @@ class Scoring:
     return self._right(group, _stacked([shipped.read(file).variables() for file in files]), self._test)
 
   def _scored(self, name: str, trained: Trained, about: dict[str, Any]) -> Scored:
-    own, group = jax.device_get(trained.end), trained.group
+    own, group = jax.tree.map(jnp.asarray, jax.device_get(trained.end)), trained.group
     seeds = range(len(group.seeds))
     packed = [group.reparam.stored(member(own.theta, i), member(own.code, i)) for i in seeds]
     as_trained = {'params': _stacked([each.decode() for each in packed]), **own.stats}

@@ -15,7 +15,7 @@ from train.data import Dataset, load
 from train.data.batches import Batch
 from train.distributed import first
 from train.evaluate import member
-from train.loop import Cohort, Data, Plan, Start, Starts, fit, weights
+from train.loop import Cohort, Data, Plan, Start, fit, weights
 from train.objectives import distill, supervised, teach
 from train.quantizers import FROM_SCRATCH, Arm
 from train.report import TEACHER
@@ -99,7 +99,7 @@ def with_points(plan: Experiment, to: Run, teacher: Any, trained: dict[Arm, Trai
   for arm in plan.of('points'):
     shares = _shares(plan, to, arm, teacher, trained[arm.origin])
     arms[arm] = group(plan, arm, quantizers.reparam(plan.config, arm, shares=shares))
-  starts = {arm.name: _begun(each, trained[arm.origin]) for arm, each in arms.items()}
+  starts = {arm: _begun(each, trained[arm.origin]) for arm, each in arms.items()}
   tuning = _tuning(plan, plan.config.points_learning_rate, weight_decay=0.0)
   return _fitted(plan, to, 'points', arms, tuning, teacher, starts)
 
@@ -113,7 +113,7 @@ def with_codebooks(plan: Experiment, to: Run, teacher: Any, trained: dict[Arm, T
     for arm, before in now.items():
       names = layers(plan, arm)[: number + 1]
       arms[arm] = group(plan, arm, quantizers.reparam(plan.config, arm, layers=names))
-      starts[arm.name] = _coded(plan, arm, names[-1], before, new=number == 0)
+      starts[arm] = _coded(plan, arm, names[-1], before, new=number == 0)
     now = _fitted(plan, to, f'product-{number + 1}', arms, tuning, teacher, starts)
   return now
 
@@ -170,13 +170,15 @@ def _tuning(plan: Experiment, learning_rate: float, weight_decay: float) -> Plan
 
 
 def _fitted(
-  plan: Experiment, to: Run, phase: str, arms: dict[Arm, Group], how: Plan, teacher: Any, starts: Starts
+  plan: Experiment, to: Run, phase: str, arms: dict[Arm, Group], how: Plan, teacher: Any, starts: dict[Arm, Start]
 ) -> dict[Arm, Trained]:
   if not arms:
     return {}
-  cohort = Cohort({arm.name: each for arm, each in arms.items()}, how, teach(plan.teacher.groups[TEACHER].model))
-  progress = fit(to, phase, cohort, plan.data, teacher, starts)
-  return {arm: Trained(each, progress[arm.name].end) for arm, each in arms.items()}
+  # Layer after layer is a fit of its own: under one name each would cut the lines of the one before back.
+  names = {arm: f'{arm.name}-{phase}' if arm.method.startswith('product') else arm.name for arm in arms}
+  cohort = Cohort({names[arm]: each for arm, each in arms.items()}, how, teach(plan.teacher.groups[TEACHER].model))
+  progress = fit(to, phase, cohort, plan.data, teacher, {names[arm]: start for arm, start in starts.items()})
+  return {arm: Trained(each, progress[names[arm]].end) for arm, each in arms.items()}
 
 
 def _keys(each: Group) -> Any:

@@ -1,0 +1,293 @@
+"""The parts of quantized students: who starts from whom, what is scored, and what the table says."""
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lmajax import LMA, compress, models, tree
+from lmajax.activations import linen
+from lmajax.compress import unpack
+from train import evaluate, quantizers, report_quantize, scoring, shipped
+from train.__main__ import main
+from train.config_quantize import Quantize, check, defaults, soft_targets
+from train.data.batches import Batch
+from train.errors import UserError
+from train.loop import Start, fresh
+from train.quantizers import FLOAT, LEFT_OUT, ORIGINS
+from train.recipes import quantize
+from train.report import TEACHER
+from train.report_quantize import Row, base_of, counterpart, relu_of
+from train.step import Group, unrolled, vmapped
+
+METHODS = ('post-training', 'uniform', 'noise', 'points', 'product', 'product-noise')
+ALL = Quantize(
+  seeds=2, width=(3,), bits=(2, 4), centroids=(4, 16), block_size=4, activation_bits=8, methods=METHODS,
+)  # fmt: skip
+GRIDS = [{}, {'temperature': (1.0, 3.0)}, {'soft_weight': (0.2, 0.5)}]
+GRIDS.append({**GRIDS[1], **GRIDS[2]})
+
+
+class TestOptions:
+  WRONG = [
+    (['--bits', '0'], '--bits is 0'),
+    (['--bits', '9'], '--bits is 9'),
+    (['--bits'], '--bits is empty'),
+    (['--bits', '4', '4'], '--bits is 4 4'),
+    (['--methods'], '--methods is empty'),
+    (['--methods', 'noise', 'noise'], '--methods is noise noise'),
+    (['--centroids', '1'], '--centroids is 1'),
+    (['--centroids', '257'], '--centroids is 257'),
+    (['--centroids'], '--centroids is empty'),
+    (['--centroids', '4', '4'], '--centroids is 4 4'),
+    (['--activation-bits', '9'], '--activation-bits is 9'),
+    (['--bucket-size', '0'], '--bucket-size is 0'),
+    (['--block-size', '0'], '--block-size is 0'),
+    (['--finetune-epochs', '0'], '--finetune-epochs is 0'),
+    (['--finetune-learning-rate', 'inf'], '--finetune-learning-rate is inf'),
+    (['--points-learning-rate', 'nan'], '--points-learning-rate is nan'),
+    (['--noise-rate', '1.5'], '--noise-rate is 1.5'),
+    (['--product-noise-rate', '-0.1'], '--product-noise-rate is -0.1'),
+    (['--temperature', '0'], '--temperature is 0'),
+    (['--temperature', '1', '1'], '--temperature is 1.0 1.0'),
+    (['--soft-weight', '2'], '--soft-weight is 2'),
+    (['--soft-weight', '.5', '.5'], '--soft-weight is 0.5 0.5'),
+    (['--seeds', '0'], '--seeds is 0'),
+  ]
+
+  @pytest.mark.parametrize('options, expected', WRONG, ids=[' '.join(options) for options, _ in WRONG])
+  def test_a_wrong_one_is_named_in_one_line(self, capsys, tmp_path, options, expected):
+    assert main(['quantize', '--workdir', str(tmp_path / 'run'), *options]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith(f'error: {expected}')
+    assert not (tmp_path / 'run').exists()
+
+  @pytest.mark.parametrize('data', ['digits', 'mnist', 'fashion-mnist', 'cifar10', 'cifar100'])
+  def test_every_default_may_be_run(self, data):
+    check(defaults(data))
+
+  @pytest.mark.parametrize('bits', [1, 2, 3, 4, 5, 8, 32])
+  def test_every_number_of_bits_has_soft_targets(self, bits):
+    temperature, soft_weight = soft_targets(bits)
+    assert temperature > 0 and 0 <= soft_weight <= 1
+
+
+class TestArms:
+  @pytest.mark.parametrize('grid', GRIDS, ids=lambda grid: ' '.join(grid) or 'chosen')
+  def test_each_is_named_once_and_starts_from_one_of_them(self, grid):
+    arms = list(quantizers.arms(replace(ALL, **grid)))
+    several = 2 ** len(grid)
+    # float and left out, four methods of bits and the activations', two of codebooks; ReLU and LMA
+    assert len(arms) == several * 2 * (2 + 5 * 2 + 2 * 2)
+    assert len({arm.name for arm in arms}) == len(arms)
+    begun = [arm for arm in arms if arm.method in ORIGINS]
+    assert {arm.method for arm in begun} == {'post-training', 'points', 'product', 'product-noise'}
+    for arm in begun:
+      assert arm.origin in arms
+      assert arm.origin.method == (LEFT_OUT if arm.method == 'product-noise' else FLOAT)
+      assert arm.origin.student == arm.student
+
+  def test_bits_have_the_soft_targets_of_their_number_and_all_else_those_of_float(self):
+    for arm in quantizers.arms(ALL):
+      assert (arm.temperature, arm.soft_weight) == soft_targets(arm.bits or 32)
+      assert (arm.bits is None) == (arm.method.startswith('product') or arm.method in (FLOAT, LEFT_OUT))
+
+  def test_the_names_say_what_it_is(self):
+    names = [arm.name for arm in quantizers.arms(replace(ALL, activations=('lma',), bits=(4,), centroids=(16,)))]
+    assert names == [
+      'lma-8-w3-float', 'lma-8-w3-left-out', 'lma-8-w3-post-training-4', 'lma-8-w3-uniform-4', 'lma-8-w3-noise-4',
+      'lma-8-w3-points-4', 'lma-8-w3-product-16', 'lma-8-w3-product-noise-16', 'lma-8-w3-uniform-4-a8',
+    ]  # fmt: skip
+    grid = replace(ALL, temperature=(3.0,), soft_weight=(0.5,), methods=('uniform',))
+    assert all(arm.name.endswith('-t3-s0.5') for arm in quantizers.arms(grid))
+
+
+class TestLayers:
+  def test_go_from_the_input_to_the_output(self):
+    kernel = {'kernel': np.zeros((2, 2)), 'bias': np.zeros(2)}
+    params = {name: {'Dense_0': kernel} for name in ('stages_10', 'stages_2')} | {'logits': kernel, 'first': kernel}
+    names = ('first/kernel', 'stages_2/Dense_0/kernel', 'stages_10/Dense_0/kernel', 'logits/kernel')
+    assert quantizers.layers(params) == names
+
+  def test_of_a_wide_residual_network_begin_with_its_first_convolution(self):
+    model = models.WideResNet(10, 1, 10, linen.ReLU)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False))
+    found = quantizers.layers(shapes['params'])
+    assert (found[0], found[-1], len(found)) == ('first/kernel', 'last/logits/kernel', 10)
+
+
+def test_norms_are_means_over_the_seeds():
+  rng = np.random.default_rng(0)
+  gradients = {'a': {'kernel': rng.normal(size=(3, 4, 5)), 'bias': None}, 'b': rng.normal(size=(3, 2))}
+  slow = {
+    path: np.mean([np.linalg.norm(each.ravel()) for each in leaf])
+    for path, leaf in (('a/kernel', gradients['a']['kernel']), ('b', gradients['b']))
+  }
+  assert quantizers.norms(gradients) == pytest.approx(slow)
+
+
+MODEL = models.MLP((3,), 10, LMA)
+IMAGES = np.random.default_rng(1).normal(size=(5, 16, 4, 4, 1)).astype(np.float32)
+BATCHES = [Batch(jnp.asarray(images), jnp.zeros(16, jnp.int32)) for images in IMAGES]
+
+
+def variables(seed=0):
+  return dict(MODEL.init(jax.random.key(seed), BATCHES[0].images, train=False))
+
+
+@pytest.mark.parametrize('method', [FLOAT, LEFT_OUT, *METHODS])
+def test_what_is_stored_decodes_to_what_is_applied(method):
+  arm = next(arm for arm in quantizers.arms(ALL) if arm.method == method)
+  params = variables()['params']
+  layers = quantizers.layers(params)
+  shares = dict.fromkeys(layers, 5)
+  reparam = quantizers.reparam(ALL, arm, layers=layers, shares=shares)
+  theta, code = reparam.init(params, jax.random.key(1))
+  applied = reparam.apply(theta, code, None)
+  decoded = reparam.stored(theta, code).decode()
+  jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), decoded, applied)
+  changed = tree.map_with_path(lambda path, a, b: path if bool((a != b).any()) else None, applied, params)
+  assert set(jax.tree.leaves(changed)) == (set() if method in (FLOAT, LEFT_OUT) else set(layers))
+
+
+def stacked(*members):
+  return jax.tree.map(lambda *leaves: np.stack(leaves), *members)
+
+
+@pytest.mark.parametrize('over', [vmapped, unrolled])
+def test_statistics_are_measured_anew_and_parameters_stay(over):
+  group = Group(MODEL, lambda *_: None, (0, 1), over)
+  members = [variables(seed) for seed in (0, 1)]
+  worn = [jax.tree.map(lambda leaf: leaf + 7.0, {k: v for k, v in each.items() if k != 'params'}) for each in members]
+  given = stacked(*({**each, **stats} for each, stats in zip(members, worn, strict=True)))
+  found = evaluate.measured_again({'': group})({'': given}, iter(BATCHES))['']
+  jax.tree.map(np.testing.assert_array_equal, found['params'], given['params'])
+  for i, each in enumerate(members):
+    for batch in BATCHES:
+      _, moved = MODEL.apply(each, batch.images, train=True, mutable=[name for name in each if name != 'params'])
+      each = {**each, **moved}
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), evaluate.member(found, i), each)
+
+
+def test_the_shadow_is_what_is_trained_and_the_params_what_is_shipped():
+  reparam = compress.masked(compress.uniform(2))
+  members = [variables(seed)['params'] for seed in (0, 1)]
+  starts = [reparam.init(params, jax.random.key(0)) for params in members]
+  end = Start(stacked(*(theta for theta, _ in starts)), stacked(*(code for _, code in starts)), {})
+  trained = scoring.Trained(Group(MODEL, lambda *_: None, (0, 1), vmapped, reparam), end)
+  jax.tree.map(np.testing.assert_array_equal, trained.shadow(), stacked(*members))
+  params = trained.params()
+  for i, (theta, code) in enumerate(starts):
+    slow = reparam.stored(theta, code).decode()
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), evaluate.member(params, i), slow)
+  assert len(np.unique(params['logits']['kernel'][0])) == 4
+  assert not np.allclose(trained.shadow()['logits']['kernel'], params['logits']['kernel'], atol=1e-2)
+
+
+SMALL = replace(ALL, activations=('lma',), bits=(2,), methods=('uniform',), activation_bits=None)
+
+
+@pytest.fixture(scope='module')
+def plan():
+  return quantize.experiment(SMALL)
+
+
+def test_what_is_scored_is_read_back_from_the_file(plan, tmp_path, monkeypatch):
+  """A file that is altered after it was written has its own accuracy, and not that of the weights in memory."""
+  written = shipped.write
+
+  def altered(path, packed, stats, about):
+    other = jax.tree.map(lambda leaf: -np.asarray(leaf), packed.decode())
+    return written(path, compress.identity().stored(other, ()), stats, about)
+
+  arm = next(arm for arm in plan.models if arm.method == 'uniform')
+  group = quantize.group(plan, arm, quantizers.reparam(SMALL, arm))
+  end = fresh(quantize.Cohort({'': group}, plan.teacher.plan), jnp.zeros((1, 8, 8, 1)))[''].end
+  monkeypatch.setattr(scoring, '_MEASURING', 3)
+  monkeypatch.setattr(scoring, '_TIMED', 1)
+  scorer = scoring.Scoring(SMALL, plan.dataset, plan.data, plan.test, tmp_path)
+  honest = scorer.student(arm, scoring.Trained(group, end))
+  monkeypatch.setattr(shipped, 'write', altered)
+  row = scorer.student(arm, scoring.Trained(group, end))
+  files = [tmp_path / scoring.file_name(arm.name, seed) for seed in (0, 1)]
+  assert row.accuracy == scorer.accuracy(group, files)
+  assert row.accuracy != honest.accuracy and row.validation_accuracy != honest.validation_accuracy
+  assert row.accuracy_as_trained == honest.accuracy_as_trained
+  assert row.bytes == files[0].stat().st_size == len(files[0].read_bytes()) != honest.bytes
+  assert unpack(files[0].read_bytes()).config['width'] == 3
+
+
+def row(name, method, size=None, accuracy=(0.5, 0.6), **changes):
+  numbers = {'validation_accuracy': [0.5, 0.6], 'accuracy_as_trained': [0.4, 0.5], 'bits': 32.0, 'bytes': 2000}
+  rest = {'shadow_accuracy': None, 'parameters': 10, 'milliseconds': 0.001, 'temperature': 2.0, 'soft_weight': 0.5}
+  kind = {'activation': 'relu', 'width': 3, 'segments': None, 'activation_bits': None}
+  given = {**kind, **numbers, **rest, 'file': f'models/{name}-seed0.safetensors', **changes}
+  return Row(name=name, method=method, size=size, accuracy=list(accuracy), **given)
+
+
+LMA_8 = {'activation': 'lma', 'segments': 8}
+ROWS = {
+  each.name: each
+  for each in [
+    row(TEACHER, 'float', accuracy=[0.9], width=64, temperature=None, soft_weight=None, bytes=40_000),
+    row('relu', 'float'),
+    row('relu wide', 'float', width=64),
+    row('relu u4', 'uniform', 4, (0.4, 0.45), bits=4.0, bytes=500),
+    row('lma', 'float', None, (0.7, 0.72), **LMA_8),
+    row('lma left-out', 'left-out', **LMA_8),
+    row('lma pt4', 'post-training', 4, **LMA_8),
+    row('lma u4', 'uniform', 4, (0.6, 0.7), bits=4.0, bytes=400, shadow_accuracy=[0.3, 0.3], **LMA_8),
+    row('lma u2', 'uniform', 2, **LMA_8),
+    row('lma u4 a8', 'uniform', 4, **{**LMA_8, 'activation_bits': 8}),
+    row('lma n4', 'noise', 4, **LMA_8),
+    row('lma p4', 'points', 4, **LMA_8),
+    row('lma pq', 'product', 16, **LMA_8),
+    row('lma pqn', 'product-noise', 16, **LMA_8),
+    row('lma pqn 4', 'product-noise', 4, **LMA_8),
+  ]
+}
+BASES = {
+  TEACHER: None, 'relu': None, 'relu wide': None, 'relu u4': 'relu', 'lma': None, 'lma left-out': 'lma',
+  'lma pt4': 'lma', 'lma u4': 'lma pt4', 'lma u2': 'lma', 'lma u4 a8': 'lma u4', 'lma n4': 'lma u4',
+  'lma p4': 'lma u4', 'lma pq': 'lma', 'lma pqn': 'lma pq', 'lma pqn 4': 'lma',
+}  # fmt: skip
+
+
+class TestTable:
+  rows = list(ROWS.values())
+
+  def test_each_method_is_compared_with_the_one_before_it(self):
+    found = {name: base_of(each, self.rows) for name, each in ROWS.items()}
+    assert {name: base and base.name for name, base in found.items()} == BASES
+    lines = report_quantize.comparisons(self.rows).splitlines()[2:]
+    assert [tuple(line.split(' | ')[:2]) for line in lines] == [(f'| {a}', b) for a, b in BASES.items() if b]
+    assert lines[0].startswith('| relu u4 | relu | -12.50 | ')
+
+  def test_the_relu_student_has_the_same_method_and_size(self):
+    assert relu_of(ROWS['lma u4'], self.rows) == ROWS['relu u4']
+    assert relu_of(ROWS['lma'], self.rows) == ROWS['relu']
+    assert relu_of(ROWS['relu u4'], self.rows) is relu_of(ROWS['lma u2'], self.rows) is None
+
+  def test_in_a_grid_the_counterpart_has_the_same_soft_targets(self):
+    warm = [each._replace(name=f'{each.name} warm', temperature=4.0) for each in self.rows]
+    assert counterpart(warm[7], [*self.rows, *warm], activation='relu', segments=None).name == 'relu u4 warm'
+    assert counterpart(warm[7], self.rows, activation='relu', segments=None).name == 'relu u4'
+
+  def test_a_line_says_sizes_differences_and_both_other_accuracies(self):
+    lines = dict(zip(ROWS, report_quantize.table(self.rows).splitlines()[2:], strict=True))
+    spread, interval = '65.00 ± 7.07', '-9.27 … +54.27'
+    assert lines['lma u4'] == (
+      f'| lma-8, width 3 | uniform 4 | 32 | 4 | 400 | 5.0 | {spread} | +22.50 | {interval} | 45.00 ± 7.07'
+      ' | 30.00 ± 0.00 | 1.00 |'
+    )
+    assert lines[TEACHER].startswith('| teacher | float | 32 | 32 | 40,000 |  | 90.00 |')
+    assert '| 8 |' in lines['lma u4 a8']
+
+  @pytest.mark.parametrize('text', ['{}', '{"rows": [{"name": "lma"}]}', '[]'])
+  def test_results_of_another_command_are_refused(self, tmp_path, text):
+    (tmp_path / 'results.json').write_text(text)
+    with pytest.raises(UserError, match='does not hold the rows of a quantize run'):
+      report_quantize.read(tmp_path)
