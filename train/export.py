@@ -163,7 +163,7 @@ def _onnx(shipped: Shipped) -> bytes:
       from jax2onnx import to_onnx
   except ImportError as error:
     raise UserError('jax2onnx is not installed: pip install "lmajax[onnx]"') from error
-  program = _program(shipped, PackedTree.decode)
+  program = _program(shipped, lambda packed: packed.decode())
   try:
     with _quiet(), jax.numpy_rank_promotion('allow'):
       return to_onnx(program, [_any_number(shipped)], opset=21).SerializeToString()
