@@ -51,7 +51,7 @@ class Quantize(Training):
   """Epochs of points, and of each layer of the product methods."""
   finetune_learning_rate: float = 0.01
   """Of the product methods."""
-  points_learning_rate: float = 1e-3
+  points_learning_rate: float = 3e-4
   """Of points."""
   temperature: tuple[float, ...] = ()
   """T, of the soft targets, one student for each; by default one that was chosen for each number of bits."""

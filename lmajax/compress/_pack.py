@@ -112,7 +112,7 @@ def unpack(data: bytes) -> PackedModel:
   return PackedModel(PackedTree(tree.pop('params', {})), tree, about['config'])
 
 
-def _parts(packed: PackedTree, entropy: bool) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def _parts(packed: Packed, entropy: bool) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
   arrays, fields = {}, {}
   for path, tensor in _leaves(packed.tensors, 'params'):
     kind = next((name for name, cls in KINDS.items() if isinstance(tensor, cls)), None)
