@@ -203,13 +203,13 @@ def _leaf(path: str, about: Any, parts: dict[str, np.ndarray]) -> Any:
   in_params = path.startswith('params/')
   if about is None and set(parts) == {''}:
     return Plain(parts['']) if in_params else parts['']
-  if not in_params or not isinstance(about, dict) or about.get('kind') not in KINDS:
+  if not in_params or not isinstance(about, dict) or about.get('kind') not in [*KINDS]:
     raise _damaged(f'{path} is of no known kind')
   fields = {name: value for name, value in about.items() if name != 'kind'}
   try:
     return _coded(about['kind'], fields, parts)
   except (KeyError, TypeError, ValueError, zlib.error) as error:
-    raise _damaged(f'{path} does not fit together: {error}') from error
+    raise _damaged(f'the fields and the arrays of {path} do not fit together') from error
 
 
 def _nested(leaves: dict[str, Any]) -> dict[str, Any]:
