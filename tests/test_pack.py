@@ -1,5 +1,6 @@
 """Files of compressed models: their bytes, their size, and that a damaged one is refused."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -395,6 +396,12 @@ class TestRefusesToRead:
   )
   def test_fields_that_do_not_fit_their_arrays(self, name, value):
     refused(forged(set_field(name, value)))
+
+  @pytest.mark.parametrize('bucket_size', [161, 10**12])
+  def test_a_bucket_larger_than_its_tensor(self, bucket_size):
+    """Its filling would be allocated."""
+    with pytest.raises(ValueError, match='buckets of'):
+      dataclasses.replace(skewed(), bucket_size=bucket_size)
 
   @pytest.mark.parametrize(
     'coded',

@@ -175,10 +175,10 @@ def _huffman(tensor: Scalars | Blocks) -> dict[str, np.ndarray]:
 
 
 def _unhuffman(coded: np.ndarray, bits: int) -> np.ndarray:
-  """Codes, one a byte. Each took a bit at least, so that more than 8 for a byte are none of ours."""
+  """Codes, one a byte. Each took a bit at least, so that no more than 8 for a byte are ours."""
   decoder = zlib.decompressobj(-15)
-  codes = np.frombuffer(decoder.decompress(coded.tobytes(), 8 * coded.size + 1), np.uint8)
-  if not decoder.eof or decoder.unused_data or codes.size > 8 * coded.size:
+  codes = np.frombuffer(decoder.decompress(coded.tobytes(), 8 * coded.size), np.uint8)
+  if not decoder.eof or decoder.unused_data:
     raise ValueError('its Huffman code does not end where it should')
   if bits not in range(1, 9) or codes.max(initial=0) >= 2**bits:
     raise ValueError(f'its codes are not of {bits} bits')
