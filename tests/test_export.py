@@ -157,7 +157,7 @@ class TestRun:
 
   def test_asks_which_student_is_meant(self, capsys, run):
     line = refused(capsys, 'export', run)
-    assert 'give --student' in line and 'teacher, lma-8-w3-hard, lma-8-w3-distilled' in line
+    assert 'give --student' in line and 'teacher, lma-8-w3-distilled, lma-8-w3-hard' in line
     assert '--student is lma' in refused(capsys, 'export', run, '--student', 'lma')
 
   def test_with_packed_files_gives_them(self, capsys, tmp_path, digits):
