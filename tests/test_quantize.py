@@ -11,16 +11,18 @@ import pytest
 from lmajax import LMA, compress, models, tree
 from lmajax.activations import linen
 from lmajax.compress import unpack
-from train import evaluate, quantizers, report_quantize, scoring, shipped
+from train import evaluate, quantizers, report_quantize, schedules, scoring, shipped
 from train.__main__ import main
+from train.checkpoint import Checkpoints, digests
 from train.config_quantize import Quantize, check, defaults, soft_targets
 from train.data.batches import Batch
 from train.errors import UserError
-from train.loop import Start, fresh
+from train.loop import Cohort, Plan, Start, fit, folder_of, fresh
 from train.quantizers import FLOAT, LEFT_OUT, ORIGINS
 from train.recipes import quantize
 from train.report import TEACHER
 from train.report_quantize import Row, base_of, counterpart, relu_of
+from train.run import Run
 from train.step import Group, unrolled, vmapped
 
 METHODS = ('post-training', 'uniform', 'noise', 'points', 'product', 'product-noise')
@@ -31,33 +33,34 @@ GRIDS = [{}, {'temperature': (1.0, 3.0)}, {'soft_weight': (0.2, 0.5)}]
 GRIDS.append({**GRIDS[1], **GRIDS[2]})
 
 
-class TestOptions:
-  WRONG = [
-    (['--bits', '0'], '--bits is 0'),
-    (['--bits', '9'], '--bits is 9'),
-    (['--bits'], '--bits is empty'),
-    (['--bits', '4', '4'], '--bits is 4 4'),
-    (['--methods'], '--methods is empty'),
-    (['--methods', 'noise', 'noise'], '--methods is noise noise'),
-    (['--centroids', '1'], '--centroids is 1'),
-    (['--centroids', '257'], '--centroids is 257'),
-    (['--centroids'], '--centroids is empty'),
-    (['--centroids', '4', '4'], '--centroids is 4 4'),
-    (['--activation-bits', '9'], '--activation-bits is 9'),
-    (['--bucket-size', '0'], '--bucket-size is 0'),
-    (['--block-size', '0'], '--block-size is 0'),
-    (['--finetune-epochs', '0'], '--finetune-epochs is 0'),
-    (['--finetune-learning-rate', 'inf'], '--finetune-learning-rate is inf'),
-    (['--points-learning-rate', 'nan'], '--points-learning-rate is nan'),
-    (['--noise-rate', '1.5'], '--noise-rate is 1.5'),
-    (['--product-noise-rate', '-0.1'], '--product-noise-rate is -0.1'),
-    (['--temperature', '0'], '--temperature is 0'),
-    (['--temperature', '1', '1'], '--temperature is 1.0 1.0'),
-    (['--soft-weight', '2'], '--soft-weight is 2'),
-    (['--soft-weight', '.5', '.5'], '--soft-weight is 0.5 0.5'),
-    (['--seeds', '0'], '--seeds is 0'),
-  ]
+WRONG = [
+  (['--bits', '0'], '--bits is 0'),
+  (['--bits', '9'], '--bits is 9'),
+  (['--bits'], '--bits is empty'),
+  (['--bits', '4', '4'], '--bits is 4 4'),
+  (['--methods'], '--methods is empty'),
+  (['--methods', 'noise', 'noise'], '--methods is noise noise'),
+  (['--centroids', '1'], '--centroids is 1'),
+  (['--centroids', '257'], '--centroids is 257'),
+  (['--centroids'], '--centroids is empty'),
+  (['--centroids', '4', '4'], '--centroids is 4 4'),
+  (['--activation-bits', '9'], '--activation-bits is 9'),
+  (['--bucket-size', '0'], '--bucket-size is 0'),
+  (['--block-size', '0'], '--block-size is 0'),
+  (['--finetune-epochs', '0'], '--finetune-epochs is 0'),
+  (['--finetune-learning-rate', 'inf'], '--finetune-learning-rate is inf'),
+  (['--points-learning-rate', 'nan'], '--points-learning-rate is nan'),
+  (['--noise-rate', '1.5'], '--noise-rate is 1.5'),
+  (['--product-noise-rate', '-0.1'], '--product-noise-rate is -0.1'),
+  (['--temperature', '0'], '--temperature is 0'),
+  (['--temperature', '1', '1'], '--temperature is 1.0 1.0'),
+  (['--soft-weight', '2'], '--soft-weight is 2'),
+  (['--soft-weight', '.5', '.5'], '--soft-weight is 0.5 0.5'),
+  (['--seeds', '0'], '--seeds is 0'),
+]
 
+
+class TestOptions:
   @pytest.mark.parametrize('options, expected', WRONG, ids=[' '.join(options) for options, _ in WRONG])
   def test_a_wrong_one_is_named_in_one_line(self, capsys, tmp_path, options, expected):
     assert main(['quantize', '--workdir', str(tmp_path / 'run'), *options]) == 2
@@ -205,7 +208,7 @@ def test_what_is_scored_is_read_back_from_the_file(plan, tmp_path, monkeypatch):
 
   arm = next(arm for arm in plan.models if arm.method == 'uniform')
   group = quantize.group(plan, arm, quantizers.reparam(SMALL, arm))
-  end = fresh(quantize.Cohort({'': group}, plan.teacher.plan), jnp.zeros((1, 8, 8, 1)))[''].end
+  end = fresh(Cohort({'': group}, plan.teacher.plan), jnp.zeros((1, 8, 8, 1)))[''].end
   monkeypatch.setattr(scoring, '_MEASURING', 3)
   monkeypatch.setattr(scoring, '_TIMED', 1)
   scorer = scoring.Scoring(SMALL, plan.dataset, plan.data, plan.test, tmp_path)
@@ -217,7 +220,30 @@ def test_what_is_scored_is_read_back_from_the_file(plan, tmp_path, monkeypatch):
   assert row.accuracy != honest.accuracy and row.validation_accuracy != honest.validation_accuracy
   assert row.accuracy_as_trained == honest.accuracy_as_trained
   assert row.bytes == files[0].stat().st_size == len(files[0].read_bytes()) != honest.bytes
-  assert unpack(files[0].read_bytes()).config['width'] == 3
+  content = unpack(files[0].read_bytes())
+  assert content.config['width'] == 3
+  assert np.all(content.stats['batch_stats']['stages_0']['norm']['mean'])  # new ones are zeros
+
+
+def test_every_layer_has_a_fit_of_its_codebooks():
+  asked = replace(SMALL, methods=('product', 'points'), epochs=5, teacher_epochs=7, finetune_epochs=2)
+  assert quantize.cohort_epochs(quantize.experiment(asked)) == [7, 5, 2, 2, 2]
+  assert quantize.cohort_epochs(quantize.experiment(SMALL)) == [60, 60]
+
+
+def test_a_fit_goes_on_with_the_codes_that_were_saved(plan, tmp_path):
+  """Neither with those of its start nor with those of new weights."""
+  product = compress.masked(compress.product_codebook(4, 4))
+  group = Group(MODEL, lambda *_: None, (0, 1), vmapped, product)
+  cohort = Cohort({'': group}, Plan(0.1, 0.0, schedules.cosine(1), 1))
+  begun = fresh(cohort, jnp.zeros((1, 8, 8, 1)))
+  moved = begun['']._replace(code=jax.tree.map(lambda leaf: leaf + 1, begun[''].code))
+  checkpoints = Checkpoints(folder_of(tmp_path, 'product-1'))
+  checkpoints.save(17, {'': moved}, history={'errors': [{'': [0.5, 0.5]}]}, score=0.5)
+  checkpoints.close()
+  with Run(tmp_path) as to:
+    found = fit(to, 'product-1', cohort, plan.data, starts={'': begun[''].end})
+  assert digests(found) == digests({'': moved})
 
 
 def row(name, method, size=None, accuracy=(0.5, 0.6), **changes):
@@ -257,27 +283,25 @@ BASES = {
 
 
 class TestTable:
-  rows = list(ROWS.values())
-
   def test_each_method_is_compared_with_the_one_before_it(self):
-    found = {name: base_of(each, self.rows) for name, each in ROWS.items()}
+    found = {name: base_of(each, list(ROWS.values())) for name, each in ROWS.items()}
     assert {name: base and base.name for name, base in found.items()} == BASES
-    lines = report_quantize.comparisons(self.rows).splitlines()[2:]
+    lines = report_quantize.comparisons(list(ROWS.values())).splitlines()[2:]
     assert [tuple(line.split(' | ')[:2]) for line in lines] == [(f'| {a}', b) for a, b in BASES.items() if b]
     assert lines[0].startswith('| relu u4 | relu | -12.50 | ')
 
   def test_the_relu_student_has_the_same_method_and_size(self):
-    assert relu_of(ROWS['lma u4'], self.rows) == ROWS['relu u4']
-    assert relu_of(ROWS['lma'], self.rows) == ROWS['relu']
-    assert relu_of(ROWS['relu u4'], self.rows) is relu_of(ROWS['lma u2'], self.rows) is None
+    assert relu_of(ROWS['lma u4'], list(ROWS.values())) == ROWS['relu u4']
+    assert relu_of(ROWS['lma'], list(ROWS.values())) == ROWS['relu']
+    assert relu_of(ROWS['relu u4'], list(ROWS.values())) is relu_of(ROWS['lma u2'], list(ROWS.values())) is None
 
   def test_in_a_grid_the_counterpart_has_the_same_soft_targets(self):
-    warm = [each._replace(name=f'{each.name} warm', temperature=4.0) for each in self.rows]
-    assert counterpart(warm[7], [*self.rows, *warm], activation='relu', segments=None).name == 'relu u4 warm'
-    assert counterpart(warm[7], self.rows, activation='relu', segments=None).name == 'relu u4'
+    warm = [each._replace(name=f'{each.name} warm', temperature=4.0) for each in list(ROWS.values())]
+    assert counterpart(warm[7], [*list(ROWS.values()), *warm], activation='relu', segments=None).name == 'relu u4 warm'
+    assert counterpart(warm[7], list(ROWS.values()), activation='relu', segments=None).name == 'relu u4'
 
   def test_a_line_says_sizes_differences_and_both_other_accuracies(self):
-    lines = dict(zip(ROWS, report_quantize.table(self.rows).splitlines()[2:], strict=True))
+    lines = dict(zip(ROWS, report_quantize.table(list(ROWS.values())).splitlines()[2:], strict=True))
     spread, interval = '65.00 ± 7.07', '-9.27 … +54.27'
     assert lines['lma u4'] == (
       f'| lma-8, width 3 | uniform 4 | 32 | 4 | 400 | 5.0 | {spread} | +22.50 | {interval} | 45.00 ± 7.07'

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from lmajax import LMA, models
+from lmajax import LMA, compress, models, tree
 from lmajax.activations import linen
 from train import step as steps
 from train.data.batches import Batch
-from train.loop import Cohort, Plan, cohort_step, fresh, optimizer
-from train.objectives import distill, supervised, teach
+from train.loop import _CODE, Cohort, Plan, Start, cohort_step, fresh, optimizer, weights
+from train.objectives import distill, reparameterized, supervised, teach
 
 TEACHER = models.MLP((16,), 10, linen.ReLU)
 STUDENT = models.MLP((4,), 10, LMA)
@@ -32,6 +32,18 @@ def state_of(model, seed=0, images=None):
   return state._replace(opt_state=state.opt_state._replace(hyperparams={'learning_rate': jnp.float32(0.1)}))
 
 
+def made_state(group, seed):
+  """The state of a student alone, whose weights are made from less."""
+  state = state_of(group.model, seed)
+  theta, _ = group.reparam.init(state.params, jax.random.fold_in(jax.random.key(seed), _CODE))
+  rate = {'learning_rate': jnp.float32(0.1)}
+  return state._replace(params=theta, opt_state=TX.init(theta)._replace(hyperparams=rate))
+
+
+def with_code(frozen, batch):
+  return SHARE(frozen[0], batch), frozen[1]
+
+
 def frozen_of(model=TEACHER):
   return model.init(jax.random.key(9), batch_of(0).images, train=False)
 
@@ -41,6 +53,11 @@ def objective(student=STUDENT):
 
 
 SHARE = teach(TEACHER)
+MADE = {
+  'uniform': compress.masked(compress.uniform(3)),
+  'noise': compress.masked(compress.noise(compress.uniform(3), 0.5)),
+  'product': compress.masked(compress.product_codebook(4, 4)),
+}
 
 
 def step_alone():
@@ -48,7 +65,7 @@ def step_alone():
 
 
 def mixed(over=steps.vmapped):
-  """Students of several activations and widths, under soft targets and under labels alone, two seeds each."""
+  """Students of several activations, widths and kinds of weights, of soft targets and of labels, two seeds each."""
   joined = models.MLP((6,), 10, partial(LMA, num_segments=4, joined=True))
   students = {
     'relu': (relu := models.MLP((5,), 10, linen.ReLU), objective(relu)),
@@ -57,6 +74,7 @@ def mixed(over=steps.vmapped):
     'hard lma': (STUDENT, supervised(STUDENT)),
   }
   groups = {name: steps.Group(model, aim, (0, 1), over) for name, (model, aim) in students.items()}
+  groups |= {name: steps.Group(STUDENT, objective(), (0, 1), over, reparam) for name, reparam in MADE.items()}
   return Cohort(groups, Plan(0.1, 1e-3, lambda errors: 1.0, 1), SHARE)
 
 
@@ -115,7 +133,7 @@ def test_loss_falls_on_one_batch():
 def test_traces_once_and_the_teacher_once_for_all(over, members):
   students, teachers = [], []
   cohort = mixed(over)
-  groups = {name: cohort.groups[name] for name in ('relu', 'lma')}
+  groups = {name: cohort.groups[name] for name in ('relu', 'lma', 'noise', 'product')}
   groups = {name: group._replace(objective=counted(group.objective, students)) for name, group in groups.items()}
   cohort = cohort._replace(groups=groups, share=counted(SHARE, teachers))
   ten_steps_together(cohort, fresh(cohort, batch_of(0).images))
@@ -128,13 +146,18 @@ def test_a_mixed_cohort_equals_its_members_trained_alone(over):
   cohort = mixed(over)
   together = ten_steps_together(cohort, at_rate(fresh(cohort, batch_of(0).images)))
   for name, group in cohort.groups.items():
-    train_step = steps.make_train_step(group.objective, TX, share=SHARE)
+    made = name in MADE
+    aim = reparameterized(group.objective, group.reparam) if made else group.objective
+    train_step = steps.make_train_step(aim, TX, share=with_code if made else SHARE)
     for i, seed in enumerate(group.seeds):
-      state, losses = ten_steps(train_step, state_of(group.model, seed), frozen_of())
+      code = jax.tree.map(lambda leaf, i=i: leaf[i], fresh(cohort, batch_of(0).images)[name].code)
+      frozen = (frozen_of(), code) if made else frozen_of()
+      state, losses = ten_steps(train_step, made_state(group, seed), frozen)
       found = jax.tree.map(lambda leaf, i=i: leaf[i], together[name])
       assert_close(numbers(found.state), numbers(state))
       assert_close(found.loss_sum, losses.sum())
-  assert len({round(float(loss), 4) for progress in together.values() for loss in progress.loss_sum}) == 8
+      chex.assert_trees_all_equal(found.code, code)
+  assert len({round(float(loss), 4) for progress in together.values() for loss in progress.loss_sum}) == 14
 
 
 def test_the_teacher_runs_once_for_any_number_of_students():
@@ -184,7 +207,8 @@ def test_only_the_states_are_donated():
   cohort = mixed()
   progress, frozen, batch = fresh(cohort, batch_of(0).images), frozen_of(), batch_of(0)
   steps.compiled(cohort_step(cohort))(progress, frozen, batch)
-  assert all(leaf.is_deleted() for p in progress.values() for leaf in jax.tree.leaves((p.state.params, p.loss_sum)))
+  donated = [(p.state.params, p.code, p.loss_sum) for p in progress.values()]
+  assert all(leaf.is_deleted() for leaf in jax.tree.leaves(donated))
   assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((frozen, batch)))
 
 
@@ -234,3 +258,94 @@ def test_the_whole_step_lowers_for_other_platforms(student, teacher, classes, pl
   assert exported.platforms == (platform,)
   assert 'stablehlo.convolution' in exported.mlir_module()
   assert 'tf.aliasing_output' in exported.mlir_module() or 'jax.buffer_donor' in exported.mlir_module()
+
+
+class TestMadeWeights:
+  """Objectives of weights that are made from less."""
+
+  @staticmethod
+  def noted(params, stats, frozen, batch, key):
+    """An objective of all weights alike, that tells what it was handed."""
+    loss = sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(params))
+    return loss, (stats, {'key': jax.random.key_data(key), 'frozen': frozen})
+
+  @pytest.mark.parametrize('name', MADE)
+  def test_the_objective_sees_what_the_reparam_makes_its_own_frozen_and_its_own_key(self, name):
+    reparam, key = MADE[name], jax.random.key(5)
+    theta, code = reparam.init(state_of(STUDENT).params, jax.random.key(1))
+    seen = []
+
+    def apply(theta, code, key):
+      seen.append(key)
+      return reparam.apply(theta, code, key)
+
+    made = reparameterized(self.noted, reparam._replace(apply=apply))
+    loss, (stats, metrics) = made(theta, 'stats', ('shared', code), batch_of(0), key)
+    assert (stats, metrics['frozen']) == ('stats', 'shared')
+    np.testing.assert_array_equal(metrics['key'], jax.random.key_data(key))
+    assert (jax.random.key_data(seen[0]) != jax.random.key_data(key)).any()  # noise apart from dropout
+    expected, _ = self.noted(reparam.apply(theta, code, seen[0]), None, None, None, key)
+    assert loss == expected
+    assert loss != self.noted(state_of(STUDENT).params, None, None, None, key)[0]
+
+  @pytest.mark.parametrize('name', ['uniform', 'noise'])
+  def test_the_gradient_goes_straight_through_to_the_weights(self, name):
+    reparam = MADE[name]
+    theta, code = reparam.init(state_of(STUDENT).params, jax.random.key(1))
+    seen = []
+
+    def apply(theta, code, key):
+      seen.append(reparam.apply(theta, code, key))
+      return seen[0]
+
+    gradient = jax.grad(lambda t: reparameterized(self.noted, reparam)(t, {}, (None, code), None, jax.random.key(5))[0])
+    reparameterized(self.noted, reparam._replace(apply=apply))(theta, {}, (None, code), None, jax.random.key(5))
+    expected = jax.tree.map(lambda w: 2 * w, seen[0])  # at the weights that were made, as if they were free
+    assert_close(tree.combine(*gradient(theta)), expected)
+
+  def test_without_one_the_step_is_that_of_the_objective_alone_to_the_bit(self):
+    made = reparameterized(objective(), steps.Group(STUDENT, objective(), (0,), steps.vmapped).reparam)
+    own = steps.make_train_step(made, TX, share=with_code)
+    plain, losses = ten_steps(step_alone(), state_of(STUDENT), frozen_of())
+    found, other = ten_steps(own, state_of(STUDENT), (frozen_of(), ()))
+    chex.assert_trees_all_equal((numbers(found), other), (numbers(plain), losses))
+
+  def test_on_eight_devices_as_on_one(self):
+    cohort = mixed()
+    cohort = cohort._replace(groups={name: cohort.groups[name] for name in ('noise', 'product')})
+    mesh = jax.make_mesh((8,), ('data',), axis_types=(AxisType.Auto,))
+    spread, copied = NamedSharding(mesh, PartitionSpec('data')), NamedSharding(mesh, PartitionSpec())
+    progress, frozen = jax.device_put((at_rate(fresh(cohort, batch_of(0).images)), frozen_of()), copied)
+    step = steps.compiled(cohort_step(cohort))
+    for i in range(10):
+      progress = jax.block_until_ready(step(progress, frozen, jax.device_put(batch_of(i), spread)))
+    one = ten_steps_together(cohort, at_rate(fresh(cohort, batch_of(0).images)))
+    for name in cohort.groups:
+      assert_close(numbers(progress[name].state), numbers(one[name].state))
+      chex.assert_trees_all_equal(progress[name].code, one[name].code)
+
+  def test_a_group_goes_on_from_its_start_with_a_new_optimizer(self):
+    cohort = mixed()
+    images = batch_of(0).images
+    before = ten_steps_together(cohort, at_rate(fresh(cohort, images)))
+    start = jax.tree.map(np.asarray, before['product'].end)
+    again, new = fresh(cohort, images, {'product': Start(*start)}), fresh(cohort, images)
+    chex.assert_trees_all_equal(again['product'].end, start)
+    assert all(not leaf.any() for leaf in jax.tree.leaves(again['product'].state.opt_state))
+    rest = [name for name in cohort.groups if name != 'product']
+    for name in rest:
+      chex.assert_trees_all_equal(numbers(again[name].state), numbers(new[name].state))
+    assert again['product'].state.step.tolist() == [0, 0]
+
+  def test_the_weights_of_a_cohort_are_those_that_would_be_shipped(self):
+    cohort = mixed()
+    progress = fresh(cohort, batch_of(0).images)
+    found = weights(cohort)(progress)
+    for name, reparam in MADE.items():
+      theta, code = jax.tree.map(lambda leaf: leaf[1], (progress[name].state.params, progress[name].code))
+      one = jax.tree.map(lambda leaf: leaf[1], found[name])
+      assert_close(one['params'], reparam.apply(theta, code, None))
+      chex.assert_trees_all_equal(
+        one['batch_stats'], jax.tree.map(lambda x: x[1], progress[name].state.stats)['batch_stats']
+      )
+    chex.assert_trees_all_equal(found['lma']['params'], progress['lma'].state.params)
