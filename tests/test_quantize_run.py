@@ -181,7 +181,7 @@ STOPS = [
   ('step', False, PHASE - 5 + 20, signal.SIGTERM, 3 * PHASE + 20),  # the first layer's codebooks
   ('save', True, 1, signal.SIGKILL, 4 * PHASE),  # their checkpoint
   ('line', True, 2, signal.SIGKILL, 4 * PHASE),  # the first epoch of the second layer's, which no checkpoint holds
-  ('file', False, 9, signal.SIGKILL, 5 * PHASE),  # a model file of the first students
+  ('file', False, 9, signal.SIGKILL, 5 * PHASE),  # after a cut for each phase: the second model file of a student
 ]
 
 
@@ -193,7 +193,8 @@ def test_stopped_again_and_again_a_run_ends_with_the_same_bits(whole, tmp_path, 
     assert stopped.returncode == (-signum if signum == signal.SIGKILL else 128 + signum), stopped.stderr
     assert saved_steps(folder) == saved
     given = ['--resume']
-  assert [path.name for path in (folder / 'models').iterdir()] == [f'{TEACHER}-seed0.safetensors']
+  written = {f'{name}-seed0.safetensors' for name in NAMES[:2]}
+  assert {path.name for path in (folder / 'models').iterdir()} == written
   assert main(['evaluate', str(folder)]) == 2
   assert 'results.json' in capsys.readouterr().err
   resumed = train('quantize', '--workdir', folder, '--resume', counted=tmp_path / 'dots')
@@ -229,3 +230,11 @@ def test_a_model_file_that_is_not_whole_is_named(whole, tmp_path, capsys, damage
   assert main(['evaluate', str(folder)]) == 2
   lines = capsys.readouterr().err.splitlines()
   assert len(lines) == 1 and lines[0].startswith('error: ') and str(path) in lines[0]
+
+
+def test_results_that_do_not_fit_the_configuration_are_named(whole, tmp_path, capsys):
+  folder = shutil.copytree(whole, tmp_path / 'run')
+  text = (folder / 'results.json').read_text()
+  (folder / 'results.json').write_text(text.replace('"lma-8-w3-float"', '"lma-8-w3-flat"'))
+  assert main(['evaluate', str(folder)]) == 2
+  assert capsys.readouterr().err.startswith(f'error: {folder / "results.json"} has lma-8-w3-flat')

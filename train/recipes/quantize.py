@@ -14,6 +14,7 @@ from train.config_quantize import Quantize, check
 from train.data import Dataset, load
 from train.data.batches import Batch
 from train.distributed import first
+from train.errors import UserError
 from train.evaluate import member
 from train.loop import Cohort, Data, Plan, Start, fit, weights
 from train.objectives import distill, supervised, teach
@@ -77,6 +78,9 @@ def evaluated(plan: Experiment, folder: Path) -> list[Row]:
   """The rows of a finished run, with the accuracies of its files as they lie there now."""
   rows, scoring = report_quantize.read(folder), Scoring(plan.config, plan.dataset, plan.data, plan.test, folder)
   groups = {arm.name: group(plan, arm, compress.identity()) for arm in plan.models} | plan.teacher.groups
+  for row in rows:
+    if row.name not in groups:
+      raise UserError(f'{folder / "results.json"} has {row.name}, which is not among the students of its config.json')
   files = {row.name: [folder / file_name(row.name, seed) for seed in groups[row.name].seeds] for row in rows}
   return [row._replace(accuracy=scoring.accuracy(groups[row.name], files[row.name])) for row in rows]
 
