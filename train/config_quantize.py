@@ -43,6 +43,8 @@ class Quantize(Training):
   """Rows of a codebook of the product methods."""
   block_size: int = 8
   """Weights of a filter that one of these rows stands for."""
+  entropy: bool = False
+  """Code the integers in the files by Huffman where that is shorter; bits a weight are counted before it."""
   noise_rate: float = 0.5
   """The part of the weights that method noise quantizes at a step."""
   product_noise_rate: float = 0.1

@@ -102,7 +102,7 @@ class Scoring:
     files = [self._folder / file_name(name, i) for i in seeds]
     if first():
       for i, file in enumerate(files):
-        shipped.write(file, packed[i], member(stats, i), about)
+        shipped.write(file, packed[i], member(stats, i), about, entropy=self._config.entropy)
     wait(f'the files of {name} are written')
     read = _stacked([shipped.read(file).variables() for file in files])
     return Scored(

@@ -66,9 +66,9 @@ def logits(description: dict[str, Any], variables: Any, images: Array) -> Array:
   return output.astype(jnp.float32)
 
 
-def write(path: Path, packed: Packed, stats: ModelStats, description: dict[str, Any]) -> int:
+def write(path: Path, packed: Packed, stats: ModelStats, description: dict[str, Any], *, entropy: bool = False) -> int:
   """Writes a model file, whole or not at all, and counts its bytes."""
-  content = pack(packed, stats, description)
+  content = pack(packed, stats, description, entropy=entropy)
   path.parent.mkdir(parents=True, exist_ok=True)
   write_atomically(path, content)
   return len(content)
