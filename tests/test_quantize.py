@@ -202,9 +202,9 @@ def test_what_is_scored_is_read_back_from_the_file(plan, tmp_path, monkeypatch):
   """A file that is altered after it was written has its own accuracy, and not that of the weights in memory."""
   written = shipped.write
 
-  def altered(path, packed, stats, about):
+  def altered(path, packed, stats, about, **options):
     other = jax.tree.map(lambda leaf: -np.asarray(leaf), packed.decode())
-    return written(path, compress.identity().stored(other, ()), stats, about)
+    return written(path, compress.identity().stored(other, ()), stats, about, **options)
 
   arm = next(arm for arm in plan.models if arm.method == 'uniform')
   group = quantize.group(plan, arm, quantizers.reparam(SMALL, arm))

@@ -51,7 +51,7 @@ class Quantize(Training):
   """The part of the blocks that method product-noise leaves out at a step."""
   finetune_epochs: int = 10
   """Epochs of points, and of each layer of the product methods."""
-  finetune_learning_rate: float = 0.01
+  finetune_learning_rate: float = 0.03
   """Of the product methods."""
   points_learning_rate: float = 3e-4
   """Of points."""
