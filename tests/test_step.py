@@ -287,8 +287,8 @@ class TestMadeWeights:
       seen.append(key)
       return reparam.apply(theta, code, key)
 
-    made = reparameterized(self.noted, reparam._replace(apply=apply))
-    loss, (stats, metrics) = made(theta, 'stats', ('shared', code), batch_of(0), key)
+    aim = reparameterized(self.noted, reparam._replace(apply=apply))
+    loss, (stats, metrics) = aim(theta, 'stats', ('shared', code), batch_of(0), key)
     assert (stats, metrics['frozen']) == ('stats', 'shared')
     np.testing.assert_array_equal(metrics['key'], jax.random.key_data(key))
     assert (jax.random.key_data(seen[0]) != jax.random.key_data(key)).any()  # noise apart from dropout
@@ -312,8 +312,8 @@ class TestMadeWeights:
     assert_close(tree.combine(*gradient(theta)), expected)
 
   def test_without_one_the_step_is_that_of_the_objective_alone_to_the_bit(self):
-    made = reparameterized(objective(), steps.Group(STUDENT, objective(), (0,), steps.vmapped).reparam)
-    own = steps.make_train_step(made, TX, share=with_code)
+    aim = reparameterized(objective(), steps.Group(STUDENT, objective(), (0,), steps.vmapped).reparam)
+    own = steps.make_train_step(aim, TX, share=with_code)
     plain, losses = ten_steps(step_alone(), state_of(STUDENT), frozen_of())
     found, other = ten_steps(own, state_of(STUDENT), (frozen_of(), ()))
     chex.assert_trees_all_equal((numbers(found), other), (numbers(plain), losses))
