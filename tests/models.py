@@ -13,10 +13,11 @@ from train.config import Training
 from train.data import load
 
 
-def written(path, *, data='digits', data_dir=None, width=5, bits=4, **options):
+def written(path, *, data='digits', data_dir=None, width=5, bits=4, activation_bits=None):
   """Writes an LMA student, quantized to ``bits`` or not at all for None; returns its description and variables."""
   dataset = load(data, data_dir=data_dir)
-  description = shipped.description(Training(data=data), Arm('lma', 8, width, False), dataset, **options)
+  arm = Arm('lma', 8, width, False, activation_bits)
+  description = shipped.description(Training(data=data), arm, dataset)
   model, images = shipped.model(description), jnp.asarray(dataset.test.images, jnp.float32) / 16
   variables = jax.jit(partial(model.init, train=False))(jax.random.key(0), images)
   draw = np.random.default_rng(0).normal

@@ -216,7 +216,7 @@ def test_what_is_scored_is_read_back_from_the_file(plan, tmp_path, monkeypatch):
   monkeypatch.setattr(shipped, 'write', altered)
   row = scorer.student(arm, scoring.Trained(group, end))
   files = [tmp_path / scoring.file_name(arm.name, seed) for seed in (0, 1)]
-  assert row.accuracy == scorer.accuracy(group, files)
+  assert row.accuracy == scorer.accuracy(group, arm.student, files)
   assert row.accuracy != honest.accuracy and row.validation_accuracy != honest.validation_accuracy
   assert row.accuracy_as_trained == honest.accuracy_as_trained
   assert row.bytes == files[0].stat().st_size == len(files[0].read_bytes()) != honest.bytes

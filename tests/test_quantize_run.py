@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -222,8 +223,12 @@ def flipped(path):
   path.write_bytes(content)
 
 
-@pytest.mark.parametrize('damage', [flipped, lambda path: path.unlink()], ids=['damaged', 'missing'])
-def test_a_model_file_that_is_not_whole_is_named(whole, tmp_path, capsys, damage):
+def another(path):
+  shutil.copy(path.with_name('teacher-seed0.safetensors'), path)
+
+
+@pytest.mark.parametrize('damage', [flipped, Path.unlink, another])
+def test_a_model_file_that_is_not_what_was_written_is_named(whole, tmp_path, capsys, damage):
   folder = shutil.copytree(whole, tmp_path / 'run')
   path = folder / file_name('lma-8-w3-float', 1)
   damage(path)

@@ -13,9 +13,11 @@ import numpy as np
 
 from lmajax import tree
 from train import build, shipped
+from train.build import Arm as Student
 from train.config_quantize import Quantize
 from train.data import Dataset
 from train.distributed import first, wait
+from train.errors import UserError
 from train.evaluate import accuracies, measured_again, member
 from train.loop import Data, Start
 from train.quantizers import FLOAT, Arm
@@ -88,9 +90,13 @@ class Scoring:
       *scored, shadow, size, self._milliseconds(kind, trained), arm.temperature, arm.soft_weight,
     )  # fmt: skip
 
-  def accuracy(self, group: Group, files: Sequence[Path]) -> list[float]:
-    """On the test set, of what lies in the files."""
-    return self._right(group, _stacked([shipped.read(file).variables() for file in files]), self._test)
+  def accuracy(self, group: Group, student: Student | None, files: Sequence[Path]) -> list[float]:
+    """On the test set, of what lies in the files, which must be of that student, or without one of the teacher."""
+    about, found = shipped.description(self._config, student, self._dataset), [shipped.read(file) for file in files]
+    for file, each in zip(files, found, strict=True):
+      if each.description != about:
+        raise UserError(f'{file} holds another network than its name says: restore it, or run quantize --resume')
+    return self._right(group, _stacked([each.variables() for each in found]), self._test)
 
   def _scored(self, name: str, trained: Trained, about: dict[str, Any]) -> Scored:
     own, group = jax.tree.map(jnp.asarray, jax.device_get(trained.end)), trained.group

@@ -77,12 +77,17 @@ def run(plan: Experiment, to: Run) -> list[Row]:
 def evaluated(plan: Experiment, folder: Path) -> list[Row]:
   """The rows of a finished run, with the accuracies of its files as they lie there now."""
   rows, scoring = report_quantize.read(folder), Scoring(plan.config, plan.dataset, plan.data, plan.test, folder)
-  groups = {arm.name: group(plan, arm, compress.identity()) for arm in plan.models} | plan.teacher.groups
+  known = {TEACHER: (plan.teacher.groups[TEACHER], None)}
+  known |= {arm.name: (group(plan, arm, compress.identity()), arm.student) for arm in plan.models}
   for row in rows:
-    if row.name not in groups:
+    if row.name not in known:
       raise UserError(f'{folder / "results.json"} has {row.name}, which is not among the students of its config.json')
-  files = {row.name: [folder / file_name(row.name, seed) for seed in groups[row.name].seeds] for row in rows}
-  return [row._replace(accuracy=scoring.accuracy(groups[row.name], files[row.name])) for row in rows]
+
+  def again(row: Row) -> list[float]:
+    each, student = known[row.name]
+    return scoring.accuracy(each, student, [folder / file_name(row.name, seed) for seed in each.seeds])
+
+  return [row._replace(accuracy=again(row)) for row in rows]
 
 
 def from_scratch(plan: Experiment, to: Run, teacher: Any) -> dict[Arm, Trained]:
