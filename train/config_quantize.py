@@ -31,7 +31,7 @@ class Quantize(Training):
   """The students' widths: hidden units for digits (16) and the MNISTs (64), else as in distill."""
   bits: tuple[int, ...] = (2, 4, 8)
   """Of every convolution and dense kernel, 1 to 8; the other parameters stay as they are."""
-  methods: tuple[Method, ...] = ('uniform',)
+  methods: tuple[Method, ...] = ('post-training', 'uniform')
   """uniform: quantized at every training step; post-training: only afterwards; noise: a random part at every step;
   points: the levels of a trained student are trained; product: its blocks become rows of codebooks, layer by layer, and
   the codebooks are trained; product-noise: the same after training with blocks left out at random."""
