@@ -148,7 +148,7 @@ def _cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
 
 def _difference(row: Row, base: Row) -> tuple[str, str]:
   difference = paired(row.accuracy, base.accuracy)
-  return f'{100 * difference.mean:+.2f}', interval(difference)
+  return f'{round(100 * difference.mean, 2) + 0.0:+.2f}', interval(difference)
 
 
 def spread(accuracy: Sequence[float]) -> str:
