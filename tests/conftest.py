@@ -2,7 +2,11 @@
 
 import os
 
-os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+from tests.programs import QUICK_TO_COMPILE
+
+os.environ['XLA_FLAGS'] = (
+  f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}'
+)
 
 import jax
 import pytest

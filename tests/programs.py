@@ -9,6 +9,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 _COMPILED = tempfile.TemporaryDirectory()  # what one process has compiled, the next ones need not
+QUICK_TO_COMPILE = (
+  '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'  # most of a test's time
+)
 SMALL = ['--activations', 'lma', '--width', '3', '--seeds', '2', '--epochs', '3', '--save-every', '2']
 
 # Counts the calls of one kind into a file, and sends this process a signal before (or after) the call of that number:
@@ -68,7 +71,7 @@ def start(*arguments, limit=None, devices=1, **variables):
     'JAX_PLATFORMS': 'cpu',
     'JAX_COMPILATION_CACHE_DIR': _COMPILED.name,
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-    'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+    'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} {QUICK_TO_COMPILE}',
     'PYTHONPATH': str(ROOT),
     **variables,
   }

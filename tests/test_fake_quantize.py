@@ -20,11 +20,6 @@ from tests import oracles
 X = np.random.default_rng(0).normal(0.4, 1.5, (16, 30)).astype(np.float32)
 LOW, HIGH = -1.3, 2.1
 
-# Compiles in a third of the time; what runs here is small.
-quick_jit = partial(
-  jax.jit, compiler_options={'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
-)
-
 
 def quantized(x, low, high, bits):
   return fake_quantize(jnp.asarray(x), jnp.float32(low), jnp.float32(high), bits)
@@ -231,10 +226,10 @@ def test_student_of_4_bit_weights_and_8_bit_activations_trains(make, shape):
   model = make(act=partial(Quantized, act=partial(LMA, num_segments=8), learned=True))
   x = jnp.asarray(np.random.default_rng(0).normal(size=(8, *shape)), jnp.float32)
   labels, tx, reparam = jnp.arange(8), optax.adam(3e-3), compress.masked(compress.uniform(4))
-  variables = quick_jit(partial(model.init, train=False))(jax.random.key(0), x)
+  variables = jax.jit(partial(model.init, train=False))(jax.random.key(0), x)
   theta, code = reparam.init(variables['params'], jax.random.key(1))
 
-  @quick_jit
+  @jax.jit
   def train_step(theta, stats, state, key):
     def loss(theta):
       params = reparam.apply(theta, code, key)
@@ -254,7 +249,7 @@ def test_student_of_4_bit_weights_and_8_bit_activations_trains(make, shape):
   assert np.mean(losses[-3:]) < np.mean(losses[:3])
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((theta, stats)))
 
-  @quick_jit
+  @jax.jit
   def evaluate(theta, stats):
     return model.apply({'params': reparam.apply(theta, code, None), 'batch_stats': stats}, x, train=False)
 

@@ -15,11 +15,6 @@ import lmajax
 from lmajax import LMA
 from tests import oracles
 
-# Compiles in a third of the time; what runs here is small.
-quick_jit = partial(
-  jax.jit, compiler_options={'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
-)
-
 IMAGES = np.random.default_rng(0).normal(size=(16, 8, 8, 3)).astype(np.float32)
 LABELS = (IMAGES.mean((1, 2, 3)) > 0).astype(np.int32)
 
@@ -46,7 +41,7 @@ def test_plain_jax_loop_without_flax():
     y, stats = predict(params, x, None)
     return jnp.square(y - target).mean(), stats
 
-  @quick_jit
+  @jax.jit
   def step(params, running):
     (value, stats), grads = jax.value_and_grad(loss, has_aux=True)(params)
     params = jax.tree.map(lambda p, g: p - 0.02 * g, params, grads)
@@ -99,7 +94,7 @@ class TrainState(train_state.TrainState):
   batch_stats: Any
 
 
-@quick_jit
+@jax.jit
 def train_step(state, images, labels):
   """The step of a model with batch norm, which knows nothing of LMA."""
 
@@ -118,7 +113,7 @@ def with_lma(train):
 
 def test_foreign_flax_model():
   model, plain = with_lma(train=True), Net()
-  variables = quick_jit(model.init)(jax.random.key(0), IMAGES)
+  variables = jax.jit(model.init)(jax.random.key(0), IMAGES)
 
   def at_sites(collection):
     return [collection['LMA_0'], collection['Block_0']['LMA_0'], collection['Block_0']['LMA_1']]
@@ -143,7 +138,7 @@ def test_foreign_flax_model():
   assert len({float(site['std']) for site in stats}) == 3
 
   evaluating = {'params': state.params, 'batch_stats': state.batch_stats}
-  evaluate = quick_jit(partial(with_lma(train=False).apply, train=False))
+  evaluate = jax.jit(partial(with_lma(train=False).apply, train=False))
   logits = evaluate(evaluating, IMAGES)
   np.testing.assert_allclose(evaluate(evaluating, IMAGES[:3]), logits[:3], rtol=1e-4, atol=1e-5)
   assert optax.softmax_cross_entropy_with_integer_labels(logits, LABELS).mean() < values[0]
@@ -158,9 +153,9 @@ def test_foreign_flax_model():
 def test_foreign_activation_sees_the_statistics_that_training_left():
   """What the first site measured in training is what it uses in evaluation."""
   model = with_lma(train=True)
-  variables = quick_jit(model.init)(jax.random.key(0), IMAGES)
+  variables = jax.jit(model.init)(jax.random.key(0), IMAGES)
   apply = partial(model.apply, mutable=['batch_stats', 'intermediates'], capture_intermediates=True)
-  _, updated = quick_jit(apply)(variables, IMAGES)
+  _, updated = jax.jit(apply)(variables, IMAGES)
   (normed,) = updated['intermediates']['stem_norm']['__call__']
   stats = lmajax.RunningStats(**updated['batch_stats']['LMA_0'])
   np.testing.assert_allclose(lmajax.debias(stats), oracles.measure(normed), rtol=1e-3, atol=1e-5)

@@ -21,10 +21,6 @@ STATS = Stats(jnp.float32(0.5), jnp.float32(2))  # with which all cuts of 2, 4, 
 BLOCK = 4 * 2**15 // 8  # elements that the CPU sums at once, for 8 segments
 CACHE = 2 * 4 * 2**15 + 2**10  # bytes of its running total, and a little for the tables
 EVERY_DTYPE = pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-# Compiles in a third of the time; what runs under it here is small.
-quick_jit = partial(
-  jax.jit, compiler_options={'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
-)
 
 
 def drawn(shape, k=8, dtype='float32', seed=0):
@@ -92,25 +88,25 @@ class TestPlainForm:
 
   def agree(self, form, k, shape, dtype):
     ours, plain = (
-      quick_jit(lambda *args, f=f: [derivatives(order, form(f), *args) for order in range(3)])(*drawn(shape, k, dtype))
+      jax.jit(lambda *args, f=f: [derivatives(order, form(f), *args) for order in range(3)])(*drawn(shape, k, dtype))
       for f in (lma, lma_plain)
     )
     close(ours, plain, 2e-5 if dtype == 'float32' else 2e-2)
     assert 0 in shape or all(np.any(leaf) for leaf in jax.tree.leaves(ours))
 
   def test_third_derivatives(self):
-    ours, plain = (quick_jit(partial(derivatives, 3, f))(*drawn((50,))) for f in (lma, lma_plain))
+    ours, plain = (jax.jit(partial(derivatives, 3, f))(*drawn((50,))) for f in (lma, lma_plain))
     close(ours, plain, 2e-5)
 
   def test_forward_mode(self):
     args, tangents = drawn((9,)), drawn((9,), seed=1)
-    _, along = quick_jit(lambda *both: jax.jvp(partial(loss, lma_plain), *both))(args, tangents)
-    backward = quick_jit(partial(gradients, lma))(*args)
+    _, along = jax.jit(lambda *both: jax.jvp(partial(loss, lma_plain), *both))(args, tangents)
+    backward = jax.jit(partial(gradients, lma))(*args)
     np.testing.assert_allclose(along, sum(jnp.vdot(*pair) for pair in zip(backward, tangents, strict=True)), rtol=1e-5)
-    rows = quick_jit(jax.jacrev(partial(lma, stats=STATS), (0, 1, 2)))(*args)
-    close(quick_jit(jax.jacfwd(partial(lma_plain, stats=STATS), (0, 1, 2)))(*args), rows)
-    twice = quick_jit(jax.jacrev(jax.jacrev(partial(loss, lma), (0, 1, 2)), (0, 1, 2)))(*args)
-    close(quick_jit(jax.hessian(partial(loss, lma_plain), (0, 1, 2)))(*args), twice)
+    rows = jax.jit(jax.jacrev(partial(lma, stats=STATS), (0, 1, 2)))(*args)
+    close(jax.jit(jax.jacfwd(partial(lma_plain, stats=STATS), (0, 1, 2)))(*args), rows)
+    twice = jax.jit(jax.jacrev(jax.jacrev(partial(loss, lma), (0, 1, 2)), (0, 1, 2)))(*args)
+    close(jax.jit(jax.hessian(partial(loss, lma_plain), (0, 1, 2)))(*args), twice)
 
   @pytest.mark.parametrize('transform', [jax.jacfwd, jax.hessian])
   def test_forward_mode_of_the_rule_raises(self, transform):
@@ -174,7 +170,7 @@ class TestSums:
     at, x, g = (drawn(shape, seed=seed)[0] for seed in range(3))
     cuts = np.array(oracles.cuts(STATS, 8), np.float32)
     exact = oracles.segment_sums(at, x, g, cuts)
-    for ours, wanted in zip(quick_jit(lambda *args: form(*args))(at, x, g, jnp.asarray(cuts)), exact, strict=True):
+    for ours, wanted in zip(jax.jit(lambda *args: form(*args))(at, x, g, jnp.asarray(cuts)), exact, strict=True):
       np.testing.assert_allclose(ours, wanted, rtol=1e-5, atol=1e-5)
 
   @pytest.mark.parametrize('platform, loops', [('cpu', True), ('cuda', False), ('tpu', False)])
@@ -188,12 +184,12 @@ class TestSums:
     """That of the segment in which it counts, because 0 · inf is NaN; the plain form gives the same."""
     x, slopes, intercepts = drawn((40,))
     g, spoilt, cuts = drawn((40,), seed=1)[0].at[5].set(0), x.at[5].set(odd), jnp.array(oracles.cuts(STATS, 8))
-    (dslopes, dintercepts), clean = (quick_jit(form)(at, at, g, cuts) for at in (spoilt, x.at[5].set(0)))
+    (dslopes, dintercepts), clean = (jax.jit(form)(at, at, g, cuts) for at in (spoilt, x.at[5].set(0)))
     assert np.isnan(dslopes[segment])
     np.testing.assert_allclose(np.delete(dslopes, segment), np.delete(clean[0], segment), rtol=1e-6)
     np.testing.assert_allclose(dintercepts, clean[1], rtol=1e-6)
     ours, plain = (
-      quick_jit(lambda g, *args, f=f: jax.vjp(partial(f, stats=STATS), *args)[1](g))(g, spoilt, slopes, intercepts)
+      jax.jit(lambda g, *args, f=f: jax.vjp(partial(f, stats=STATS), *args)[1](g))(g, spoilt, slopes, intercepts)
       for f in (lma, lma_plain)
     )
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), ours, plain)
@@ -219,19 +215,19 @@ def stacked(count):
 class TestTransformations:
   def test_vmap_over_everything(self):
     stats = jax.vmap(measure)(stacked(3)[0])
-    ours, plain = (quick_jit(jax.vmap(partial(gradients, f)))(*stacked(3), stats) for f in (lma, lma_plain))
+    ours, plain = (jax.jit(jax.vmap(partial(gradients, f)))(*stacked(3), stats) for f in (lma, lma_plain))
     close(ours, plain)
 
   @pytest.mark.parametrize('axes', [(None, 0, None), (0, None, None), (None, None, 0), (None, 0, 0)])
   def test_vmap_over_some(self, axes):
     args = [leaf if axis == 0 else leaf[0] for leaf, axis in zip(stacked(3), axes, strict=True)]
-    ours, plain = (quick_jit(jax.vmap(partial(gradients, f), axes))(*args) for f in (lma, lma_plain))
+    ours, plain = (jax.jit(jax.vmap(partial(gradients, f), axes))(*args) for f in (lma, lma_plain))
     close(ours, plain)
 
   def test_checkpoint_in_a_scan_over_layers(self):
     x, slopes, intercepts = stacked(3)
     ours, plain = (
-      quick_jit(jax.grad(lambda *t, f=f: jnp.sin(layers(f, *t)).mean(), (0, 1, 2)))(x[0], slopes, intercepts)
+      jax.jit(jax.grad(lambda *t, f=f: jnp.sin(layers(f, *t)).mean(), (0, 1, 2)))(x[0], slopes, intercepts)
       for f in (lma, lma_plain)
     )
     close(ours, plain)
@@ -245,7 +241,7 @@ class TestEightDevices:
     with jax.set_mesh(mesh) if ambient else contextlib.nullcontext():
       placed = [jax.device_put(a, NamedSharding(mesh, P('data') if a.ndim > 1 else P())) for a in args]
       ours = jax.tree.map(np.asarray, jax.jit(lambda *t: [derivatives(order, lma, *t) for order in (1, 2)])(*placed))
-    close(ours, quick_jit(lambda *t: [derivatives(order, lma_plain, *t) for order in (1, 2)])(*args))
+    close(ours, jax.jit(lambda *t: [derivatives(order, lma_plain, *t) for order in (1, 2)])(*args))
 
   @pytest.mark.parametrize(
     'where, check_vma',
@@ -272,4 +268,4 @@ class TestEightDevices:
 
     args, plain = drawn((16, 6)), partial(joined, lma_plain)
     placed = [jax.device_put(a, NamedSharding(mesh, spec)) for a, spec in zip(args, specs, strict=True)]
-    close(jax.tree.map(np.asarray, quick_jit(whole(lma))(*placed)), quick_jit(partial(gradients, plain))(*args))
+    close(jax.tree.map(np.asarray, jax.jit(whole(lma))(*placed)), jax.jit(partial(gradients, plain))(*args))

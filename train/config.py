@@ -168,9 +168,17 @@ def load(kind: type[Any], folder: Path) -> Any:
   names = {field.name for field in dataclasses.fields(kind)} - set(_NOT_SAVED)
   if not isinstance(values, dict) or values.pop('recipe', None) != kind.__name__.lower() or set(values) != names:
     raise UserError(f'{folder / "config.json"} is not the configuration of a {kind.__name__.lower()} run')
-  given = [(name, value if isinstance(value, list) else [value]) for name, value in values.items() if value is not None]
-  words = [word for name, parts in given for word in (f'--{option(name)}', *map(str, parts))]
+  words = [word for name, value in values.items() for word in _words(name, value)]
   return tyro.cli(kind, args=[*words, '--workdir', str(folder)])  # the same parser: a spoilt value is named
+
+
+def _words(name: str, value: Any) -> list[str]:
+  """A value of a ``config.json`` as it is given on the command line."""
+  if value is None:
+    return []
+  if isinstance(value, bool):
+    return [f'--{option(name)}' if value else f'--no-{option(name)}']
+  return [f'--{option(name)}', *map(str, value if isinstance(value, list) else [value])]
 
 
 def refuse_differences(given: Any, saved: Any) -> None:

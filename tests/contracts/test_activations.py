@@ -72,10 +72,6 @@ MEMBERS = [
   pytest.param(partial(Quantized, act=LMA, learned=True), quantized(lma), id='lma_a8_learned'),
 ]
 
-# Compiles in a third of the time; what runs here is small.
-quick_jit = partial(
-  jax.jit, compiler_options={'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
-)
 
 SHAPE = (4, 3, 5)
 X = 0.7 + 2 * np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
@@ -135,7 +131,7 @@ class TestEveryActivation:
       y, _ = act.apply({**variables, 'params': params}, x, train=train, mutable=['batch_stats'])
       return (CT * y).sum()
 
-    dparams, dx = quick_jit(jax.grad(loss, (0, 1)))(variables['params'], jnp.asarray(X))
+    dparams, dx = jax.jit(jax.grad(loss, (0, 1)))(variables['params'], jnp.asarray(X))
     params = jax.tree.map(lambda p: np.asarray(p, np.float64), variables['params'])
     seen = Seen(batches_for(train), params, X)
     close(dx, oracles.slope_of(lambda x: (CT * oracle(x, params, seen)).sum(), X), rtol=1e-4)
@@ -158,7 +154,7 @@ class TestEveryActivation:
     act = factory()
     variables = moved(act)
 
-    @quick_jit
+    @jax.jit
     def grads_and_aux(params, x):
       def loss(params, x):
         y, updated = act.apply({**variables, 'params': params}, x, train=train, mutable=['batch_stats'])
@@ -218,7 +214,7 @@ class TestEveryActivation:
     each = [moved(act, seed) for seed in (2, 3, 4)]
     inputs = [jnp.asarray(X + np.float32(shift)) for shift in range(3)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
-    at_once = quick_jit(jax.vmap(partial(train_step, act)))(stacked, jnp.stack(inputs))
+    at_once = jax.jit(jax.vmap(partial(train_step, act)))(stacked, jnp.stack(inputs))
     one_by_one = [train_step(act, variables, x) for variables, x in zip(each, inputs, strict=True)]
     close(at_once, jax.tree.map(lambda *leaves: jnp.stack(leaves), *one_by_one))
 
@@ -244,7 +240,7 @@ class TestEveryActivation:
 
     rest = {name: tree for name, tree in start.items() if name != 'params'}
     args = start['params'], inputs, rest
-    ours, expected = (quick_jit(jax.grad(f, (0, 1), has_aux=True))(*args) for f in (scanned, looped))
+    ours, expected = (jax.jit(jax.grad(f, (0, 1), has_aux=True))(*args) for f in (scanned, looped))
     close(ours, expected)
 
   @pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'float16'])

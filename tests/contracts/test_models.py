@@ -17,11 +17,6 @@ from lmajax.models import CNN, MLP, WideResNet, cifar10_student, cifar10_teacher
 from lmajax.types import Staged
 from tests import oracles
 
-# Compiles in a third of the time; what runs here is small.
-quick_jit = partial(
-  jax.jit, compiler_options={'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
-)
-
 small_cnn = partial(
   CNN,
   channels=(4, 6),
@@ -66,7 +61,7 @@ def trained():
     if make not in built:
       model = make()
 
-      @quick_jit
+      @jax.jit
       def step(variables, x, seed):
         def loss(params):
           (output, _), updated = forward(model, {**variables, 'params': params}, x, train=True, seed=seed)
@@ -74,10 +69,10 @@ def trained():
 
         return jax.grad(loss, has_aux=True)(variables['params'])
 
-      variables = quick_jit(partial(model.init, train=False))(jax.random.key(1), X)
+      variables = jax.jit(partial(model.init, train=False))(jax.random.key(1), X)
       _, (_, updated) = step(variables, X, 0)
       variables = {**variables, **updated}
-      built[make] = Trained(model, variables, *quick_jit(partial(model.apply, train=False))(variables, X), step)
+      built[make] = Trained(model, variables, *jax.jit(partial(model.apply, train=False))(variables, X), step)
     return built[make]
 
   return build
@@ -91,7 +86,7 @@ class TestEveryModel:
   def test_stem_stages_and_head_make_the_taps_and_the_output(self, make, drops, trained):
     model, variables, output, taps, _ = trained(make)
 
-    @quick_jit
+    @jax.jit
     def parts(variables, taps):
       stem = model.apply(variables, X, train=False, method='stem')
       each = [model.apply(variables, i, tap, train=False, method='stage') for i, tap in enumerate(taps[:-1])]

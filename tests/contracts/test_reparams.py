@@ -64,11 +64,6 @@ DRAWN = jax.tree.map(
 X, Y = RNG.normal(size=(16, 45)).astype(np.float32), RNG.normal(size=(16, 7)).astype(np.float32)
 KEY = np.asarray(jax.random.key_data(jax.random.key(3)))
 
-# Compiles in a third of the time; what runs here is small.
-quick_jit = functools.partial(
-  jax.jit, compiler_options={'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
-)
-
 
 def params():
   return jax.tree.map(jnp.asarray, DRAWN)
@@ -87,7 +82,7 @@ def moved(theta):
 @functools.cache
 def trained(build):
   """What ``init`` gives, with theta moved on; NumPy arrays, since a test may donate its own."""
-  theta, code = quick_jit(build().init)(params(), key())
+  theta, code = jax.jit(build().init)(params(), key())
   return jax.tree.map(np.asarray, (moved(theta), code))
 
 
@@ -98,14 +93,14 @@ def start(build):
 
 @functools.cache
 def applied(build):
-  return quick_jit(build().apply)
+  return jax.jit(build().apply)
 
 
 @functools.cache
 def step_alone(build):
   """What one device gives."""
   reparam, theta, code = start(build)
-  step = quick_jit(jax.value_and_grad(functools.partial(trained_loss, reparam)))
+  step = jax.jit(jax.value_and_grad(functools.partial(trained_loss, reparam)))
   return step, jax.tree.map(np.asarray, step(theta, code, key(), jnp.asarray(X), jnp.asarray(Y)))
 
 
@@ -147,7 +142,7 @@ def of_files(packed):
 @pytest.mark.parametrize('build, shadow', MEMBERS)
 class TestEveryReparam:
   def test_makes_weights_of_the_same_tree(self, build, shadow, strict_dtypes):
-    theta, code = quick_jit(build().init)(params(), key())
+    theta, code = jax.jit(build().init)(params(), key())
     for k in (None, key()):
       assert kinds(jax.eval_shape(build().apply, theta, code, k)) == kinds(params())
     if shadow:
@@ -158,7 +153,7 @@ class TestEveryReparam:
     packed = reparam.stored(theta, code)
     close(packed.decode(), applied(build)(theta, code, None))
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(packed.decode()))
-    close(quick_jit(lambda: packed.decode(jnp))(), packed.decode())
+    close(jax.jit(lambda: packed.decode(jnp))(), packed.decode())
 
   def test_comes_back_from_its_arrays_and_fields(self, build, shadow):
     reparam, theta, code = start(build)
@@ -171,7 +166,7 @@ class TestEveryReparam:
 
   def test_what_was_decoded_is_encoded_alike(self, build, shadow):
     """Weights stand where decoding put them; what is no weights stays, and meets what decoding made of the others."""
-    reparam, init = build(), quick_jit(build().init)
+    reparam, init = build(), jax.jit(build().init)
     theta, code = start(build)[1:] if shadow else init(params(), key())
     packed = reparam.stored(theta, code)
     fresh_theta, fresh_code = init(jax.tree.map(jnp.asarray, packed.decode()), key())
@@ -190,7 +185,7 @@ class TestEveryReparam:
     for k in (None, key()):
       eager = reparam.apply(theta, code, k)
       assert kinds(eager) == kinds(given)
-      close(quick_jit(reparam.apply)(theta, code, k), eager)
+      close(jax.jit(reparam.apply)(theta, code, k), eager)
       equal(reparam.apply(theta, code, k), eager)
     close(reparam.stored(theta, code).decode(), reparam.apply(theta, code, None))
 
@@ -198,7 +193,7 @@ class TestEveryReparam:
     reparam, given, traces = build(), params(), []
     tx = optax.adam(0.01)
 
-    @functools.partial(quick_jit, donate_argnums=(0, 1, 2))
+    @functools.partial(jax.jit, donate_argnums=(0, 1, 2))
     def step(theta, code, opt_state, k):
       traces.append(k)
       value, gradient = jax.value_and_grad(functools.partial(trained_loss, reparam))(theta, code, k, X, Y)
@@ -228,9 +223,9 @@ class TestEveryReparam:
       theta, code = reparam.init(given, k)
       return reparam.apply(theta, code, None), reparam.apply(theta, code, k)
 
-    single = quick_jit(weights)
+    single = jax.jit(weights)
     one_by_one = [single(*pair) for pair in zip(each, keys, strict=True)]
-    at_once = quick_jit(jax.vmap(weights))(stacked, keys)
+    at_once = jax.jit(jax.vmap(weights))(stacked, keys)
     close(at_once, jax.tree.map(lambda *leaves: jnp.stack(leaves), *one_by_one), 1e-5)
 
   def test_refresh_is_pure_and_codes_no_worse(self, build, shadow, strict_dtypes):
@@ -251,4 +246,4 @@ class TestEveryReparam:
     whole, split = NamedSharding(mesh, P()), NamedSharding(mesh, P('data'))
     args = *jax.device_put((theta, code, key()), whole), *jax.device_put((X, Y), split)
     close(step(*args), alone, 1e-5)
-    close(quick_jit(reparam.refresh)(*args[:3]), reparam.refresh(theta, code, key()), 1e-5)
+    close(jax.jit(reparam.refresh)(*args[:3]), reparam.refresh(theta, code, key()), 1e-5)
