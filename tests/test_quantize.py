@@ -93,10 +93,16 @@ class TestArms:
       assert arm.origin.method == (LEFT_OUT if arm.method == 'product-noise' else FLOAT)
       assert arm.origin.student == arm.student
 
-  def test_bits_have_the_soft_targets_of_their_number_and_all_else_those_of_float(self):
+  def test_what_is_trained_at_bits_has_their_soft_targets_and_all_else_those_of_float(self):
     for arm in quantizers.arms(ALL):
-      assert (arm.temperature, arm.soft_weight) == soft_targets(arm.bits or 32)
-      assert (arm.bits is None) == (arm.method.startswith('product') or arm.method in (FLOAT, LEFT_OUT))
+      at_bits = arm.method in ('uniform', 'noise', 'points')
+      assert (arm.temperature, arm.soft_weight) == soft_targets(arm.size if at_bits else 32)
+
+  @pytest.mark.parametrize('grid', GRIDS, ids=lambda grid: ' '.join(grid) or 'chosen')
+  def test_weights_that_are_quantized_only_afterwards_had_the_soft_targets_of_their_training(self, grid):
+    for arm in quantizers.arms(replace(ALL, **grid)):
+      if arm.method == 'post-training':
+        assert (arm.temperature, arm.soft_weight) == (arm.origin.temperature, arm.origin.soft_weight)
 
   def test_the_names_say_what_it_is(self):
     names = [arm.name for arm in quantizers.arms(replace(ALL, activations=('lma',), bits=(4,), centroids=(16,)))]

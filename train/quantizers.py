@@ -18,6 +18,7 @@ FLOAT, LEFT_OUT = 'float', 'left-out'
 FROM_SCRATCH = (FLOAT, LEFT_OUT, 'uniform', 'noise')
 ORIGINS = {'post-training': FLOAT, 'points': FLOAT, 'product': FLOAT, 'product-noise': LEFT_OUT}
 """Method -> that of the student it starts from."""
+_TRAINED_AT_BITS = ('uniform', 'noise', 'points')
 
 
 class Arm(NamedTuple):
@@ -38,31 +39,27 @@ class Arm(NamedTuple):
     return f'{self.student.label}-w{self.student.width}-{self.method}{size}{activation_bits}{grid}'
 
   @property
-  def bits(self) -> int | None:
-    """Of each weight, where the method is one of bits."""
-    return None if self.method.startswith('product') else self.size
-
-  @property
   def origin(self) -> 'Arm':
     """The student that this one starts from."""
-    float_arm = self._replace(method=ORIGINS[self.method], size=None)
-    return float_arm._replace(**{name: _soft_targets(32)[name] for name in self.chosen})
+    begun = self._replace(method=ORIGINS[self.method], size=None)
+    return begun._replace(**{name: _soft_targets(begun.method, None)[name] for name in self.chosen})
 
 
 def arms(config: Quantize) -> Iterator[Arm]:
   """Every kind of student that a configuration asks for, and those that they start from."""
   for student in dict.fromkeys(arm._replace(hard_label=False) for arm in build.arms(config)):
     for method, size, activation_bits in _kinds(config):
-      bits = 32 if size is None or method.startswith('product') else size
-      chosen = _soft_targets(bits)
+      chosen = _soft_targets(method, size)
       for t in config.temperature or (chosen['temperature'],):
         for s in config.soft_weight or (chosen['soft_weight'],):
           quantized = student._replace(activation_bits=activation_bits)
           yield Arm(quantized, method, size, t, s, tuple(name for name in chosen if not getattr(config, name)))
 
 
-def _soft_targets(bits: int) -> dict[str, float]:
-  return dict(zip(('temperature', 'soft_weight'), soft_targets(bits), strict=True))
+def _soft_targets(method: str, size: int | None) -> dict[str, float]:
+  """Those chosen for the bits that are trained: of float32 where weights are quantized only afterwards."""
+  bits = size if method in _TRAINED_AT_BITS else None
+  return dict(zip(('temperature', 'soft_weight'), soft_targets(bits or 32), strict=True))
 
 
 def _kinds(config: Quantize) -> Iterator[tuple[str, int | None, int | None]]:
