@@ -397,6 +397,11 @@ class TestRefusesToRead:
   def test_fields_that_do_not_fit_their_arrays(self, name, value):
     refused(forged(set_field(name, value)))
 
+  def test_levels_in_rows(self):
+    """As many as there are codes, and each would be a row of the tensor."""
+    with pytest.raises(ValueError, match='levels of the shape'):
+      dataclasses.replace(skewed(), levels=np.zeros((8, 2), np.float32))
+
   @pytest.mark.parametrize('bucket_size', [161, 10**12])
   def test_a_bucket_larger_than_its_tensor(self, bucket_size):
     """Its filling would be allocated."""

@@ -305,6 +305,11 @@ class TestTable:
     warm = [each._replace(name=f'{each.name} warm', temperature=4.0) for each in list(ROWS.values())]
     assert counterpart(warm[7], [*list(ROWS.values()), *warm], activation='relu', segments=None).name == 'relu u4 warm'
     assert counterpart(warm[7], list(ROWS.values()), activation='relu', segments=None).name == 'relu u4'
+    others = [
+      ROWS['relu u4']._replace(soft_weight=0.7),
+      ROWS['relu u4']._replace(name='as warm', temperature=4.0, soft_weight=0.9),
+    ]
+    assert counterpart(warm[7], others, activation='relu', segments=None).name == 'as warm'
 
   def test_a_line_says_sizes_differences_and_both_other_accuracies(self):
     lines = dict(zip(ROWS, report_quantize.table(list(ROWS.values())).splitlines()[2:], strict=True))

@@ -41,7 +41,7 @@ def test_ranges_equal_their_oracle(ranges):
 
 
 def test_the_last_bucket_is_not_judged_by_what_fills_it_up():
-  """60 entries, the last an outlier: filled up with that one, its range would be all that counts."""
+  """44 entries, the last an outlier: filled up with that one, its range would be all that counts."""
   w = np.concatenate([weights(299), [9]]).astype(np.float32)
   alone = quantized(uniform(3, ranges=compress.least_error), w[256:])
   np.testing.assert_allclose(quantized(uniform(3, ranges=compress.least_error), w)[256:299], alone[:-1], atol=0.3)

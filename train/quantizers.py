@@ -76,20 +76,20 @@ def _kinds(config: Quantize) -> Iterator[tuple[str, int | None, int | None]]:
 
 def reparam(config: Quantize, arm: Arm, *, layers: tuple[str, ...] = (), shares: Any = None) -> Reparam:
   """What the weights of a student are made from; ``layers`` are those that its codebooks stand for so far."""
-  bits, quantized = arm.size or 32, compress.masked
   if arm.method == FLOAT:
     return compress.identity()
   if arm.method == LEFT_OUT:
     noise = compress.noise(
       compress.identity(), config.product_noise_rate, block_size=config.block_size, replacement=jnp.zeros_like
     )
-    return quantized(noise)
+    return compress.masked(noise)
+  assert arm.size is not None
   if arm.method == 'points':
-    return quantized(compress.points(bits, bucket_size=config.bucket_size, shares=shares))
+    return compress.masked(compress.points(arm.size, bucket_size=config.bucket_size, shares=shares))
   if arm.method.startswith('product'):
     return reduce(lambda rest, layer: coded(config, arm, layer, rest), reversed(layers), compress.identity())
-  uniform = compress.uniform(bits, bucket_size=config.bucket_size)
-  return quantized(compress.noise(uniform, config.noise_rate) if arm.method == 'noise' else uniform)
+  uniform = compress.uniform(arm.size, bucket_size=config.bucket_size)
+  return compress.masked(compress.noise(uniform, config.noise_rate) if arm.method == 'noise' else uniform)
 
 
 def coded(config: Quantize, arm: Arm, layer: str, rest: Reparam) -> Reparam:

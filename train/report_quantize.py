@@ -62,11 +62,14 @@ _KIND = ('activation', 'segments', 'width', 'method', 'size', 'activation_bits')
 
 
 def counterpart(row: Row, rows: Sequence[Row], **changes: object) -> Row | None:
-  """The row that is like this one but for some columns; in a grid, of the same soft targets if there is one."""
+  """The row that is like this one but for some columns; in a grid, of the soft targets that are most alike."""
   wanted = {name: getattr(row, name) for name in _KIND} | changes
   found = [other for other in rows if other.name != TEACHER and all(getattr(other, k) == v for k, v in wanted.items())]
-  same = [other for other in found if (other.temperature, other.soft_weight) == (row.temperature, row.soft_weight)]
-  return next(iter(same or found), None)
+
+  def alike(other: Row) -> int:
+    return (other.temperature == row.temperature) + (other.soft_weight == row.soft_weight)
+
+  return max(found, key=alike, default=None)
 
 
 def relu_of(row: Row, rows: Sequence[Row]) -> Row | None:

@@ -73,7 +73,7 @@ class Scoring:
     """The teacher's row, in float32."""
     about = shipped.description(self._config, None, self._dataset)
     scored = self._scored(TEACHER, trained, about)
-    size = tree.size(trained.params())
+    size = tree.size(jax.eval_shape(trained.params))
     width = build.width(trained.group.model)
     milliseconds = self._milliseconds('teacher', trained)
     return Row(TEACHER, 'relu', width, None, FLOAT, None, None, *scored, None, size, milliseconds, None, None)
@@ -83,7 +83,7 @@ class Scoring:
     student = arm.student
     scored = self._scored(arm.name, trained, shipped.description(self._config, student, self._dataset))
     shadow = self._shadow_accuracy(trained) if arm.method in _SHADOWED else None
-    size = tree.size(trained.params()) // len(trained.group.seeds)
+    size = tree.size(jax.eval_shape(trained.params)) // len(trained.group.seeds)
     kind = f'{student.label}-w{student.width}-a{student.activation_bits}'
     return Row(
       arm.name, student.activation, student.width, student.segments, arm.method, arm.size, student.activation_bits,

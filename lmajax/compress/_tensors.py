@@ -98,6 +98,8 @@ class Scalars:
 
   def __post_init__(self):
     check_shape(self.shape, self.bits)
+    if self.levels is not None and self.levels.ndim != 1:
+      raise ValueError(f'levels of the shape {self.levels.shape}')
     check_codes(self.codes, self.bits, self.count(), self.levels)
     if type(self.bucket_size) is not int or not 1 <= self.bucket_size <= self.count():
       raise ValueError(f'buckets of {self.bucket_size} in a tensor of {self.count()}')
