@@ -1,12 +1,10 @@
 """Small students in packed files: with weights and statistics that are not those of the start."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmajax import compress
+from lmajax import compress, tree
 from train import shipped
 from train.build import Arm
 from train.config import Training
@@ -18,19 +16,25 @@ def written(path, *, data='digits', data_dir=None, width=5, bits=4, activation_b
   dataset = load(data, data_dir=data_dir)
   arm = Arm('lma', 8, width, False, activation_bits)
   description = shipped.description(Training(data=data), arm, dataset)
-  model, images = shipped.model(description), jnp.asarray(dataset.test.images, jnp.float32) / 16
-  variables = jax.jit(partial(model.init, train=False))(jax.random.key(0), images)
-  draw = np.random.default_rng(0).normal
-  params = jax.tree.map(lambda leaf: leaf + 0.1 * draw(size=leaf.shape).astype(np.float32), variables['params'])
-  rest = {name: state for name, state in variables.items() if name != 'params'}
-  rngs = {'dropout': jax.random.key(1)}
-  train = jax.jit(partial(model.apply, train=True, mutable=list(rest)))
-  _, rest = train({'params': params, **rest}, images, rngs=rngs)
+  model, images = shipped.model(description), jnp.zeros((1, *description['image_shape']))
+  shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))  # compiling it takes ten seconds
+  rng = np.random.default_rng(0)
+  rest = tree.map_with_path(lambda path, leaf: drawn(rng, path.rpartition('/')[2], leaf.shape), shapes)
+  params = rest.pop('params')
   reparam = compress.identity() if bits is None else compress.masked(compress.uniform(bits))
   theta, code = reparam.init(params, jax.random.key(0))
-  size = shipped.write(path, reparam.stored(theta, code), jax.device_get(rest), description)
+  size = shipped.write(path, reparam.stored(theta, code), rest, description)
   assert size == path.stat().st_size
   return description, {'params': reparam.apply(theta, code, None), **rest}
+
+
+def drawn(rng, name, shape):
+  """Numbers as training might leave them: what scales is near 1, all else near 0, and kernels keep the size of x."""
+  noise = rng.normal(size=shape).astype(np.float32)
+  if name == 'kernel':
+    return noise / np.float32(np.sqrt(np.prod(shape[:-1])))
+  around = np.float32(name in ('scale', 'var', 'std', 'weight', 'high'))
+  return around + np.float32(0.1) * noise
 
 
 def cifar10(folder):
