@@ -116,8 +116,19 @@ class TestExport:
     wrong = export._stablehlo(shipped.read(other))
     monkeypatch.setitem(export._WRITERS, 'stablehlo', lambda _: wrong)
     line = refused(capsys, 'export', digits[0], '--out', tmp_path / 'a.stablehlo')
-    assert 'it is not the network, and was removed' in line
+    assert 'it is not the network, and is not kept' in line
     assert list(tmp_path.iterdir()) == [other]
+
+  @pytest.mark.parametrize('form', ['safetensors', 'stablehlo'])
+  def test_what_was_there_stays_where_an_export_does_not_agree(self, capsys, tmp_path, digits, monkeypatch, form):
+    """The packed file too, from which the export was to be made, under its own name."""
+    model = tmp_path / 'a.safetensors'
+    model.write_bytes(digits[0].read_bytes())
+    exported(capsys, model, '--format', form)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(export, 'compared', lambda *_: export.Agreement(1.0, 1.0, 0.0, 0.0))
+    assert 'is not kept' in refused(capsys, 'export', model, '--format', form)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
   def test_nan_agrees_with_nothing(self):
     own = np.ones((4, 10), np.float32)

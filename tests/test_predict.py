@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lmajax.compress import PackedTree, pack, unpack
+from lmajax.compress._tensors import Blocks
 from tests.models import cifar10, written
 from tests.test_export import FORMATS, ONNX, refused
 from train import served
@@ -82,10 +84,42 @@ def test_an_export_without_its_digest_is_refused(capsys, tmp_path, folder, model
 
 
 def test_a_packed_tree_that_is_no_model_is_refused(capsys, tmp_path, folder):
-  from lmajax.compress import PackedTree, pack
-
   (tmp_path / 'a.safetensors').write_bytes(pack(PackedTree({}), {}, {'colour': 1}))
   assert 'without the description' in refused(capsys, 'predict', tmp_path / 'a.safetensors', folder / '0.png')
+
+
+FORGED = [
+  {'activation': 'tanh'},
+  {'teacher': True},
+  {'width': 6},
+  {'width': 10**12},
+  {'image_shape': [8]},
+  {'classes': 10},
+]
+
+
+@pytest.mark.parametrize('changes', FORGED, ids=str)
+def test_a_description_of_another_network_is_refused(capsys, tmp_path, folder, changes):
+  packed, stats, config = unpack((folder / 'student.safetensors').read_bytes())
+  path = tmp_path / 'a.safetensors'
+  path.write_bytes(pack(packed, stats, {**config, **changes}))
+  assert 'does not fit its weights' in refused(capsys, 'predict', path, folder / '0.png')
+
+
+def test_a_small_file_of_enormous_weights_is_refused_before_they_are_decoded(capsys, tmp_path, folder):
+  packed, stats, config = unpack((folder / 'student.safetensors').read_bytes())
+  row = np.zeros((1, 10**6), np.float32)
+  packed.tensors['logits']['kernel'] = Blocks(np.zeros(10**5, np.uint8), row, (10**6, 8 * 10**5), 1)  # 3 TB
+  path = tmp_path / 'a.safetensors'
+  path.write_bytes(pack(packed, stats, config))
+  assert 'does not fit its weights' in refused(capsys, 'predict', path, folder / '0.png')
+
+
+def test_a_digest_that_describes_no_model_is_refused(capsys, tmp_path, folder):
+  path = tmp_path / 'a.stablehlo'
+  path.write_bytes(b'program')
+  served.write_digest(path, {'colour': 1})
+  assert 'without the description' in refused(capsys, 'predict', path, folder / '0.png')
 
 
 def test_what_is_missing_is_named(capsys, tmp_path, folder):

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -24,9 +25,9 @@ from train.errors import UserError
 from train.evaluate import member
 from train.recipes import distill
 from train.run import read_json, write_atomically
-from train.served import digest_path, write_digest
 from train.served import load as load_model
-from train.shipped import Shipped, description, logits, of_bytes, read_bytes
+from train.served import write_digest
+from train.shipped import Shipped, description, fitting, logits, of_bytes, read_bytes
 
 Format = Literal['stablehlo', 'onnx', 'safetensors']
 PLATFORMS = ('cpu', 'cuda', 'tpu')
@@ -98,22 +99,23 @@ def _of_distill(config: Distill, folder: Path, name: str) -> bytes:
 
 
 def write(source: Source, path: Path, form: Format, data_dir: Path | None) -> Agreement:
-  """Writes an export and its digest, loads it from disk and compares; one that does not agree does not stay."""
+  """Writes an export and its digest where they are asked for, once they were loaded from disk and agree."""
   if path.suffix != f'.{form}':
     raise UserError(f'--out is {path}: give a name that ends in .{form}')
-  shipped = of_bytes(source.content, source.path)
+  shipped = fitting(of_bytes(source.content, source.path), source.path)
   images = load(shipped.description['data'], data_dir=data_dir or source.data_dir).test.images[:_IMAGES]
   own = np.asarray(jax.jit(partial(logits, shipped.description))(shipped.variables(), images))
-  content = source.content if form == 'safetensors' else _WRITERS[form](shipped)
   path.parent.mkdir(parents=True, exist_ok=True)
-  write_atomically(path, content)
-  if form != 'safetensors':  # which holds its own
-    write_digest(path, shipped.description)
-  found = compared(own, load_model(path).logits(images), tolerance(shipped.description))
-  if not found.holds:
-    path.unlink()
-    digest_path(path).unlink(missing_ok=True)
-    raise UserError(f'{path} {found} of {len(images)} test images: it is not the network, and was removed')
+  with tempfile.TemporaryDirectory(prefix='unchecked-', dir=path.parent) as folder:
+    draft = Path(folder) / path.name
+    write_atomically(draft, source.content if form == 'safetensors' else _WRITERS[form](shipped))
+    if form != 'safetensors':  # which holds its own
+      write_digest(draft, shipped.description)
+    found = compared(own, load_model(draft).logits(images), tolerance(shipped.description))
+    if not found.holds:
+      raise UserError(f'{path} {found} of {len(images)} test images: it is not the network, and is not kept')
+    for part in Path(folder).iterdir():
+      part.replace(path.with_name(part.name))
   return found
 
 

@@ -13,7 +13,7 @@ from jax import export
 
 from train.errors import UserError
 from train.run import read_json, write_atomically
-from train.shipped import logits, read, read_bytes
+from train.shipped import check, fitting, logits, read, read_bytes
 
 
 class Served(NamedTuple):
@@ -59,11 +59,12 @@ def _verified(path: Path) -> tuple[bytes, dict[str, Any]]:
   description = digest.get('description') if isinstance(digest, dict) else None
   if not isinstance(description, dict) or digest != _digest(path, content, description):
     raise UserError(f'{path} and its digest {beside.name} do not fit: one of them was changed; export the model anew')
+  check(description, path)
   return content, description
 
 
 def _load_safetensors(path: Path) -> Served:
-  shipped = read(path)
+  shipped = fitting(read(path), path)
   program = jax.jit(partial(logits, shipped.description))
   variables = shipped.variables()
   return Served(lambda images: np.asarray(program(variables, images)), shipped.description)

@@ -93,8 +93,30 @@ def of_bytes(content: bytes, path: Path) -> Shipped:
     raise UserError(f'{path}: {error}; write it anew') from error
   except ImportError as error:
     raise UserError(str(error)) from error
-  if not isinstance(shipped.description, dict) or set(shipped.description) != _FIELDS:
-    raise UserError(f'{path}: a packed tree without the description of a model, as quantize and export write it')
+  check(shipped.description, path)
+  return shipped
+
+
+def check(description: Any, path: Path) -> None:
+  """Whether it has the fields of a model's description."""
+  if not isinstance(description, dict) or set(description) != _FIELDS:
+    raise UserError(f'{path}: without the description of a model, as quantize and export write it')
+
+
+def fitting(shipped: Shipped, path: Path) -> Shipped:
+  """Whether description, weights and statistics make one network: seen from shapes, before anything is decoded.
+
+  A codebook's few bytes can stand for any number of weights; those of a network that is described cannot.
+  """
+
+  def answered() -> Array:
+    images = jnp.zeros((1, *shipped.description['image_shape']), jnp.uint8)
+    return logits(shipped.description, {'params': shipped.packed.decode(jnp), **shipped.stats}, images)
+
+  try:
+    jax.eval_shape(answered)
+  except Exception as error:  # whatever a forged description makes a network of
+    raise UserError(f'{path}: its description does not fit its weights ({type(error).__name__})') from error
   return shipped
 
 
