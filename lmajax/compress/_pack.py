@@ -84,7 +84,8 @@ def pack(packed: Packed, stats: ModelStats, config: dict[str, Any], *, entropy: 
 def unpack(data: bytes) -> PackedModel:
   """Reads what ``pack`` wrote, after its SHA-256; ``pack(*unpack(data))`` gives the bytes again.
 
-  Nothing is executed, and what is allocated is bounded by the file's size.
+  Nothing is executed, and what is allocated is bounded by the file's size. ``decode`` allocates what the shapes say: a
+  codebook's few bytes can stand for any number of weights, so compare the shapes before it where a file is not trusted.
 
   Raises:
     ValueError: the bytes are no such file, or not all of it, or altered, or of another version.

@@ -52,7 +52,7 @@ def min_max(rows: Float[Array, 'b n'], bits: int) -> tuple[Float[Array, ' b'], F
   >>> [each.tolist() for each in min_max(jnp.array([[-1., 3.], [2., 2.]]), 4)]
   [[-1.0, 2.0], [4.0, 1.0]]
 
-  Source: facts of the authors' quantizer; Polino et al. 2018, section 2.
+  Source: the quantizer of the authors' code; Polino et al. 2018, section 2.
   """
   del bits
   low = rows.min(axis=-1)
