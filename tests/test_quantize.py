@@ -14,6 +14,7 @@ from lmajax.compress import unpack
 from train import evaluate, quantizers, report_quantize, schedules, scoring, shipped
 from train.__main__ import main
 from train.checkpoint import Checkpoints, digests
+from train.config import load, save
 from train.config_quantize import Quantize, check, defaults, soft_targets
 from train.data.batches import Batch
 from train.errors import UserError
@@ -71,6 +72,12 @@ class TestOptions:
   @pytest.mark.parametrize('data', ['digits', 'mnist', 'fashion-mnist', 'cifar10', 'cifar100'])
   def test_every_default_may_be_run(self, data):
     check(defaults(data))
+
+  @pytest.mark.parametrize('entropy', [False, True])
+  def test_a_saved_one_is_loaded_as_it_was(self, tmp_path, entropy):
+    config = replace(ALL, entropy=entropy, temperature=(1.0, 3.0), workdir=tmp_path)
+    save(config, tmp_path)
+    assert load(Quantize, tmp_path) == config
 
   @pytest.mark.parametrize('bits', [1, 2, 3, 4, 5, 8, 32])
   def test_every_number_of_bits_has_soft_targets(self, bits):
