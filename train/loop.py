@@ -191,7 +191,7 @@ def saved(run_folder: Path, phase: str, cohort: Cohort, data: Data) -> dict[str,
     restored = restore(checkpoints, cohort, data, {})
     checkpoints.close()
   if restored is None or cohort.rates(restored[1]):
-    raise UserError(f'{folder} holds no whole checkpoint of its last step: finish the run by distill --resume')
+    raise UserError(f'{folder} holds no whole checkpoint of its last step: finish the run by --resume')
   return restored[0]
 
 

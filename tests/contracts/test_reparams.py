@@ -80,9 +80,15 @@ def moved(theta):
 
 
 @functools.cache
+def begun(build):
+  """Compiled once for all tests that start by it, k-means and all."""
+  return jax.jit(build().init)
+
+
+@functools.cache
 def trained(build):
   """What ``init`` gives, with theta moved on; NumPy arrays, since a test may donate its own."""
-  theta, code = jax.jit(build().init)(params(), key())
+  theta, code = begun(build)(params(), key())
   return jax.tree.map(np.asarray, (moved(theta), code))
 
 
@@ -142,7 +148,7 @@ def of_files(packed):
 @pytest.mark.parametrize('build, shadow', MEMBERS)
 class TestEveryReparam:
   def test_makes_weights_of_the_same_tree(self, build, shadow, strict_dtypes):
-    theta, code = jax.jit(build().init)(params(), key())
+    theta, code = begun(build)(params(), key())
     for k in (None, key()):
       assert kinds(jax.eval_shape(build().apply, theta, code, k)) == kinds(params())
     if shadow:
@@ -164,9 +170,9 @@ class TestEveryReparam:
     equal(jax.tree.map(lambda tensor: tensor.decode(), again), packed.decode())
     assert packed.bits() == sum(8 * len(array.tobytes()) for arrays in of_files(packed) for array in arrays.values())
 
-  def test_what_was_decoded_is_encoded_alike(self, build, shadow):
+  def test_what_was_decoded_is_encoded_alike(self, build, shadow, strict_dtypes):
     """Weights stand where decoding put them; what is no weights stays, and meets what decoding made of the others."""
-    reparam, init = build(), jax.jit(build().init)
+    reparam, init = build(), begun(build)
     theta, code = start(build)[1:] if shadow else init(params(), key())
     packed = reparam.stored(theta, code)
     fresh_theta, fresh_code = init(jax.tree.map(jnp.asarray, packed.decode()), key())
