@@ -175,3 +175,5 @@ def check(bits: int, bucket_size: BucketSize) -> None:
     raise ValueError(f'bits is {bits}; give 1 to 8')
   if isinstance(bucket_size, int) and bucket_size < 1:
     raise ValueError(f'bucket_size is {bucket_size}, and a bucket holds at least 1 entry')
+  if not (isinstance(bucket_size, int) or bucket_size in ('channel', None)):
+    raise ValueError(f"bucket_size is {bucket_size!r}; give a number, 'channel' or None")
