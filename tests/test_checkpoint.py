@@ -1,6 +1,7 @@
 """A damaged checkpoint is named in a warning, and the one before it is used."""
 
 import warnings
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +47,11 @@ def test_restores_the_newest_with_its_history(saved):
   found, history = restored(saved)
   assert digests(found) == digests(state(3))
   assert history == {'errors': [[0.5]] * 3}
+
+
+def test_a_folder_may_be_relative(saved, monkeypatch):
+  monkeypatch.chdir(saved.parent)
+  assert digests(restored(Path(saved.name))[0]) == digests(state(3))
 
 
 def test_keeps_the_latest_two_and_the_best(saved):

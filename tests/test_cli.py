@@ -73,6 +73,11 @@ def test_a_folder_that_holds_a_run_is_not_written_over(capsys, tmp_path):
   assert (tmp_path / 'config.json').read_bytes() == before
 
 
+def test_report_names_the_command_for_a_run_of_quantize(capsys, tmp_path):
+  (tmp_path / 'results.json').write_text('{"recipe": "quantize", "config": {}, "rows": []}')
+  assert 'evaluate prints its table' in refused(capsys, 'report', str(tmp_path))
+
+
 def test_a_folder_with_leftovers_is_not_adopted(capsys, tmp_path):
   (tmp_path / 'checkpoints').mkdir()
   assert 'already holds files' in refused(capsys, 'distill', '--workdir', tmp_path)

@@ -168,7 +168,7 @@ def test_sigterm_to_one_stops_both_at_the_same_step_and_saves(tmp_path):
   commands = [[*command, *distilled(folder, '--epochs', 4)] for command in signals]
   ended = [done for done, _ in pair(*commands, devices=1, clusters=clusters)]
   assert [done.returncode for done in ended] == [128 + signal.SIGTERM] * 2, ended[0].stderr
-  assert ended[0].stderr.splitlines()[-1] == 'stopped by SIGTERM; go on with --resume'
+  assert ended[0].stderr.splitlines()[-1] == f'stopped by SIGTERM; go on with --resume --workdir {folder}'
   assert not errors(ended[0]) and not errors(ended[1])
   steps = dots[0].stat().st_size
   assert dots[1].stat().st_size == steps and 20 <= steps < 4 * STEPS_AN_EPOCH

@@ -171,3 +171,14 @@ def test_colours_reach_a_model_of_colours(capsys, tmp_path):
   best = served.load(tmp_path / 'a.safetensors').logits(load('cifar10', data_dir=data_dir).test.images[:2]).argmax(-1)
   for line, number in zip(lines, best, strict=True):
     assert re.search(r'png: (\w+) ', line)[1] == NAMES['cifar10'][number]
+
+
+@pytest.mark.parametrize(
+  'mode, reason', [('I;16', 'more than 8 bits'), ('LA', 'transparent'), ('F', 'more than 8 bits')]
+)
+def test_an_image_that_would_be_clipped_or_guessed_at_is_refused(capsys, tmp_path, folder, mode, reason):
+  path = tmp_path / ('a.tiff' if mode == 'F' else 'a.png')
+  Image.new(mode, (8, 8)).save(path)
+  assert re.search(
+    f'{re.escape(str(path))}.*{reason}', refused(capsys, 'predict', folder / 'student.safetensors', path)
+  )

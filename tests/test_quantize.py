@@ -333,3 +333,9 @@ class TestTable:
     (tmp_path / 'results.json').write_text(text)
     with pytest.raises(UserError, match='does not hold the rows of a quantize run'):
       report_quantize.read(tmp_path)
+
+
+def test_a_run_that_is_not_finished_is_no_table(tmp_path):
+  (tmp_path / 'config.json').write_text('{}')
+  with pytest.raises(UserError, match='not finished: quantize --resume --workdir'):
+    report_quantize.read(tmp_path)

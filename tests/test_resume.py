@@ -55,7 +55,7 @@ def stopped(tmp_path_factory):
   dots = folder.parent / 'dots'
   done = train('distill', '--workdir', folder, *SMALL, counted=dots, at=PHASE + 8, signum=signal.SIGTERM)
   assert done.returncode == 128 + signal.SIGTERM
-  assert done.stderr.splitlines()[-1] == 'stopped by SIGTERM; go on with --resume'
+  assert done.stderr.splitlines()[-1] == f'stopped by SIGTERM; go on with --resume --workdir {folder}'
   return folder, dots
 
 

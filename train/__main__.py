@@ -126,7 +126,7 @@ def _ended(work: Callable[[], None]) -> int:
     return 2
   except Stopped as stopped:
     if distributed.first():
-      print(f'{stopped}; go on with --resume', file=sys.stderr)
+      print(f'{stopped}; go on with --resume --workdir {stopped.folder}', file=sys.stderr)
     return 128 + stopped.signum
   return 0
 

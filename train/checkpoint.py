@@ -32,7 +32,7 @@ class Checkpoints:
     self.folder = folder
     with _writing(folder):
       self._orbax = ocp.training.Checkpointer(
-        str(folder), preservation_policy=policy, cleanup_tmp_directories=not reading
+        str(folder.absolute()), preservation_policy=policy, cleanup_tmp_directories=not reading
       )
 
   def save(self, step: int, state: Any, *, history: dict[str, Any], score: float) -> None:

@@ -16,6 +16,7 @@ matplotlib.use('agg')
 _MARKERS = {
   'post-training': 'v', 'uniform': 'o', 'noise': 's', 'points': '^', 'product': 'D', 'product-noise': 'd'
 }  # fmt: skip
+_STYLES = ('-', '--', ':', '-.')
 _COLUMNS = 4
 
 
@@ -33,7 +34,7 @@ def accuracy(path: Path, rows: Sequence[Row]) -> None:
   for axis in axes.flat[len(methods) + 1 :]:
     axis.set_axis_off()
   for axis in axes[:, 0]:
-    axis.set_ylabel('accuracy of the file, %')
+    axis.set_ylabel('accuracy of the file, % ± std')
   axes.flat[0].legend(fontsize=7)
   save(figure, path)
 
@@ -50,9 +51,11 @@ def _panel(axis: Axes, rows: Sequence[Row], of_run: Sequence[Row]) -> None:
   _levels(axis, of_run)
   for name in dict.fromkeys(map(_line, rows)):
     line = sorted((row for row in rows if _line(row) == name), key=lambda row: row.bits)
+    alike = list(dict.fromkeys(_line(row) for row in rows if row.activation == line[0].activation))
     axis.errorbar(
       [row.bits for row in line], [_mean(row) for row in line], [_spread(row) for row in line], label=name,
       color=COLORS[line[0].activation], marker=_MARKERS[line[0].method], markersize=4, linewidth=1, capsize=2,
+      linestyle=_STYLES[alike.index(name) % len(_STYLES)],
     )  # fmt: skip
   ticks = sorted({round(row.bits, 2) for row in rows})
   axis.set_xscale('log', base=2)
@@ -67,7 +70,7 @@ def _against_bytes(axis: Axes, students: Sequence[Row], rows: Sequence[Row]) -> 
     fill = 'none' if row.activation_bits else 'full'
     color, marker = COLORS[row.activation], _MARKERS[row.method]
     axis.plot(row.bytes, _mean(row), marker=marker, markersize=5, color=color, fillstyle=fill)
-  axis.set_title('all; teacher and float32 as lines', fontsize=9)
+  axis.set_title('all, marked as in their panels', fontsize=9)
   axis.set_xlabel('bytes of the file', fontsize=8)
   axis.tick_params(labelsize=8)
 

@@ -32,6 +32,7 @@ def pixels(path: Path, description: dict[str, Any]) -> np.ndarray:
   height, width, channels = description['image_shape']
   try:
     with Image.open(path) as file:
+      _check(path, file)
       image = file.convert('L' if channels == 1 else 'RGB')
   except UnidentifiedImageError as error:
     raise UserError(f'{path} is not an image that can be read; give PNG, JPEG or the like') from error
@@ -42,6 +43,14 @@ def pixels(path: Path, description: dict[str, Any]) -> np.ndarray:
     image = image.resize((width, height), Image.Resampling.BILINEAR)
   scaled = np.asarray(image, np.float32) * (description['brightest'] / 255)
   return np.rint(scaled).astype(np.uint8).reshape(height, width, channels)
+
+
+def _check(path: Path, image: Image.Image) -> None:
+  """Refuses what a conversion would clip or guess at."""
+  if image.mode.startswith(('I', 'F')):
+    raise UserError(f'{path} has more than 8 bits a pixel: give an image of 8')
+  if image.has_transparency_data:
+    raise UserError(f'{path} is transparent in part: give an opaque image')
 
 
 def _probabilities(served: Served, images: np.ndarray) -> np.ndarray:

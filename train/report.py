@@ -58,8 +58,10 @@ def read(folder: Path) -> list[Row]:
   """Reads the rows that ``write`` wrote."""
   path = folder / 'results.json'
   try:
+    if read_json(path).get('recipe') == 'quantize':
+      raise UserError(f'{folder} is a run of quantize: evaluate prints its table, accuracy.png is its picture')
     return [Row(**{name: row[name] for name in Row._fields}) for row in read_json(path)['rows']]
-  except (KeyError, TypeError) as error:
+  except (AttributeError, KeyError, TypeError) as error:
     raise UserError(f'{path} does not hold the rows of a distill run ({error!r})') from error
 
 

@@ -52,6 +52,8 @@ class Row(NamedTuple):
 def read(folder: Path) -> list[Row]:
   """Reads the rows of a run of quantize."""
   path = folder / 'results.json'
+  if not path.exists() and (folder / 'config.json').exists():
+    raise UserError(f'{folder} holds a run that is not finished: quantize --resume --workdir {folder}')
   try:
     return [Row(**{name: row[name] for name in Row._fields}) for row in read_json(path)['rows']]
   except (KeyError, TypeError) as error:

@@ -22,9 +22,10 @@ from train.errors import UserError
 class Stopped(Exception):
   """A signal asked for the end, and everything is saved."""
 
-  def __init__(self, signum: int):
+  def __init__(self, signum: int, folder: Path):
     super().__init__(f'stopped by {signal.Signals(signum).name}')
     self.signum = signum
+    self.folder = folder
 
 
 class Run:
@@ -82,7 +83,7 @@ class Run:
   def stop(self) -> None:
     """Ends the run, once the caller has saved."""
     assert self._signum is not None
-    raise Stopped(self._signum)
+    raise Stopped(self._signum, self.folder)
 
   def note_environment(self) -> None:
     """Adds this machine to those that the run was trained on, once."""

@@ -65,6 +65,9 @@ def masked(inner: Reparam, *, where: Callable[[str, Any], bool] = kernels, other
       structure of theta, so that a resumed process need not have called ``init``.
     otherwise: of the rest; by default ``identity()``.
 
+  Raises:
+    ValueError: from ``init``, where no leaf is selected.
+
   >>> reparam = masked(uniform(4))
   >>> params = {'kernel': jnp.ones((2, 2)), 'bias': jnp.zeros(2)}
   >>> theta, code = reparam.init(params, jax.random.key(0))
@@ -80,6 +83,9 @@ def masked(inner: Reparam, *, where: Callable[[str, Any], bool] = kernels, other
 
   def init(params, key):
     selected, left = tree.partition(params, where)
+    if not jax.tree.leaves(selected):
+      paths = jax.tree.leaves(tree.map_with_path(lambda path, leaf: path, params))
+      raise ValueError(f'where selects none of {", ".join(paths[:8])}{" …" * (len(paths) > 8)}; hand masked another')
     keys = parts(key)
     pairs = inner.init(selected, keys[0]), rest.init(left, keys[1])
     return Split(pairs[0][0], pairs[1][0]), Split(pairs[0][1], pairs[1][1])

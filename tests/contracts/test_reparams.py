@@ -253,3 +253,9 @@ class TestEveryReparam:
     args = *jax.device_put((theta, code, key()), whole), *jax.device_put((X, Y), split)
     close(step(*args), alone, 1e-5)
     close(jax.jit(reparam.refresh)(*args[:3]), reparam.refresh(theta, code, key()), 1e-5)
+
+
+def test_a_mask_that_selects_nothing_names_what_there_is():
+  reparam = masked(uniform(4), where=lambda path, leaf: False)
+  with pytest.raises(ValueError, match=r'where selects none of .*head/kernel'):
+    reparam.init(params(), key())
