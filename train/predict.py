@@ -49,7 +49,7 @@ def _check(path: Path, image: Image.Image) -> None:
   """Refuses what a conversion would clip or guess at."""
   if image.mode.startswith(('I', 'F')):
     raise UserError(f'{path} has more than 8 bits a pixel: give an image of 8')
-  if image.has_transparency_data and image.convert('RGBA').getchannel('A').getextrema()[0] < 255:
+  if image.has_transparency_data and np.asarray(image.convert('RGBA'))[..., 3].min() < 255:
     raise UserError(f'{path} is transparent in part: give an opaque image')
 
 
