@@ -17,7 +17,9 @@ from train.config import Training
 from train.data import Dataset
 from train.data.batches import Batches, evaluation_batches
 from train.errors import UserError
-from train.loop import Data, Plan
+from train.loop import Cohort, Data, Plan
+from train.objectives import supervised
+from train.report import TEACHER
 
 _ACTIVATIONS: dict[str, Callable[[int], ActivationFactory]] = {
   'relu': lambda segments: linen.ReLU,
@@ -82,6 +84,13 @@ def teacher(config: Training, num_classes: int) -> nn.Module:
   if config.data == 'cifar100':
     return models.WideResNet(16, 10, num_classes, linen.ReLU, dtype=dtype)
   return models.MLP(_TEACHER_UNITS[config.data], num_classes, linen.ReLU, dtype)
+
+
+def teachers(config: Training, num_classes: int) -> Cohort:
+  """The teacher as a cohort of its own, on the labels alone."""
+  model = teacher(config, num_classes)
+  group = step.Group(model, supervised(model), (0,), step.unrolled)
+  return Cohort({TEACHER: group}, plan(config, config.teacher_epochs or config.epochs))
 
 
 def student(config: Training, arm: Arm, num_classes: int) -> nn.Module:

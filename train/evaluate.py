@@ -8,6 +8,7 @@ import numpy as np
 
 from lmajax.types import Array
 from train.data.batches import Batch
+from train.objectives import forward
 from train.step import Group, right_answers, together
 
 
@@ -37,9 +38,8 @@ def measured_again(groups: Mapping[str, Group]) -> Callable[..., dict[str, Any]]
 
   def moving(group: Group) -> Callable:
     def moved(variables: dict[str, Any], batch: Batch) -> dict[str, Any]:
-      stats = [name for name in variables if name != 'params']
-      rngs = {'dropout': jax.random.key(0)}
-      return {**variables, **group.model.apply(variables, batch.images, train=True, mutable=stats, rngs=rngs)[1]}
+      stats = {name: state for name, state in variables.items() if name != 'params'}
+      return {**variables, **forward(group.model, variables['params'], stats, batch.images, jax.random.key(0))[1]}
 
     return group.over(moved)
 

@@ -14,7 +14,8 @@ from train.step import Frozen, Objective, Share
 _NOISE = 0x4015E  # keeps the weights' noise apart from the dropout's
 
 
-def _forward(model: nn.Module, params: Params, stats: ModelStats, images: Array, key: Key) -> tuple[Array, Any]:
+def forward(model: nn.Module, params: Params, stats: ModelStats, images: Array, key: Key) -> tuple[Array, Any]:
+  """The logits in training mode, and the statistics as they are moved."""
   variables = {'params': params, **stats}
   (logits, _), moved = model.apply(variables, images, train=True, mutable=list(stats), rngs={'dropout': key})
   return logits, moved
@@ -25,7 +26,7 @@ def supervised(model: nn.Module) -> Objective:
 
   def objective(params: Params, stats: ModelStats, frozen: Frozen, batch: Batch, key: Key):
     del frozen
-    logits, stats = _forward(model, params, stats, batch.images, key)
+    logits, stats = forward(model, params, stats, batch.images, key)
     logits = logits.astype('float32')
     loss = optax.losses.softmax_cross_entropy_with_integer_labels(logits, batch.labels).mean()
     return loss, (stats, {})
@@ -37,7 +38,7 @@ def distill(student: nn.Module, *, temperature: float, soft_weight: float) -> Ob
   """The paper's mix of soft targets and labels; ``frozen`` is the teacher's logits of the batch."""
 
   def objective(params: Params, stats: ModelStats, frozen: Frozen, batch: Batch, key: Key):
-    logits, stats = _forward(student, params, stats, batch.images, key)
+    logits, stats = forward(student, params, stats, batch.images, key)
     loss = distillation(logits, frozen, batch.labels, temperature=temperature, soft_weight=soft_weight).mean()
     return loss, (stats, {})
 

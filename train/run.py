@@ -4,7 +4,7 @@ import fcntl
 import json
 import os
 import signal
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
@@ -146,6 +146,16 @@ def write_atomically(path: Path, content: str | bytes) -> None:
   except OSError as error:
     part.unlink(missing_ok=True)
     raise UserError(f'cannot write {path}: {error.strerror or error}') from error
+
+
+def noted(path: Path, name: str, make: Callable[[], Any]) -> Any:
+  """What a run's file says under a name; made and written down where it says nothing yet, so that a resume agrees."""
+  known = read_json(path) if path.exists() else {}
+  if name not in known:
+    known[name] = make()
+    if first():
+      write_atomically(path, json.dumps(known, indent=1) + '\n')
+  return known[name]
 
 
 def read_json(path: Path) -> Any:

@@ -1,8 +1,7 @@
 """From trained students to rows: packed into files, read back from them, and scored as they were read."""
 
-import json
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from lmajax import tree
 from train import build, shipped
+from train.bench.timing import interleaved, median
 from train.build import Arm as Student
 from train.config_quantize import Quantize
 from train.data import Dataset
@@ -23,7 +23,7 @@ from train.loop import Data, Start
 from train.quantizers import FLOAT, Arm
 from train.report import TEACHER
 from train.report_quantize import Row
-from train.run import read_json, write_atomically
+from train.run import noted
 from train.step import Group
 
 _MEASURING = 100  # training batches that the statistics are measured on, once the weights are final
@@ -138,14 +138,9 @@ class Scoring:
 
   def _milliseconds(self, kind: str, trained: Trained) -> float:
     """An image's time within a batch of the test set; noted in the folder, so that a resumed run says the same."""
-    path = self._folder / 'milliseconds.json'
-    known = read_json(path) if path.exists() else {}
-    if kind not in known:
-      variables = member({'params': trained.params(), **trained.end.stats}, 0)
-      known[kind] = timed(trained.group.model, variables, self._test[0][0].images)
-      if first():
-        write_atomically(path, json.dumps(known, indent=1) + '\n')
-    return known[kind]
+    variables = member({'params': trained.params(), **trained.end.stats}, 0)
+    time = partial(timed, trained.group.model, variables, self._test[0][0].images)
+    return noted(self._folder / 'milliseconds.json', kind, time)
 
 
 def file_name(name: str, seed: int) -> str:
@@ -156,13 +151,8 @@ def file_name(name: str, seed: int) -> str:
 def timed(model: nn.Module, variables: Any, images: Any) -> float:
   """Milliseconds an image, the median over passes of a whole batch."""
   apply = jax.jit(lambda variables, images: model.apply(variables, images, train=False)[0])
-  jax.block_until_ready(apply(variables, images))
-  seconds = []
-  for _ in range(_TIMED):
-    began = time.perf_counter()
-    jax.block_until_ready(apply(variables, images))
-    seconds.append(time.perf_counter() - began)
-  return 1000 * float(np.median(seconds)) / len(images)
+  samples = interleaved({'': lambda: jax.block_until_ready(apply(variables, images))}, rounds=_TIMED)
+  return 1000 * median(samples['']) / len(images)
 
 
 def _stacked(members: Sequence[Any]) -> Any:

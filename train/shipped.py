@@ -1,7 +1,7 @@
 """A model in one file that explains itself: packed weights, statistics, and all it takes to build and to feed it."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import flax.linen as nn
 import jax
@@ -31,9 +31,26 @@ class Shipped(NamedTuple):
     return {'params': self.packed.decode(), **self.stats}
 
 
+class Description(TypedDict):
+  """All that a file must say of its network; of JSON's types."""
+
+  data: str
+  teacher: bool
+  activation: str
+  segments: int | None
+  width: int | None
+  activation_bits: int | None
+  dtype: str
+  classes: list[str]
+  image_shape: list[int]
+  pixel_mean: list[float]
+  pixel_std: list[float]
+  brightest: int
+
+
 def description(config: Training, arm: Arm | None, dataset: Dataset) -> dict[str, Any]:
-  """All that a file must say of the student of an arm, or without one of the teacher; of JSON's types."""
-  return {
+  """That of the student of an arm, or without one of the teacher."""
+  known: Description = {
     'data': config.data,
     'teacher': arm is None,
     'activation': 'relu' if arm is None else arm.activation,
@@ -47,6 +64,7 @@ def description(config: Training, arm: Arm | None, dataset: Dataset) -> dict[str
     'pixel_std': list(dataset.pixel_std),
     'brightest': BRIGHTEST[config.data],
   }
+  return {**known}
 
 
 def model(description: dict[str, Any]) -> nn.Module:
@@ -74,12 +92,6 @@ def write(path: Path, packed: Packed, stats: ModelStats, description: dict[str, 
   return len(content)
 
 
-_FIELDS = {
-  *('data', 'teacher', 'activation', 'segments', 'width', 'activation_bits', 'dtype'),
-  *('classes', 'image_shape', 'pixel_mean', 'pixel_std', 'brightest'),
-}
-
-
 def read(path: Path) -> Shipped:
   """Reads what ``write`` wrote; what is missing, foreign or damaged is said in one line."""
   return of_bytes(read_bytes(path), path)
@@ -99,7 +111,7 @@ def of_bytes(content: bytes, path: Path) -> Shipped:
 
 def check(description: Any, path: Path) -> None:
   """Whether it has the fields of a model's description."""
-  if not isinstance(description, dict) or set(description) != _FIELDS:
+  if not isinstance(description, dict) or set(description) != Description.__required_keys__:
     raise UserError(f'{path}: without the description of a model, as quantize and export write it')
 
 

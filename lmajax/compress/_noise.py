@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from lmajax import tree
+from lmajax.compress._tensors import joined
 from lmajax.types import Reparam
 
 
@@ -21,11 +22,8 @@ class Noisy(NamedTuple):
 
 def drawn(key: jax.Array, rate: Float[Array, ''], shape: tuple[int, ...], block_size: int) -> Bool[Array, '...']:
   """Draws blocks of each filter's entries, in the layout in which product quantization cuts them."""
-  channels_first = shape[-1:] + shape[:-1]
-  size = math.prod(shape[:-1])
-  blocks = jax.random.bernoulli(key, rate, (*shape[-1:], -(-size // block_size)))
-  entries = jnp.repeat(blocks, block_size, axis=-1)[..., :size]
-  return jnp.moveaxis(entries.reshape(channels_first), 0, -1) if shape else entries[0]
+  blocks = jax.random.bernoulli(key, rate, (*shape[-1:], -(-math.prod(shape[:-1]) // block_size)))
+  return joined(jnp.repeat(blocks, block_size, axis=-1), shape)
 
 
 def noise(

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from lmajax import tree
-from lmajax.compress._tensors import PackedTree, Scalars, pack_bits
-from lmajax.compress._uniform import BucketSize, check, cut, join, min_max
+from lmajax.compress._tensors import PackedTree, Scalars, pack_bits, uncut
+from lmajax.compress._uniform import BucketSize, check, cut, min_max
 from lmajax.types import Reparam
 
 MOST = 256
@@ -30,7 +30,7 @@ def nearest(at: Float[Array, 'b n'], levels: Float[Array, ' k']) -> Int[Array, '
 def quantiles(w: Float[Array, '...'], count: int, bucket_size: BucketSize) -> Float[Array, ' {count}']:
   """Levels at equal steps through the sorted weights, each on the scale of its bucket."""
   rows, _, channels_first = cut(w, bucket_size)
-  own = join(scaled(rows, *min_max(rows, 0)), w.shape, channels_first)
+  own = uncut(scaled(rows, *min_max(rows, 0)), w.shape, channels_first)
   return jnp.quantile(own, jnp.linspace(0.0, 1.0, count, dtype=w.dtype))
 
 
@@ -79,7 +79,7 @@ def points(
     low, span = min_max(rows, bits)
     ordered = jnp.sort(levels)
     values = ordered[nearest(scaled(rows, low, span), jax.lax.stop_gradient(ordered))]
-    return join(values * span[:, None] + low[:, None], w.shape, channels_first)
+    return uncut(values * span[:, None] + low[:, None], w.shape, channels_first)
 
   def tensor(levels: Array, w: Array) -> Scalars:
     rows, size, channels_first = cut(jnp.asarray(w), bucket_size)

@@ -132,10 +132,12 @@ class Scalars:
     levels = xp.asarray(equal_levels(self.bits) if self.levels is None else self.levels)
     filled = xp.pad(codes, (0, -count % self.bucket_size)).reshape(-1, self.bucket_size)
     values = levels[filled] * xp.asarray(self.span)[:, None] + xp.asarray(self.low)[:, None]
-    flat = values.reshape(-1)[:count]
-    if not self.channels_first:
-      return flat.reshape(self.shape)
-    return xp.moveaxis(flat.reshape(self.shape[-1:] + self.shape[:-1]), 0, -1)
+    return uncut(values, self.shape, self.channels_first)
+
+
+def uncut(rows: Any, shape: tuple[int, ...], channels_first: bool) -> Any:
+  """Puts the buckets of a tensor together again, in NumPy or in JAX."""
+  return joined(rows, shape) if channels_first else rows.reshape(-1)[: math.prod(shape)].reshape(shape)
 
 
 def equal_levels(bits: int) -> np.ndarray:

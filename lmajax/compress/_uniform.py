@@ -1,6 +1,5 @@
 """Uniform quantization in buckets, trained straight through."""
 
-import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -10,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lmajax import tree
-from lmajax.compress._tensors import PackedTree, Scalars, pack_bits
+from lmajax.compress._tensors import PackedTree, Scalars, pack_bits, uncut
 from lmajax.types import Reparam
 
 BucketSize = int | Literal['channel'] | None
@@ -38,12 +37,6 @@ def cut(w: Float[Array, '...'], bucket_size: BucketSize) -> Buckets:
   if whole < w.size:
     rows = jnp.concatenate([rows, jnp.pad(flat[whole:], (0, whole + size - w.size), mode='wrap')[None]])
   return Buckets(rows, size, channels_first)
-
-
-def join(rows: Float[Array, 'b n'], shape: tuple[int, ...], channels_first: bool) -> Float[Array, '...']:
-  """Undoes ``cut``."""
-  flat = rows.reshape(-1)[: math.prod(shape)]
-  return jnp.moveaxis(flat.reshape(shape[-1:] + shape[:-1]), 0, -1) if channels_first else flat.reshape(shape)
 
 
 def min_max(rows: Float[Array, 'b n'], bits: int) -> tuple[Float[Array, ' b'], Float[Array, ' b']]:
@@ -142,7 +135,7 @@ def uniform(
 
   def quantized(w: Array, key: jax.Array | None) -> Array:
     rows, _, channels_first = cut(clipped(w), bucket_size)
-    return join(quantized_rows(rows, *ranges(rows, bits), bits, key), w.shape, channels_first)
+    return uncut(quantized_rows(rows, *ranges(rows, bits), bits, key), w.shape, channels_first)
 
   def straight_through(w: Array, key: jax.Array) -> Array:
     fixed = jax.lax.stop_gradient(w)

@@ -16,7 +16,7 @@ from train.loop import Cohort, Data, fit, saved, weights
 from train.objectives import distill, supervised, teach
 from train.report import TEACHER, Row
 from train.run import Run
-from train.step import Group, unrolled
+from train.step import Group
 
 STUDENTS = 'students'
 
@@ -38,9 +38,7 @@ def experiment(config: Distill) -> Experiment:
   check(config)
   dataset = load(config.data, data_dir=config.data_dir, train_images=config.train_images)
   data, test = build.data(config, dataset)
-  model = build.teacher(config, dataset.num_classes)
-  plan = build.plan(config, config.teacher_epochs or config.epochs)
-  teacher = Cohort({TEACHER: Group(model, supervised(model), (0,), unrolled)}, plan)
+  teacher = build.teachers(config, dataset.num_classes)
 
   def group(arm: Arm) -> Group:
     model = build.student(config, arm, dataset.num_classes)
@@ -48,7 +46,9 @@ def experiment(config: Distill) -> Experiment:
     return Group(model, supervised(model) if arm.hard_label else soft, range(config.seeds), build.over(model))
 
   arms = tuple(build.arms(config))
-  students = Cohort({arm.name: group(arm) for arm in arms}, build.plan(config, config.epochs), teach(model))
+  students = Cohort(
+    {arm.name: group(arm) for arm in arms}, build.plan(config, config.epochs), teach(teacher.groups[TEACHER].model)
+  )
   return Experiment(config, dataset, data, test, teacher, students, arms)
 
 

@@ -1,6 +1,5 @@
 """Students with quantized weights under one teacher: trained, packed into files, and scored as they are read back."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,13 +16,13 @@ from train.distributed import first
 from train.errors import UserError
 from train.evaluate import member
 from train.loop import Cohort, Data, Plan, Start, fit, weights
-from train.objectives import distill, supervised, teach
+from train.objectives import distill, teach
 from train.quantizers import FROM_SCRATCH, Arm
 from train.report import TEACHER
 from train.report_quantize import Row
-from train.run import Run, read_json, write_atomically
+from train.run import Run, noted
 from train.scoring import Scoring, Trained, file_name
-from train.step import Group, unrolled
+from train.step import Group
 
 _SHARING = 5  # training batches whose gradients share the points out
 
@@ -48,9 +47,7 @@ def experiment(config: Quantize) -> Experiment:
   check(config)
   dataset = load(config.data, data_dir=config.data_dir, train_images=config.train_images)
   data, test = build.data(config, dataset)
-  model = build.teacher(config, dataset.num_classes)
-  plan = build.plan(config, config.teacher_epochs or config.epochs)
-  teacher = Cohort({TEACHER: Group(model, supervised(model), (0,), unrolled)}, plan)
+  teacher = build.teachers(config, dataset.num_classes)
   arms = tuple(quantizers.arms(config))
   networks = {arm.student: build.student(config, arm.student, dataset.num_classes) for arm in arms}
   return Experiment(config, dataset, data, test, teacher, {arm: networks[arm.student] for arm in arms})
@@ -99,7 +96,7 @@ def from_scratch(plan: Experiment, to: Run, teacher: Any) -> dict[Arm, Trained]:
 def afterwards(plan: Experiment, trained: dict[Arm, Trained]) -> dict[Arm, Trained]:
   """Quantizes float32 students that are trained already."""
   arms = {arm: group(plan, arm, quantizers.reparam(plan.config, arm)) for arm in plan.of('post-training')}
-  return {arm: Trained(each, _begun(each, trained[arm.origin])) for arm, each in arms.items()}
+  return {arm: _begun(each, trained[arm.origin]) for arm, each in arms.items()}
 
 
 def with_points(plan: Experiment, to: Run, teacher: Any, trained: dict[Arm, Trained]) -> dict[Arm, Trained]:
@@ -108,21 +105,22 @@ def with_points(plan: Experiment, to: Run, teacher: Any, trained: dict[Arm, Trai
   for arm in plan.of('points'):
     shares = _shares(plan, to, arm, teacher, trained[arm.origin])
     arms[arm] = group(plan, arm, quantizers.reparam(plan.config, arm, shares=shares))
-  starts = {arm: _begun(each, trained[arm.origin]) for arm, each in arms.items()}
+  starts = {arm: _begun(each, trained[arm.origin]).end for arm, each in arms.items()}
   tuning = _tuning(plan, plan.config.points_learning_rate, weight_decay=0.0)
   return _fitted(plan, to, 'points', arms, tuning, teacher, starts)
 
 
 def with_codebooks(plan: Experiment, to: Run, teacher: Any, trained: dict[Arm, Trained]) -> dict[Arm, Trained]:
   """Puts one layer after another on a codebook, and trains all codebooks and what is left of the weights after each."""
-  now = {arm: trained[arm.origin] for arm in plan.of('product', 'product-noise')}
+  arms = {arm: group(plan, arm, compress.identity()) for arm in plan.of('product', 'product-noise')}
+  now = {arm: _begun(each, trained[arm.origin]) for arm, each in arms.items()}
   tuning = _tuning(plan, plan.config.finetune_learning_rate, plan.config.weight_decay)
   for number in range(codebook_phases(plan)):
     arms, starts = {}, {}
     for arm, before in now.items():
       names = layers(plan, arm)[: number + 1]
       arms[arm] = group(plan, arm, quantizers.reparam(plan.config, arm, layers=names))
-      starts[arm] = _coded(plan, arm, names[-1], before, new=number == 0)
+      starts[arm] = _coded(plan, arm, names[-1], before)
     now = _fitted(plan, to, f'product-{number + 1}', arms, tuning, teacher, starts)
   return now
 
@@ -154,23 +152,20 @@ def cohort_epochs(plan: Experiment) -> list[int]:
 
 def _shares(plan: Experiment, to: Run, arm: Arm, teacher: Any, origin: Trained) -> dict[str, int]:
   """How many points each kernel gets; noted in the run's folder, so that a resume on another machine has as many."""
-  path = to.folder / 'shares.json'
-  known = read_json(path) if path.exists() else {}
-  if arm.name not in known:
-    objective, share = group(plan, arm, compress.identity()).objective, teach(plan.teacher.groups[TEACHER].model)
+  objective, share = group(plan, arm, compress.identity()).objective, teach(plan.teacher.groups[TEACHER].model)
 
-    def gradient(end: Start, frozen: Any, batch: Batch) -> Any:
-      grad = jax.grad(lambda params: objective(params, end.stats, frozen, batch, jax.random.key(0))[0])
-      return tree.partition(grad(end.theta), compress.kernels)[0]
+  def gradient(end: Start, frozen: Any, batch: Batch) -> Any:
+    grad = jax.grad(lambda params: objective(params, end.stats, frozen, batch, jax.random.key(0))[0])
+    return tree.partition(grad(end.theta), compress.kernels)[0]
 
+  def shared_out() -> dict[str, int]:
     over = jax.jit(lambda end, batch: origin.group.over(gradient)(end, share(teacher, batch), batch))
     batches = [plan.data.batches[i] for i in range(_SHARING)]
     end = origin.end._replace(theta=origin.params())
     summed = jax.tree.map(lambda *each: sum(each), *(over(end, batch) for batch in batches))
-    known[arm.name] = compress.share_points(quantizers.norms(summed), arm.size or 1)
-    if first():
-      write_atomically(path, json.dumps(known, indent=1) + '\n')
-  return known[arm.name]
+    return compress.share_points(quantizers.norms(summed), arm.size or 1)
+
+  return noted(to.folder / 'shares.json', arm.name, shared_out)
 
 
 def _tuning(plan: Experiment, learning_rate: float, weight_decay: float) -> Plan:
@@ -194,20 +189,16 @@ def _keys(each: Group) -> Any:
   return jnp.stack([jax.random.key(seed) for seed in each.seeds])
 
 
-def _begun(each: Group, origin: Trained) -> Start:
+def _begun(each: Group, origin: Trained) -> Trained:
   """Every seed made from the float32 weights that the student of its seed has."""
   pairs = each.over(lambda pair: each.reparam.init(*pair))
   theta, code = jax.jit(pairs)((origin.params(), _keys(each)))
-  return Start(theta, code, origin.end.stats)
+  return Trained(each, Start(theta, code, origin.end.stats))
 
 
-def _coded(plan: Experiment, arm: Arm, layer: str, before: Trained, *, new: bool) -> Start:
+def _coded(plan: Experiment, arm: Arm, layer: str, before: Trained) -> Start:
   """One more layer on a codebook; those that are on one stay as they were trained."""
   inner = quantizers.coded(plan.config, arm, layer, compress.identity())
-  theta, code = (before.params(), ()) if new else (before.end.theta, before.end.code)
-
-  def one(parts: tuple[Any, Any, Any]) -> Any:
-    return compress.extended(*parts[:2], inner, parts[2])
-
-  theta, code = jax.jit(before.group.over(one))((theta, code, _keys(before.group)))
+  one = before.group.over(lambda parts: compress.extended(parts[0], parts[1], inner, parts[2]))
+  theta, code = jax.jit(one)((before.end.theta, before.end.code, _keys(before.group)))
   return Start(theta, code, before.end.stats)
