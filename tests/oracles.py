@@ -220,6 +220,14 @@ def distillation(student_logits, teacher_logits, labels, *, temperature=2.0, sof
   return loss
 
 
+def representation_error(student_tap, teacher_tap, *, distance=lambda s, t: (s - t) ** 2):
+  errors = []
+  for student, teacher in zip(student_tap, teacher_tap, strict=True):
+    pairs = list(zip(np.ravel(student).tolist(), np.ravel(teacher).tolist(), strict=True))
+    errors.append(sum(distance(s, t) for s, t in pairs) / len(pairs))
+  return np.array(errors)
+
+
 # The reparameterizations.
 
 

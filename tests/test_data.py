@@ -16,9 +16,9 @@ import numpy as np
 import pooch
 import pytest
 
-from train.data import Images, cifar, fetch, idx, load
+from train.data import Examples, cifar, fetch, idx, load
 from train.data.augment import crop_and_flip
-from train.data.batches import Batches, evaluation_batches
+from train.data.batches import Batches, evaluation_batches, pixels
 from train.data.images import stratified_order
 from train.errors import UserError
 
@@ -30,13 +30,13 @@ CIFAR_FILES = {
 CIFAR_ARCHIVES = {'cifar10': 'cifar-10-binary.tar.gz', 'cifar100': 'cifar-100-binary.tar.gz'}
 
 
-def random_images(n, *, size=32, channels=3, classes=10, seed=0) -> Images:
+def random_images(n, *, size=32, channels=3, classes=10, seed=0) -> Examples:
   draw = np.random.default_rng(seed)
   pixels = draw.integers(0, 256, (n, size, size, channels), np.uint8)
-  return Images(pixels, (np.arange(n) % classes).astype(np.int32))
+  return Examples(pixels, (np.arange(n) % classes).astype(np.int32))
 
 
-def same(a: Images, b: Images) -> bool:
+def same(a: Examples, b: Examples) -> bool:
   return all(x.dtype == y.dtype and np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
@@ -45,23 +45,23 @@ def idx_file(array) -> bytes:
   return bytes((0, 0, 8, array.ndim)) + shape + array.astype(np.uint8).tobytes()
 
 
-def mnist_files(train: Images, test: Images) -> dict[str, bytes]:
+def mnist_files(train: Examples, test: Examples) -> dict[str, bytes]:
   files = {}
   for part, images in (('train', train), ('t10k', test)):
-    files[f'{part}-images-idx3-ubyte'] = idx_file(images.images[..., 0])
+    files[f'{part}-images-idx3-ubyte'] = idx_file(images.inputs[..., 0])
     files[f'{part}-labels-idx1-ubyte'] = idx_file(images.labels)
   return files
 
 
-def cifar_file(images: Images, *, superclass=False) -> bytes:
+def cifar_file(images: Examples, *, superclass=False) -> bytes:
   records = []
-  for pixels, label in zip(*images, strict=True):
-    planes = b''.join(pixels[:, :, channel].tobytes() for channel in range(3))
+  for image, label in zip(*images, strict=True):
+    planes = b''.join(image[:, :, channel].tobytes() for channel in range(3))
     records.append(bytes((19, label) if superclass else (label,)) + planes)
   return b''.join(records)
 
 
-def cifar_files(name, parts: list[Images]) -> dict[str, bytes]:
+def cifar_files(name, parts: list[Examples]) -> dict[str, bytes]:
   return {
     file: cifar_file(part, superclass=name == 'cifar100') for file, part in zip(CIFAR_FILES[name], parts, strict=True)
   }
@@ -166,7 +166,7 @@ class TestCifar:
     files = cifar_files(name, parts)
     write(tmp_path, {CIFAR_ARCHIVES[name]: tar_gz(files | {'readme.html': b'?'})} if packed else files)
     train, test = cifar.load(name, tmp_path)
-    assert same(train, Images(*(np.concatenate(arrays) for arrays in zip(*parts[:-1], strict=True))))
+    assert same(train, Examples(*(np.concatenate(arrays) for arrays in zip(*parts[:-1], strict=True))))
     assert same(test, parts[-1])
 
   @pytest.mark.parametrize('packed', [False, True])
@@ -233,10 +233,10 @@ class TestLoad:
   def test_digits(self):
     data = load('digits')
     assert [len(part.labels) for part in (data.train, data.validation, data.test)] == [1097, 200, 500]
-    assert data.train.images.shape[1:] == (8, 8, 1) and data.train.images.max() == 16
+    assert data.train.inputs.shape[1:] == (8, 8, 1) and data.train.inputs.max() == 16
     from sklearn.datasets import load_digits
 
-    together = np.concatenate([part.images for part in (data.train, data.validation, data.test)]).reshape(1797, 64)
+    together = np.concatenate([part.inputs for part in (data.train, data.validation, data.test)]).reshape(1797, 64)
     assert sorted(map(tuple, together)) == sorted(map(tuple, load_digits().data))
 
   def test_validation_is_a_fixed_stratified_tenth_of_the_training_files(self, tmp_path, cifar_parts):
@@ -293,9 +293,9 @@ class TestLoad:
       pytest.skip('the published Fashion-MNIST files are not in ../shared/data')
     data = load('fashion-mnist', data_dir=SHARED)
     for part, count in ((data.train, 54_000), (data.validation, 6_000), (data.test, 10_000)):
-      assert part.images.shape == (count, 28, 28, 1) and (np.bincount(part.labels) == count // 10).all()
-    assert data.train.images.mean() == pytest.approx(data.pixel_mean[0], rel=2e-3)
-    assert data.train.images.std() == pytest.approx(data.pixel_std[0], rel=2e-3)
+      assert part.inputs.shape == (count, 28, 28, 1) and (np.bincount(part.labels) == count // 10).all()
+    assert data.train.inputs.mean() == pytest.approx(data.pixel_mean[0], rel=2e-3)
+    assert data.train.inputs.std() == pytest.approx(data.pixel_std[0], rel=2e-3)
     for name, md5 in fetch.FILES['fashion-mnist'].items():
       assert hashlib.md5((SHARED / 'fashion-mnist' / name).read_bytes()).hexdigest() == md5
 
@@ -390,8 +390,8 @@ class TestFetch:
     assert [path.name for path in tmp_path.rglob('*') if path.is_file()] == [name]
 
 
-def batches(images, **changes):
-  options = dict(batch_size=8, seed=3, pixel_mean=(100.0, 120.0, 140.0), pixel_std=(50.0, 60.0, 70.0), augment=False)
+def batches(images, *, mean=(100.0, 120.0, 140.0), std=(50.0, 60.0, 70.0), augment=False, **changes):
+  options = dict(batch_size=8, seed=3, prepare=pixels(mean, std, augment=augment))
   return Batches(images, **(options | changes))
 
 
@@ -408,10 +408,10 @@ class TestBatches:
   def test_normalizes_and_keeps_labels_with_their_images(self):
     images = random_images(16)
     batch = batches(images, batch_size=16)[0]
-    assert (batch.images.dtype, batch.labels.dtype) == (jnp.float32, jnp.int32)
+    assert (batch.inputs.dtype, batch.labels.dtype) == (jnp.float32, jnp.int32)
     rows = np.random.default_rng((3, 0)).permutation(16)
-    pixels = images.images[rows].astype(np.float64)
-    np.testing.assert_allclose(batch.images, (pixels - [100, 120, 140]) / [50, 60, 70], rtol=1e-6, atol=1e-6)
+    pixels = images.inputs[rows].astype(np.float64)
+    np.testing.assert_allclose(batch.inputs, (pixels - [100, 120, 140]) / [50, 60, 70], rtol=1e-6, atol=1e-6)
     assert np.array_equal(batch.labels, images.labels[rows])
 
   @pytest.mark.parametrize('augment', [False, True])
@@ -423,27 +423,27 @@ class TestBatches:
     assert equal(other[57], sequential[57]) and equal(other[3], sequential[3]) and equal(one[3], sequential[3])
 
   def test_an_epoch_takes_no_image_twice_and_epochs_differ(self):
-    images = Images(np.arange(48, dtype=np.uint8).reshape(48, 1, 1, 1), np.arange(48, dtype=np.int32))
-    data = batches(images, pixel_mean=(0.0,), pixel_std=(1.0,))
+    images = Examples(np.arange(48, dtype=np.uint8).reshape(48, 1, 1, 1), np.arange(48, dtype=np.int32))
+    data = batches(images, mean=(0.0,), std=(1.0,))
     epochs = [[int(label) for step in range(6) for label in data[6 * epoch + step].labels] for epoch in range(3)]
     assert all(sorted(epoch) == list(range(48)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
 
   def test_seeds_differ(self):
     images = random_images(48)
-    assert not equal(batches(images)[0].images, batches(images, seed=4)[0].images)
+    assert not equal(batches(images)[0].inputs, batches(images, seed=4)[0].inputs)
     alone = random_images(1)
-    seeds = [batches(alone, batch_size=1, augment=True, seed=seed)[0].images for seed in range(4)]
+    seeds = [batches(alone, batch_size=1, augment=True, seed=seed)[0].inputs for seed in range(4)]
     assert not all(equal(seeds[0], other) for other in seeds)
 
   def test_augmentation_differs_from_step_to_step(self):
     data = batches(random_images(1), batch_size=1, augment=True)
-    steps = [data[step].images for step in range(4)]
+    steps = [data[step].inputs for step in range(4)]
     assert not all(equal(steps[0], other) for other in steps)
 
   def test_augments_before_it_normalizes(self):
-    white = Images(np.full((64, 32, 32, 3), 255, np.uint8), np.zeros(64, np.int32))
-    images = np.asarray(batches(white, batch_size=64, augment=True)[0].images)
+    white = Examples(np.full((64, 32, 32, 3), 255, np.uint8), np.zeros(64, np.int32))
+    images = np.asarray(batches(white, batch_size=64, augment=True)[0].inputs)
     np.testing.assert_allclose(np.unique(images[..., 0]), [-2.0, 3.1], rtol=1e-6)
 
   @pytest.mark.parametrize('augment', [False, True])
@@ -456,7 +456,7 @@ class TestBatches:
 
   @pytest.mark.parametrize('size', [-1, 0, 17])
   def test_batch_size_out_of_range(self, size):
-    with pytest.raises(UserError, match=f'batch size {size} with 16 images'):
+    with pytest.raises(UserError, match=f'batch size {size} with 16 training examples'):
       batches(random_images(16), batch_size=size)
 
   def test_batch_size_that_does_not_spread(self):
@@ -465,12 +465,12 @@ class TestBatches:
 
   @pytest.mark.parametrize('total, sharded', [(16, False), (19, False), (19, True), (3, True)])
   def test_evaluation_covers_each_image_once_in_order(self, total, sharded):
-    images = Images(np.arange(total, dtype=np.uint8).reshape(total, 1, 1, 1), np.arange(total, dtype=np.int32))
-    options = dict(batch_size=8, pixel_mean=(1.0,), pixel_std=(2.0,), sharding=data_sharding() if sharded else None)
+    images = Examples(np.arange(total, dtype=np.uint8).reshape(total, 1, 1, 1), np.arange(total, dtype=np.int32))
+    options = dict(batch_size=8, prepare=pixels((1.0,), (2.0,)), sharding=data_sharding() if sharded else None)
     seen = list(evaluation_batches(images, **options))
     assert len(seen) == -(-total // 8)
-    assert all(batch.images.shape == (8, 1, 1, 1) and mask.shape == (8,) for batch, mask in seen)
-    real = np.concatenate([np.asarray(batch.images)[np.asarray(mask)] for batch, mask in seen])
+    assert all(batch.inputs.shape == (8, 1, 1, 1) and mask.shape == (8,) for batch, mask in seen)
+    real = np.concatenate([np.asarray(batch.inputs)[np.asarray(mask)] for batch, mask in seen])
     assert np.array_equal(real.ravel(), (np.arange(total) - 1) / 2)
     assert [int(x) for batch, mask in seen for x in batch.labels[mask]] == list(range(total))
     for leaf in jax.tree.leaves(seen) if sharded else ():
@@ -479,7 +479,7 @@ class TestBatches:
 
 class TestCropAndFlip:
   def test_every_image_is_a_crop_of_its_padded_self(self, strict_dtypes):
-    images = random_images(400, size=8).images
+    images = random_images(400, size=8).inputs
     padded = np.pad(images, ((0, 0), (4, 4), (4, 4), (0, 0)))
     found = []
     for image, out in zip(padded, np.asarray(crop_and_flip(jax.random.key(0), jnp.asarray(images))), strict=True):
@@ -494,12 +494,12 @@ class TestCropAndFlip:
     assert 0.4 < np.mean(np.equal(flips, -1)) < 0.6
 
   def test_jit_equals_eager_and_keeps_shape_and_dtype(self):
-    images = jnp.asarray(random_images(5).images)
+    images = jnp.asarray(random_images(5).inputs)
     out = crop_and_flip(jax.random.key(7), images)
     assert (out.shape, out.dtype) == (images.shape, images.dtype)
     assert np.array_equal(out, jax.jit(crop_and_flip)(jax.random.key(7), images))
 
   def test_without_padding_only_flips(self):
-    images = random_images(20).images
+    images = random_images(20).inputs
     out = np.asarray(crop_and_flip(jax.random.key(1), jnp.asarray(images), padding=0))
     assert all(np.array_equal(o, i) or np.array_equal(o, i[:, ::-1]) for o, i in zip(out, images, strict=True))

@@ -26,11 +26,11 @@ _WATCHED = """
 import json, sys
 from train.__main__ import program
 from train.data.batches import Batches
-from train.data.images import Images
+from train.data.images import Examples
 
 notes, folder, *arguments = sys.argv[1:]
 taken, steps, written = [], [], []
-take, getitem = Images.take, Batches.__getitem__
+take, getitem = Examples.take, Batches.__getitem__
 
 def taking(images, rows):
   taken.extend(map(int, rows))
@@ -46,7 +46,7 @@ def opening(event, arguments):
   if event == 'open' and str(arguments[0]).startswith(folder) and set(arguments[1] or '') & set('wax+'):
     written.append(str(arguments[0]))
 
-Images.take, Batches.__getitem__ = taking, getting
+Examples.take, Batches.__getitem__ = taking, getting
 sys.addaudithook(opening)
 code = program(arguments)
 with open(notes, 'w') as file:

@@ -52,7 +52,7 @@ class TestDescription:
     path, description, variables = digits
     found = shipped.read(path)
     assert found.description == description
-    images = load('digits').test.images[:50]
+    images = load('digits').test.inputs[:50]
     np.testing.assert_allclose(
       shipped.logits(description, found.variables(), images), shipped.logits(description, variables, images), atol=1e-5
     )
@@ -64,7 +64,7 @@ class TestDescription:
   def test_quantized_activations_are_part_of_it(self, tmp_path):
     description, variables = written(tmp_path / 'a.safetensors', activation_bits=3)
     assert description['activation_bits'] == 3
-    inputs = jnp.asarray(load('digits').test.images[:50], jnp.float32) / 8 - 1
+    inputs = jnp.asarray(load('digits').test.inputs[:50], jnp.float32) / 8 - 1
     _, taps = shipped.model(description).apply(variables, inputs, train=False)
     assert len(np.unique(taps[-1])) <= 8
 
@@ -73,7 +73,7 @@ class TestDescription:
     assert list(NAMES['cifar100']) == sorted(set(NAMES['cifar100']))
 
   def test_digits_are_as_bright_as_said(self):
-    assert load('digits').train.images.max() == BRIGHTEST['digits']
+    assert load('digits').train.inputs.max() == BRIGHTEST['digits']
 
 
 class TestExport:
@@ -83,7 +83,7 @@ class TestExport:
     out = tmp_path / f'a.{form}'
     line = exported(capsys, path, '--format', form, '--out', out)
     assert line.startswith(f'{out}: {out.stat().st_size:,} bytes; differs by at most ') and '100.0 %' in line
-    images = load('digits').test.images[:77]  # another batch than it was compared on
+    images = load('digits').test.inputs[:77]  # another batch than it was compared on
     own = np.asarray(shipped.logits(description, variables, images))
     found = served.load(out)
     np.testing.assert_allclose(found.logits(images), own, atol=1e-5 * np.abs(own).max())
@@ -161,7 +161,7 @@ class TestRun:
     plan = distill.experiment(Distill(activations=('lma',), width=(3,), seeds=2, epochs=1, save_every=1))
     trained = jax.tree.map(lambda leaf: leaf[0], distill.restored(plan, run)[name])
     group = {**plan.teacher.groups, **plan.students.groups}[name]
-    images = plan.dataset.test.images
+    images = plan.dataset.test.inputs
     own, _ = group.model.apply(trained, (jnp.asarray(images, jnp.float32) - 8) / 8, train=False)
     found = served.load(run / 'exports' / f'{name}.stablehlo').logits(images)
     np.testing.assert_allclose(found, own, atol=1e-4 * np.abs(own).max())

@@ -21,7 +21,7 @@ from train.data.classes import NAMES
 def folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp('models')
   written(folder / 'student.safetensors')
-  for i, image in enumerate(load('digits').test.images[:3]):
+  for i, image in enumerate(load('digits').test.inputs[:3]):
     Image.fromarray(np.rint(image[..., 0] * (255 / 16)).astype(np.uint8)).save(folder / f'{i}.png')
   return folder
 
@@ -42,7 +42,7 @@ every_format = pytest.mark.parametrize('model', FORMATS, indirect=True)
 def test_says_the_class_and_the_probabilities_of_the_model(capsys, folder, model):
   files = [folder / f'{i}.png' for i in range(3)]
   assert main(['predict', str(model), *map(str, files)]) == 0
-  logits = served.load(folder / 'student.safetensors').logits(load('digits').test.images[:3]).astype(np.float64)
+  logits = served.load(folder / 'student.safetensors').logits(load('digits').test.inputs[:3]).astype(np.float64)
   for file, line, row in zip(files, capsys.readouterr().out.splitlines(), logits, strict=True):
     chances = 100 * np.exp(row) / np.exp(row).sum()
     first, *others = (f'{i} {chances[i]:.1f} %' for i in np.argsort(-chances)[:3])
@@ -163,11 +163,11 @@ def test_an_image_of_another_size_is_resized_with_a_note(capsys, tmp_path, folde
 def test_colours_reach_a_model_of_colours(capsys, tmp_path):
   data_dir = cifar10(tmp_path)
   written(tmp_path / 'a.safetensors', data='cifar10', data_dir=data_dir, width=25)
-  for i, image in enumerate(load('cifar10', data_dir=data_dir).test.images[:2]):
+  for i, image in enumerate(load('cifar10', data_dir=data_dir).test.inputs[:2]):
     Image.fromarray(image).save(tmp_path / f'{i}.png')
   assert main(['predict', str(tmp_path / 'a.safetensors'), str(tmp_path / '0.png'), str(tmp_path / '1.png')]) == 0
   lines = capsys.readouterr().out.splitlines()
-  best = served.load(tmp_path / 'a.safetensors').logits(load('cifar10', data_dir=data_dir).test.images[:2]).argmax(-1)
+  best = served.load(tmp_path / 'a.safetensors').logits(load('cifar10', data_dir=data_dir).test.inputs[:2]).argmax(-1)
   for line, number in zip(lines, best, strict=True):
     assert re.search(r'png: (\w+) ', line)[1] == NAMES['cifar10'][number]
 

@@ -19,6 +19,7 @@ from train.config_quantize import Quantize, check, defaults, soft_targets
 from train.data.batches import Batch
 from train.errors import UserError
 from train.loop import Cohort, Plan, Start, fit, folder_of, fresh
+from train.optimizers import sgd
 from train.quantizers import FLOAT, LEFT_OUT, ORIGINS
 from train.recipes import quantize
 from train.report import TEACHER
@@ -151,7 +152,7 @@ BATCHES = [Batch(jnp.asarray(images), jnp.zeros(16, jnp.int32)) for images in IM
 
 
 def variables(seed=0):
-  return dict(MODEL.init(jax.random.key(seed), BATCHES[0].images, train=False))
+  return dict(MODEL.init(jax.random.key(seed), BATCHES[0].inputs, train=False))
 
 
 @pytest.mark.parametrize('method', [FLOAT, LEFT_OUT, *METHODS])
@@ -183,7 +184,7 @@ def test_statistics_are_measured_anew_and_parameters_stay(over):
   jax.tree.map(np.testing.assert_array_equal, found['params'], given['params'])
   for i, each in enumerate(members):
     for batch in BATCHES:
-      _, moved = MODEL.apply(each, batch.images, train=True, mutable=[name for name in each if name != 'params'])
+      _, moved = MODEL.apply(each, batch.inputs, train=True, mutable=[name for name in each if name != 'params'])
       each = {**each, **moved}
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), evaluate.member(found, i), each)
 
@@ -248,7 +249,7 @@ def test_a_fit_goes_on_with_the_codes_that_were_saved(plan, tmp_path):
   """Neither with those of its start nor with those of new weights."""
   product = compress.masked(compress.product_codebook(4, 4))
   group = Group(MODEL, lambda *_: None, (0, 1), vmapped, product)
-  cohort = Cohort({'': group}, Plan(0.1, 0.0, schedules.cosine(1), 1))
+  cohort = Cohort({'': group}, Plan(0.1, sgd(0.0), schedules.cosine(1), 1))
   begun = fresh(cohort, jnp.zeros((1, 8, 8, 1)))
   moved = begun['']._replace(code=jax.tree.map(lambda leaf: leaf + 1, begun[''].code))
   checkpoints = Checkpoints(folder_of(tmp_path, 'product-1'))

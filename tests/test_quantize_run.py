@@ -79,23 +79,22 @@ def variables_of(path):
 
 
 def accuracy(model, dataset, variables):
-  images = batches.normalized(jnp.asarray(dataset.test.images), dataset.pixel_mean, dataset.pixel_std)
+  images = batches.normalized(jnp.asarray(dataset.test.inputs), dataset.pixel_mean, dataset.pixel_std)
   logits, _ = jax.jit(lambda variables: model.apply(variables, images, train=False))(variables)
   return float(np.mean(np.asarray(logits).argmax(-1) == dataset.test.labels))
 
 
 def measured(model, dataset, params):
   """The statistics of these weights over the first hundred batches, from a new network's."""
-  training = batches.Batches(
-    dataset.train, batch_size=64, seed=0, augment=False, pixel_mean=dataset.pixel_mean, pixel_std=dataset.pixel_std
-  )
-  stats = model.init(jax.random.key(0), training[0].images, train=False)
+  prepare = batches.pixels(dataset.pixel_mean, dataset.pixel_std)
+  training = batches.Batches(dataset.train, batch_size=64, seed=0, prepare=prepare)
+  stats = model.init(jax.random.key(0), training[0].inputs, train=False)
   stats.pop('params')
   step = jax.jit(
     lambda params, stats, images: model.apply({'params': params, **stats}, images, train=True, mutable=list(stats))[1]
   )
   for i in range(100):
-    stats = step(params, stats, training[i].images)
+    stats = step(params, stats, training[i].inputs)
   return stats
 
 

@@ -18,7 +18,7 @@ from train import build, regions, step
 from train.config import load, save
 from train.config_regions import Regions, check
 from train.errors import UserError
-from train.loop import optimizer
+from train.optimizers import adjustable, sgd
 from train.pieces import MOST_PIECES, differentiated, pieces
 from train.recipes import regions as recipe
 from train.run import Run
@@ -340,7 +340,7 @@ class TestRecipe:
     plan, _, _ = finished
     model = plan.networks.groups['lma-4'].model
     variables = recipe.untrained(plan.networks, plan.data)['lma-4']
-    first = step.init_state(model, optimizer(0.0), jax.random.key(1), plan.data.batches[0].images)
+    first = step.init_state(model, adjustable(sgd(0.0)), jax.random.key(1), plan.data.batches[0].inputs)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a[1], b, atol=1e-6), variables['params'], first.params)
     stats = variables['batch_stats']['stages_0']
     assert (stats['act']['weight'] > 0.4).all()

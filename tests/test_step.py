@@ -13,12 +13,13 @@ from lmajax import LMA, compress, models, tree
 from lmajax.activations import linen
 from train import step as steps
 from train.data.batches import Batch
-from train.loop import _CODE, Cohort, Plan, Start, cohort_step, fresh, optimizer, weights
+from train.loop import _CODE, Cohort, Plan, Start, cohort_step, fresh, weights
 from train.objectives import distill, reparameterized, supervised, teach
+from train.optimizers import adjustable, sgd
 
 TEACHER = models.MLP((16,), 10, linen.ReLU)
 STUDENT = models.MLP((4,), 10, LMA)
-TX = optimizer(1e-3)
+TX = adjustable(sgd(1e-3))
 
 
 def batch_of(step, rows=16, shape=(4, 4, 1)):
@@ -28,7 +29,7 @@ def batch_of(step, rows=16, shape=(4, 4, 1)):
 
 
 def state_of(model, seed=0, images=None):
-  state = steps.init_state(model, TX, jax.random.key(seed), batch_of(0).images if images is None else images)
+  state = steps.init_state(model, TX, jax.random.key(seed), batch_of(0).inputs if images is None else images)
   return state._replace(opt_state=state.opt_state._replace(hyperparams={'learning_rate': jnp.float32(0.1)}))
 
 
@@ -45,7 +46,7 @@ def with_code(frozen, batch):
 
 
 def frozen_of(model=TEACHER):
-  return model.init(jax.random.key(9), batch_of(0).images, train=False)
+  return model.init(jax.random.key(9), batch_of(0).inputs, train=False)
 
 
 def objective(student=STUDENT):
@@ -74,7 +75,7 @@ def mixed(over=steps.vmapped):
     'hard lma': (STUDENT, supervised(STUDENT)),
   }
   groups = {name: steps.Group(model, aim, (0, 1), over) for name, (model, aim) in students.items()}
-  return Cohort(groups, Plan(0.1, 1e-3, lambda errors: 1.0, 1), SHARE)
+  return Cohort(groups, Plan(0.1, sgd(1e-3), lambda errors: 1.0, 1), SHARE)
 
 
 def made(over=steps.vmapped):
@@ -143,7 +144,7 @@ def test_traces_once_and_the_teacher_once_for_all(over, members, kinds):
   cohort = kinds(over)
   groups = {name: group._replace(objective=counted(group.objective, students)) for name, group in cohort.groups.items()}
   cohort = cohort._replace(groups=groups, share=counted(SHARE, teachers))
-  ten_steps_together(cohort, fresh(cohort, batch_of(0).images))
+  ten_steps_together(cohort, fresh(cohort, batch_of(0).inputs))
   assert len(students) == members * len(groups)
   assert len(teachers) == 1
 
@@ -151,7 +152,7 @@ def test_traces_once_and_the_teacher_once_for_all(over, members, kinds):
 @pytest.mark.parametrize('over, kinds', [(steps.vmapped, mixed), (steps.unrolled, mixed), (steps.vmapped, made)])
 def test_a_mixed_cohort_equals_its_members_trained_alone(over, kinds):
   cohort = kinds(over)
-  start = at_rate(fresh(cohort, batch_of(0).images))
+  start = at_rate(fresh(cohort, batch_of(0).inputs))
   codes = {name: jax.tree.map(np.array, progress.code) for name, progress in start.items()}  # the step donates its own
   together = ten_steps_together(cohort, start)
   for name, group in cohort.groups.items():
@@ -163,9 +164,9 @@ def test_a_mixed_cohort_equals_its_members_trained_alone(over, kinds):
       state, losses = ten_steps(train_step, made_state(group, seed), frozen)
       found = jax.tree.map(lambda leaf, i=i: leaf[i], together[name])
       assert_close(numbers(found.state), numbers(state))
-      assert_close(found.loss_sum, losses.sum())
+      assert_close(found.sums['loss'], losses.sum())
       chex.assert_trees_all_equal(found.code, code)
-  assert len({round(float(loss), 4) for progress in together.values() for loss in progress.loss_sum}) == 8
+  assert len({round(float(loss), 4) for progress in together.values() for loss in progress.sums['loss']}) == 8
 
 
 def test_the_teacher_runs_once_for_any_number_of_students():
@@ -174,7 +175,7 @@ def test_the_teacher_runs_once_for_any_number_of_students():
   def flops(number):
     groups = {str(i): steps.Group(STUDENT, objective(), (0, 1, 2), steps.unrolled) for i in range(number)}
     cohort = mixed()._replace(groups=groups, share=teach(wide))
-    start = fresh(cohort, batch_of(0).images)
+    start = fresh(cohort, batch_of(0).inputs)
     compiled = steps.compiled(cohort_step(cohort)).lower(start, frozen_of(wide), batch_of(0)).compile()
     return compiled.cost_analysis()['flops']
 
@@ -190,7 +191,7 @@ def test_data_parallel_steps_equal_those_of_one_device(devices):
 
   def place(batch):
     batch = jax.device_put(batch, spread)
-    assert {shard.data.shape[0] for shard in batch.images.addressable_shards} == {16 // devices}
+    assert {shard.data.shape[0] for shard in batch.inputs.addressable_shards} == {16 // devices}
     return batch
 
   state, frozen = jax.device_put((state_of(STUDENT), frozen_of()), copied)
@@ -201,7 +202,7 @@ def test_data_parallel_steps_equal_those_of_one_device(devices):
 
 def test_a_student_that_has_stopped_stays_as_it_is_beside_others_that_go_on():
   cohort = mixed()
-  start = at_rate(fresh(cohort, batch_of(0).images), rate=[0.0, 0.1])
+  start = at_rate(fresh(cohort, batch_of(0).inputs), rate=[0.0, 0.1])
   before = jax.tree.map(lambda leaf: np.asarray(leaf[0]), {name: numbers(p.state) for name, p in start.items()})
   together = ten_steps_together(cohort, start)
   after = {name: numbers(p.state) for name, p in together.items()}
@@ -213,9 +214,9 @@ def test_a_student_that_has_stopped_stays_as_it_is_beside_others_that_go_on():
 
 def test_only_the_states_are_donated():
   cohort = made()
-  progress, frozen, batch = fresh(cohort, batch_of(0).images), frozen_of(), batch_of(0)
+  progress, frozen, batch = fresh(cohort, batch_of(0).inputs), frozen_of(), batch_of(0)
   steps.compiled(cohort_step(cohort))(progress, frozen, batch)
-  donated = [(p.state.params, p.code, p.loss_sum) for p in progress.values()]
+  donated = [(p.state.params, p.code, p.sums) for p in progress.values()]
   assert all(leaf.is_deleted() for leaf in jax.tree.leaves(donated))
   assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((frozen, batch)))
 
@@ -234,7 +235,7 @@ def test_the_teacher_is_run_in_evaluation_mode_and_gets_no_gradient():
 def test_bfloat16_computes_in_bfloat16_and_keeps_parameters_and_statistics_in_float32():
   model = models.MLP((4,), 10, LMA, jnp.bfloat16)
   state = state_of(model)
-  logits, _ = model.apply({'params': state.params, **state.stats}, batch_of(0).images, train=False)
+  logits, _ = model.apply({'params': state.params, **state.stats}, batch_of(0).inputs, train=False)
   assert logits.dtype == jnp.bfloat16
   state, metrics = steps.make_train_step(supervised(model), TX)(state, None, batch_of(0))
   assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.stats))} == {jnp.dtype('float32')}
@@ -323,18 +324,18 @@ class TestMadeWeights:
     cohort = cohort._replace(groups={name: cohort.groups[name] for name in ('noise', 'product')})
     mesh = jax.make_mesh((8,), ('data',), axis_types=(AxisType.Auto,))
     spread, copied = NamedSharding(mesh, PartitionSpec('data')), NamedSharding(mesh, PartitionSpec())
-    progress, frozen = jax.device_put((at_rate(fresh(cohort, batch_of(0).images)), frozen_of()), copied)
+    progress, frozen = jax.device_put((at_rate(fresh(cohort, batch_of(0).inputs)), frozen_of()), copied)
     step = steps.compiled(cohort_step(cohort))
     for i in range(10):
       progress = jax.block_until_ready(step(progress, frozen, jax.device_put(batch_of(i), spread)))
-    one = ten_steps_together(cohort, at_rate(fresh(cohort, batch_of(0).images)))
+    one = ten_steps_together(cohort, at_rate(fresh(cohort, batch_of(0).inputs)))
     for name in cohort.groups:
       assert_close(numbers(progress[name].state), numbers(one[name].state))
       chex.assert_trees_all_equal(progress[name].code, one[name].code)
 
   def test_a_group_goes_on_from_its_start_with_a_new_optimizer(self):
     cohort = made()
-    images = batch_of(0).images
+    images = batch_of(0).inputs
     before = ten_steps_together(cohort, at_rate(fresh(cohort, images)))
     start = jax.tree.map(np.asarray, before['product'].end)
     again, new = fresh(cohort, images, {'product': Start(*start)}), fresh(cohort, images)
@@ -347,7 +348,7 @@ class TestMadeWeights:
 
   def test_the_weights_of_a_cohort_are_those_that_would_be_shipped(self):
     cohort = made()
-    progress = fresh(cohort, batch_of(0).images)
+    progress = fresh(cohort, batch_of(0).inputs)
     found = weights(cohort)(progress)
     for name, reparam in MADE.items():
       theta, code = jax.tree.map(lambda leaf: leaf[1], (progress[name].state.params, progress[name].code))

@@ -18,22 +18,23 @@ from lmajax import LMA, models
 from lmajax.activations import linen
 from train import loop
 from train import step as steps
-from train.data import Images
-from train.data.batches import Batches, evaluation_batches
+from train.data import Examples
+from train.data.batches import Batches, evaluation_batches, pixels
 from train.loop import Cohort, Data, Plan, cohort_step, fit, fresh, saved
 from train.objectives import distill, supervised, teach
+from train.optimizers import sgd
 from train.run import Run, Stopped
 from train.schedules import cosine
 
 TEACHER = models.MLP((8,), 10, linen.ReLU)
-PIXELS = {'pixel_mean': (100.0, 120.0, 140.0), 'pixel_std': (50.0, 60.0, 70.0)}
+PIXELS = (100.0, 120.0, 140.0), (50.0, 60.0, 70.0)
 SHORT = partial(steps.looped, chunk=5)  # an epoch of 12 steps is no whole number of chunks
 
 
 def images(size=8):
   draw = np.random.default_rng(0)
   pixels = draw.integers(0, 256, (100, size, size, 3), np.uint8)
-  return Images(pixels, draw.integers(0, 10, 100).astype(np.int32))
+  return Examples(pixels, draw.integers(0, 10, 100).astype(np.int32))
 
 
 def spread(devices):
@@ -42,7 +43,7 @@ def spread(devices):
 
 
 def batches(sharding=None, size=8):
-  return Batches(images(size), batch_size=8, seed=3, augment=True, sharding=sharding, **PIXELS)
+  return Batches(images(size), batch_size=8, seed=3, prepare=pixels(*PIXELS, augment=True), sharding=sharding)
 
 
 def cohort(epochs=2):
@@ -51,7 +52,7 @@ def cohort(epochs=2):
     'soft': steps.Group(soft, distill(soft, temperature=2.0, soft_weight=0.7), (0, 1), steps.vmapped),
     'hard': steps.Group(hard, supervised(hard), (0, 1, 2), steps.unrolled),
   }
-  return Cohort(groups, Plan(0.05, 1e-3, cosine(epochs), 1), teach(TEACHER))
+  return Cohort(groups, Plan(0.05, sgd(1e-3), cosine(epochs), 1), teach(TEACHER))
 
 
 def frozen_of(teacher=TEACHER, size=8):
@@ -74,7 +75,7 @@ def walked(walk, sharding, calls=()):
   share = students.share if calls == () else lambda *given: calls.append(1) or students.share(*given)
   advance = walk(cohort_step(students._replace(share=share)), data)
   everywhere = NamedSharding(sharding.mesh, PartitionSpec())
-  progress, frozen = jax.device_put((with_rate(fresh(students, data[0].images)), frozen_of()), everywhere)
+  progress, frozen = jax.device_put((with_rate(fresh(students, data[0].inputs)), frozen_of()), everywhere)
   step, met = 3, []
   for end in (data.steps_per_epoch, 2 * data.steps_per_epoch):
     while step < end:
@@ -93,7 +94,7 @@ def with_rate(progress):
 
 
 def numbers(progress):
-  return {name: (p.state.params, p.state.stats, p.state.opt_state, p.loss_sum) for name, p in progress.items()}
+  return {name: (p.state.params, p.state.stats, p.state.opt_state, p.sums) for name, p in progress.items()}
 
 
 @pytest.mark.parametrize('devices', [1, 8])
@@ -117,7 +118,9 @@ def test_the_seconds_of_all_lines_are_the_seconds_of_the_run(tmp_path, monkeypat
 
 def data_with(walk):
   sharding = spread(1)
-  return Data(batches(sharding), list(evaluation_batches(images(), batch_size=20, **PIXELS)), sharding, walk)
+  return Data(
+    batches(sharding), list(evaluation_batches(images(), batch_size=20, prepare=pixels(*PIXELS))), sharding, walk
+  )
 
 
 def test_a_signal_is_heard_at_the_end_of_a_chunk_and_the_run_goes_on_from_there(tmp_path):
@@ -150,7 +153,7 @@ def test_a_chunk_lowers_for_other_platforms(platform):
   student, teacher = models.cifar10_student(3, LMA), models.cifar10_teacher(linen.ReLU)
   group = steps.Group(student, distill(student, temperature=2.0, soft_weight=0.7), (0, 1), steps.vmapped)
   students, data = cohort()._replace(groups={'cnn': group}, share=teach(teacher)), batches(size=32)
-  start = jax.eval_shape(lambda images: fresh(students, images), data[0].images)
+  start = jax.eval_shape(lambda images: fresh(students, images), data[0].inputs)
   frozen = jax.eval_shape(lambda: frozen_of(teacher, 32))
   advance = steps.looped(cohort_step(students), data)
   chunk = jax.jit(lambda states, frozen: advance(states, frozen, 0, 12)[0])

@@ -15,10 +15,11 @@ from lmajax.types import ActivationFactory
 from train import schedules, step
 from train.config import Training
 from train.data import Dataset
-from train.data.batches import Batches, evaluation_batches
+from train.data.batches import Batches, evaluation_batches, pixels
 from train.errors import UserError
 from train.loop import Cohort, Data, Plan
 from train.objectives import supervised
+from train.optimizers import sgd
 from train.report import TEACHER
 
 _ACTIVATIONS: dict[str, Callable[[int], ActivationFactory]] = {
@@ -124,7 +125,7 @@ def over(model: nn.Module) -> Callable[[Callable], Callable]:
 
 def plan(config: Training, epochs: int) -> Plan:
   """The optimizer's part of a configuration."""
-  return Plan(config.learning_rate, config.weight_decay, _SCHEDULES[config.schedule](epochs), config.save_every)
+  return Plan(config.learning_rate, sgd(config.weight_decay), _SCHEDULES[config.schedule](epochs), config.save_every)
 
 
 def sharding() -> NamedSharding:
@@ -136,8 +137,8 @@ def sharding() -> NamedSharding:
 def data(config: Training, dataset: Dataset) -> tuple[Data, list]:
   """What the phases read, and the test set as batches with masks."""
   spread = sharding()
-  normal = {'pixel_mean': dataset.pixel_mean, 'pixel_std': dataset.pixel_std, 'sharding': spread}
-  batches = Batches(dataset.train, batch_size=config.batch_size, seed=0, augment=dataset.augment, **normal)
-  evaluated = partial(evaluation_batches, batch_size=8 * config.batch_size, **normal)
+  how = {'prepare': pixels(dataset.pixel_mean, dataset.pixel_std, augment=dataset.augment), 'sharding': spread}
+  batches = Batches(dataset.train, batch_size=config.batch_size, seed=0, **how)
+  evaluated = partial(evaluation_batches, batch_size=8 * config.batch_size, **how)
   walk = step.stepped if jax.default_backend() == 'cpu' else step.looped
   return Data(batches, list(evaluated(dataset.validation)), spread, walk), list(evaluated(dataset.test))

@@ -9,7 +9,7 @@ import numpy as np
 from lmajax.types import Array
 from train.data.batches import Batch
 from train.objectives import forward
-from train.step import Group, right_answers, together
+from train.step import Group, together
 
 
 def member(variables: Any, seed: int) -> Any:
@@ -17,15 +17,15 @@ def member(variables: Any, seed: int) -> Any:
   return jax.tree.map(lambda leaf: leaf[seed], variables)
 
 
-def accuracies(groups: Mapping[str, Group]) -> Callable[..., dict[str, np.ndarray]]:
-  """Compiles (variables by name, batches) -> the share of right answers of each seed by name, in float64."""
-  step = jax.jit(together({name: group.over(right_answers(group.model)) for name, group in groups.items()}))
+def scores(groups: Mapping[str, Group]) -> Callable[..., dict[str, np.ndarray]]:
+  """Compiles (variables by name, batches) -> the mean score of each seed by name, in float64: of answers, the right."""
+  step = jax.jit(together({name: group.over(group.score.of(group.model)) for name, group in groups.items()}))
 
   def measure(variables: dict[str, Any], batches: Sequence[tuple[Batch, Array]]) -> dict[str, np.ndarray]:
     students = {name: variables[name] for name in groups}
-    right = [jax.device_get(step(students, batch, mask)) for batch, mask in batches]
+    each = [jax.device_get(step(students, batch, mask)) for batch, mask in batches]
     total = sum(int(mask.sum()) for _, mask in batches)
-    return {name: np.asarray([batch[name] for batch in right], np.int64).sum(axis=0) / total for name in groups}
+    return {name: np.asarray([batch[name] for batch in each], np.float64).sum(axis=0) / total for name in groups}
 
   return measure
 
@@ -39,13 +39,13 @@ def measured_again(groups: Mapping[str, Group]) -> Callable[..., dict[str, Any]]
   def moving(group: Group) -> Callable:
     def moved(variables: dict[str, Any], batch: Batch) -> dict[str, Any]:
       stats = {name: state for name, state in variables.items() if name != 'params'}
-      return {**variables, **forward(group.model, variables['params'], stats, batch.images, jax.random.key(0))[1]}
+      return {**variables, **forward(group.model, variables['params'], stats, batch.inputs, jax.random.key(0))[1]}
 
     return group.over(moved)
 
   def starting(group: Group) -> Callable:
     def start(variables: dict[str, Any], batch: Batch) -> dict[str, Any]:
-      return {**group.model.init(jax.random.key(0), batch.images, train=False), 'params': variables['params']}
+      return {**group.model.init(jax.random.key(0), batch.inputs, train=False), 'params': variables['params']}
 
     return group.over(start)
 

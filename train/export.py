@@ -103,7 +103,7 @@ def write(source: Source, path: Path, form: Format, data_dir: Path | None) -> Ag
   if path.suffix != f'.{form}':
     raise UserError(f'--out is {path}: give a name that ends in .{form}')
   shipped = fitting(of_bytes(source.content, source.path), source.path)
-  images = load(shipped.description['data'], data_dir=data_dir or source.data_dir).test.images[:_IMAGES]
+  images = load(shipped.description['data'], data_dir=data_dir or source.data_dir).test.inputs[:_IMAGES]
   own = np.asarray(jax.jit(partial(logits, shipped.description))(shipped.variables(), images))
   path.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix='unchecked-', dir=path.parent) as folder:

@@ -16,14 +16,16 @@ from train.checkpoint import Checkpoints
 from train.data.batches import Batch, Batches
 from train.distributed import whole
 from train.errors import UserError
-from train.evaluate import accuracies
+from train.evaluate import scores
 from train.objectives import reparameterized
+from train.optimizers import Optimizer, adjustable, only
 from train.run import Run
 from train.schedules import Schedule
 from train.step import (
   Advance,
   Frozen,
   Group,
+  Metrics,
   Share,
   TrainState,
   as_it_is,
@@ -40,7 +42,7 @@ class Plan(NamedTuple):
   """How fast and how long: the schedule ends the training."""
 
   learning_rate: float
-  weight_decay: float
+  optimizer: Optimizer
   schedule: Schedule
   save_every: int
 
@@ -93,7 +95,7 @@ class Progress(NamedTuple):
   """A student on its way, or with a leading axis of seeds a group of them; its parameters are the reparam's theta."""
 
   state: TrainState
-  loss_sum: Array  # over the current epoch, so that a resume in its middle reports the same mean
+  sums: Metrics  # over the current epoch, so that a resume in its middle reports the same means
   code: Code = ()
 
   @property
@@ -102,25 +104,21 @@ class Progress(NamedTuple):
     return Start(self.state.params, self.code, self.state.stats)
 
 
-def optimizer(weight_decay: float) -> optax.GradientTransformationExtraArgs:
-  """The paper's SGD: Nesterov momentum 0.9 and L2 on all parameters; the rate is set epoch by epoch."""
-
-  def sgd(learning_rate: Array) -> optax.GradientTransformation:
-    return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, momentum=0.9, nesterov=True))
-
-  return optax.inject_hyperparams(sgd)(learning_rate=0.0)
+def optimizer_of(group: Group, plan: Plan) -> optax.GradientTransformationExtraArgs:
+  """The plan's, for the parameters that the group trains."""
+  return adjustable(plan.optimizer if group.trained is None else only(group.trained, plan.optimizer))
 
 
 def cohort_step(cohort: Cohort) -> Callable:
   """The step of all students, not yet compiled: (progress by name, frozen, batch) -> progress by name."""
-  tx = optimizer(cohort.plan.weight_decay)
 
   def student(group: Group) -> Callable:
+    tx = optimizer_of(group, cohort.plan)
     step = unless_stopped(train_step(reparameterized(group.objective, group.reparam), tx))
 
     def summed(progress: Progress, shared: Any, batch: Batch) -> Progress:
       state, metrics = step(progress.state, (shared, progress.code), batch)
-      return Progress(state, progress.loss_sum + metrics['loss'], progress.code)
+      return Progress(state, {name: total + metrics[name] for name, total in progress.sums.items()}, progress.code)
 
     return summed
 
@@ -134,7 +132,7 @@ def fit(
   """Trains a cohort to the end of its plan, from its last checkpoint if there is one."""
   checkpoints = Checkpoints(folder_of(run.folder, phase))
   progress, errors = _start(run, cohort, data, checkpoints, starts or {})
-  advance, measure = data.walk(cohort_step(cohort), data.batches), accuracies(cohort.groups)
+  advance, measure = data.walk(cohort_step(cohort), data.batches), scores(cohort.groups)
   shipped = weights(cohort)
   run.bar.set_description(phase)
   run.bar.update(_step(progress))
@@ -161,12 +159,12 @@ def fit(
       progress, step = advance(progress, frozen, before, end)
       _settle(progress)
       run.bar.update(step - before)
-    right = measure(shipped(progress), data.validation)
-    errors.append({name: (1 - accuracy).tolist() for name, accuracy in right.items()})
-    _report(run, progress, rates, errors, time.perf_counter() - began)
-    progress = {name: p._replace(loss_sum=jnp.zeros_like(p.loss_sum)) for name, p in progress.items()}
+    scored = measure(shipped(progress), data.validation)
+    errors.append({name: (1 - score).tolist() for name, score in scored.items()})
+    _report(run, cohort, progress, rates, errors, time.perf_counter() - began)
+    progress = {name: p._replace(sums=jax.tree.map(jnp.zeros_like, p.sums)) for name, p in progress.items()}
     if len(errors) % cohort.plan.save_every == 0 or not cohort.rates(errors):
-      save(score=float(np.mean(np.concatenate([*right.values()]))))
+      save(score=float(np.mean(np.concatenate([*scored.values()]))))
   checkpoints.close()
   return progress
 
@@ -213,7 +211,7 @@ def restore(
   """The newest whole checkpoint of a cohort and the validation errors up to it, placed on today's devices."""
 
   def abstract() -> Any:
-    shapes = jax.eval_shape(lambda: fresh(cohort, _blank(data), starts))
+    shapes = jax.eval_shape(lambda: fresh(cohort, data.batches.blank, starts))
     placed = functools.partial(jax.ShapeDtypeStruct, sharding=_replicated(data))
     return jax.tree.map(lambda leaf: placed(leaf.shape, leaf.dtype), shapes)
 
@@ -226,33 +224,29 @@ def _start(
 ) -> tuple[dict[str, Progress], Errors]:
   restored = restore(checkpoints, cohort, data, starts)
   if restored is None:
-    start = fresh(cohort, _blank(data), starts)  # not compiled: that takes longer than what it saves
+    start = fresh(cohort, data.batches.blank, starts)  # not compiled: that takes longer than what it saves
     restored = jax.tree.map(functools.partial(_put, sharding=_replicated(data)), start), []
   run.cut_back(cohort.groups.keys(), _step(restored[0]))
   return restored
 
 
-def fresh(cohort: Cohort, images: Array, starts: Starts | None = None) -> dict[str, Progress]:
+def fresh(cohort: Cohort, inputs: Array, starts: Starts | None = None) -> dict[str, Progress]:
   """All students before their first step, by name; a group that has no start gets new weights."""
-  tx = optimizer(cohort.plan.weight_decay)
 
   def start(name: str, group: Group) -> Progress:
+    tx = optimizer_of(group, cohort.plan)
+
     def one(seed: tuple[Array, Start | None]) -> Progress:
       key, given = seed
-      state = init_state(group.model, tx, key, images)
+      state = init_state(group.model, tx, key, inputs)
       given = given or Start(*group.reparam.init(state.params, jax.random.fold_in(key, _CODE)), state.stats)
       state = state._replace(params=given.theta, stats=given.stats, opt_state=tx.init(given.theta))
-      return Progress(state, jnp.zeros(()), given.code)
+      return Progress(state, {name: jnp.zeros(()) for name in ('loss', *group.metrics)}, given.code)
 
     keys = jnp.stack([jax.random.key(seed) for seed in group.seeds])
     return group.over(one)((keys, (starts or {}).get(name)))
 
   return {name: start(name, group) for name, group in cohort.groups.items()}
-
-
-def _blank(data: Data) -> Array:
-  """An image for its shape alone; it lies on this process's own device, as a batch of several processes does not."""
-  return jnp.zeros((1, *data.batches.image_shape))
 
 
 def _put(leaf: Array, sharding: jax.sharding.NamedSharding) -> Array:
@@ -281,17 +275,18 @@ def _with_rates(progress: dict[str, Progress], rates: dict[str, list[float]]) ->
 
 
 def _report(
-  run: Run, progress: dict[str, Progress], rates: dict[str, list[float]], errors: Errors, seconds: float
+  run: Run, cohort: Cohort, progress: dict[str, Progress], rates: Any, errors: Errors, seconds: float
 ) -> None:
   """A line for each group; each is given an equal share of the seconds, so that all lines together give the time."""
   step = _step(progress)
   steps_per_epoch = step // len(errors)
   for name, group in progress.items():
+    means = {f'train_{what}': np.asarray(total, np.float64) / steps_per_epoch for what, total in group.sums.items()}
     values = {
       'epoch': len(errors),
       'learning_rate': rates[name],
-      'train_loss': (np.asarray(group.loss_sum, np.float64) / steps_per_epoch).tolist(),
-      'validation_accuracy': [1 - error for error in errors[-1][name]],
+      **{what: mean.tolist() for what, mean in means.items()},
+      f'validation_{cohort.groups[name].score.name}': [1 - error for error in errors[-1][name]],
       'seconds': seconds / len(progress),
     }
     run.report(name, step, values)

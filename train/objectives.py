@@ -1,23 +1,47 @@
 """Objectives: (params, stats, frozen, batch, key) -> (loss, (stats, metrics)). Compose them; add no flags."""
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import optax
 
-from lmajax.losses import distillation
-from lmajax.types import Array, Key, ModelStats, Params, Reparam, Theta
+from lmajax.losses import distillation, representation_error
+from lmajax.types import Array, Key, ModelStats, Params, Reparam, Tap, Theta
 from train.data.batches import Batch
 from train.step import Frozen, Objective, Share
 
 _NOISE = 0x4015E  # keeps the weights' noise apart from the dropout's
+_FED = 0xFED  # and that of the representations
 
 
-def forward(model: nn.Module, params: Params, stats: ModelStats, images: Array, key: Key) -> tuple[Array, Any]:
+class Taught(NamedTuple):
+  """What the teacher says of a batch, in evaluation mode."""
+
+  logits: Array
+  taps: tuple[Tap, ...]
+
+
+class Kept(NamedTuple):
+  """Parameters and statistics with which parts of a model run, one after another."""
+
+  params: Params
+  stats: ModelStats
+  key: Key
+
+  def run(self, model: Any, part: str, *args: Any, train: bool) -> tuple[Any, 'Kept']:
+    """The output of ``stem``, ``stage`` or ``head``, and the statistics as that part moves them in training."""
+    variables, dropout = {'params': self.params, **self.stats}, {'dropout': self.key}
+    options = {'method': part, 'train': train, 'rngs': dropout, 'mutable': list(self.stats)}
+    output, moved = model.apply(variables, *args, **options)
+    return output, self._replace(stats=moved if train else self.stats)
+
+
+def forward(model: nn.Module, params: Params, stats: ModelStats, inputs: Array, key: Key) -> tuple[Array, Any]:
   """The logits in training mode, and the statistics as they are moved."""
   variables = {'params': params, **stats}
-  (logits, _), moved = model.apply(variables, images, train=True, mutable=list(stats), rngs={'dropout': key})
+  (logits, _), moved = model.apply(variables, inputs, train=True, mutable=list(stats), rngs={'dropout': key})
   return logits, moved
 
 
@@ -26,7 +50,7 @@ def supervised(model: nn.Module) -> Objective:
 
   def objective(params: Params, stats: ModelStats, frozen: Frozen, batch: Batch, key: Key):
     del frozen
-    logits, stats = forward(model, params, stats, batch.images, key)
+    logits, stats = forward(model, params, stats, batch.inputs, key)
     logits = logits.astype('float32')
     loss = optax.losses.softmax_cross_entropy_with_integer_labels(logits, batch.labels).mean()
     return loss, (stats, {})
@@ -35,14 +59,83 @@ def supervised(model: nn.Module) -> Objective:
 
 
 def distill(student: nn.Module, *, temperature: float, soft_weight: float) -> Objective:
-  """The paper's mix of soft targets and labels; ``frozen`` is the teacher's logits of the batch."""
+  """The paper's mix of soft targets and labels."""
 
-  def objective(params: Params, stats: ModelStats, frozen: Frozen, batch: Batch, key: Key):
-    logits, stats = forward(student, params, stats, batch.images, key)
-    loss = distillation(logits, frozen, batch.labels, temperature=temperature, soft_weight=soft_weight).mean()
-    return loss, (stats, {})
+  def objective(params: Params, stats: ModelStats, frozen: Taught, batch: Batch, key: Key):
+    logits, stats = forward(student, params, stats, batch.inputs, key)
+    loss = distillation(logits, frozen.logits, batch.labels, temperature=temperature, soft_weight=soft_weight)
+    return loss.mean(), (stats, {})
 
   return objective
+
+
+Distance = Callable[[Array, Array], Array]
+
+
+def hint(student: nn.Module, stage: int, *, distance: Distance = optax.losses.squared_error) -> Objective:
+  """The first phase of FitNets: the output of one stage, on the student's own activations, against the teacher's."""
+
+  def objective(params: Params, stats: ModelStats, frozen: Taught, batch: Batch, key: Key):
+    variables, dropout = {'params': params, **stats}, {'dropout': key}
+    (_, taps), stats = student.apply(variables, batch.inputs, train=True, mutable=list(stats), rngs=dropout)
+    return representation_error(taps[stage + 1], frozen.taps[stage + 1], distance=distance).mean(), (stats, {})
+
+  return objective
+
+
+def blockwise(
+  student: Any,
+  end_to_end: Callable[[Array, Taught, Batch], Array],
+  *,
+  beta: float,
+  fed: Sequence[int],
+  compared: Sequence[int],
+  distance: Distance = optax.losses.squared_error,
+  noise: float = 0.0,
+) -> Objective:
+  """LIT: β times a loss of the student's own logits, and 1 − β times the errors of its stages.
+
+  The ``fed`` stages take the teacher's output of the stage before (with Gaussian noise of that deviation); the others
+  go on from the student's. The outputs of the ``compared`` ones are held against the teacher's. Stem and head run in
+  evaluation mode: they are the teacher's, statistics and all. Statistics move first under the student's own
+  activations, then stage by stage under the teacher's, as in the authors' CIFAR code.
+  """
+  stages = max(compared, default=-1) + 1
+
+  def objective(params: Params, stats: ModelStats, frozen: Taught, batch: Batch, key: Key):
+    kept, loss, errors, own = Kept(params, stats, key), jax.numpy.zeros(()), {}, ()
+    if beta > 0 or 0 not in fed:
+      logits, own, kept = passed(student, kept, batch.inputs, len(frozen.taps) - 1)
+      loss += beta * end_to_end(logits, frozen, batch)
+    tap, from_teacher = None, False
+    for i in range(stages if beta < 1 else 0):
+      if i in fed:
+        tap, from_teacher = noisy(frozen.taps[i], noise, jax.random.fold_in(key, _FED + i)), True
+      if from_teacher:
+        tap, kept = kept.run(student, 'stage', i, tap, train=True)
+      else:
+        tap = own[i + 1]
+      if i in compared:
+        errors[f'error_{i}'] = representation_error(tap, frozen.taps[i + 1], distance=distance).mean()
+    return loss + (1 - beta) * sum(errors.values()), (kept.stats, errors)
+
+  return objective
+
+
+def passed(student: Any, kept: Kept, inputs: Array, stages: int) -> tuple[Array, tuple[Tap, ...], Kept]:
+  """The student from its inputs to its logits, stem and head in evaluation mode: logits, taps, moved statistics."""
+  tap, kept = kept.run(student, 'stem', inputs, train=False)
+  taps = [tap]
+  for i in range(stages):
+    tap, kept = kept.run(student, 'stage', i, taps[-1], train=True)
+    taps.append(tap)
+  logits, kept = kept.run(student, 'head', taps[-1], train=False)
+  return logits, tuple(taps), kept
+
+
+def noisy(tap: Array, deviation: float, key: Key) -> Array:
+  """A representation with Gaussian noise on it."""
+  return tap + deviation * jax.random.normal(key, tap.shape, tap.dtype) if deviation else tap
 
 
 def reparameterized(objective: Objective, reparam: Reparam) -> Objective:
@@ -56,10 +149,10 @@ def reparameterized(objective: Objective, reparam: Reparam) -> Objective:
 
 
 def teach(teacher: nn.Module) -> Share:
-  """From the teacher's variables to its logits of a batch, in evaluation mode: what all students under it share."""
+  """From the teacher's variables to what it says of a batch: what all students under it share."""
 
-  def share(frozen: Frozen, batch: Batch) -> Array:
-    logits, _ = teacher.apply(frozen, batch.images, train=False)
-    return jax.lax.stop_gradient(logits)
+  def share(frozen: Frozen, batch: Batch) -> Taught:
+    said: Any = teacher.apply(frozen, batch.inputs, train=False)
+    return jax.lax.stop_gradient(Taught(*said))
 
   return share

@@ -18,7 +18,7 @@ from train.config_quantize import Quantize
 from train.data import Dataset
 from train.distributed import first, wait
 from train.errors import UserError
-from train.evaluate import accuracies, measured_again, member
+from train.evaluate import measured_again, member, scores
 from train.loop import Data, Start
 from train.quantizers import FLOAT, Arm
 from train.report import TEACHER
@@ -134,12 +134,12 @@ class Scoring:
   def _of(self, group: Group) -> tuple[Callable, Callable]:
     """The programs of an architecture."""
     one = {'': group}
-    return self._programs.setdefault(id(group.model), (accuracies(one), measured_again(one)))
+    return self._programs.setdefault(id(group.model), (scores(one), measured_again(one)))
 
   def _milliseconds(self, kind: str, trained: Trained) -> float:
     """An image's time within a batch of the test set; noted in the folder, so that a resumed run says the same."""
     variables = member({'params': trained.params(), **trained.end.stats}, 0)
-    time = partial(timed, trained.group.model, variables, self._test[0][0].images)
+    time = partial(timed, trained.group.model, variables, self._test[0][0].inputs)
     return noted(self._folder / 'milliseconds.json', kind, time)
 
 

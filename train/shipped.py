@@ -59,7 +59,7 @@ def description(config: Training, arm: Arm | None, dataset: Dataset) -> dict[str
     'activation_bits': None if arm is None else arm.activation_bits,
     'dtype': config.dtype,
     'classes': list(NAMES[config.data]),
-    'image_shape': list(dataset.test.images.shape[1:]),
+    'image_shape': list(dataset.test.inputs.shape[1:]),
     'pixel_mean': list(dataset.pixel_mean),
     'pixel_std': list(dataset.pixel_std),
     'brightest': BRIGHTEST[config.data],

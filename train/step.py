@@ -11,11 +11,32 @@ import optax
 from lmajax.compress import identity
 from lmajax.types import Array, Key, ModelStats, Params, Reparam
 from train.data.batches import Batch, Batches, Epoch
+from train.optimizers import Where
 
 Frozen = Any
 Share = Callable[[Frozen, Batch], Frozen]
 Metrics = dict[str, Array]
 Objective = Callable[[Params, ModelStats, Frozen, Batch, Key], tuple[Array, tuple[ModelStats, Metrics]]]
+
+
+def right_answers(model: nn.Module) -> Callable:
+  """A function (variables, batch, mask) -> the number of right answers among the rows that the mask keeps."""
+
+  def count(variables: dict[str, Any], batch: Batch, mask: Array) -> Array:
+    logits, _ = model.apply(variables, batch.inputs, train=False)
+    return jnp.sum((logits.argmax(-1) == batch.labels) & mask)
+
+  return count
+
+
+class Score(NamedTuple):
+  """What a network is judged by: a number from 0 to 1 for each example, summed over those that the mask keeps."""
+
+  name: str
+  of: Callable[[nn.Module], Callable]
+
+
+ACCURACY = Score('accuracy', right_answers)
 
 
 class Group(NamedTuple):
@@ -26,6 +47,9 @@ class Group(NamedTuple):
   seeds: Sequence[int]
   over: Callable[[Callable], Callable]
   reparam: Reparam = identity()
+  trained: Where | None = None  # which of the parameters; None: all
+  metrics: tuple[str, ...] = ()  # of the objective, to be noted beside the loss
+  score: Score = ACCURACY
 
 
 class TrainState(NamedTuple):
@@ -41,10 +65,10 @@ class TrainState(NamedTuple):
 Step = Callable[[TrainState, Frozen, Batch], tuple[TrainState, Metrics]]
 
 
-def init_state(model: nn.Module, tx: optax.GradientTransformation, key: Key, images: Array) -> TrainState:
+def init_state(model: nn.Module, tx: optax.GradientTransformation, key: Key, inputs: Any) -> TrainState:
   """Initializes a model, its optimizer, and the key of its dropout."""
   init_key, dropout_key = jax.random.split(key)
-  variables = dict(model.init(init_key, images, train=False))
+  variables = dict(model.init(init_key, inputs, train=False))
   params = variables.pop('params')
   return TrainState(jnp.zeros((), jnp.int32), params, variables, tx.init(params), dropout_key)
 
@@ -162,13 +186,3 @@ def looped(step: Callable, batches: Batches, *, chunk: int = 50) -> Advance:
 def make_train_step(objective: Objective, tx: optax.GradientTransformation, *, share: Share = as_it_is) -> Step:
   """The compiled step of one student."""
   return compiled(sharing(train_step(objective, tx), share))
-
-
-def right_answers(model: nn.Module) -> Callable:
-  """A function (variables, batch, mask) -> the number of right answers among the rows that the mask keeps."""
-
-  def count(variables: dict[str, Any], batch: Batch, mask: Array) -> Array:
-    logits, _ = model.apply(variables, batch.images, train=False)
-    return jnp.sum((logits.argmax(-1) == batch.labels) & mask)
-
-  return count

@@ -14,8 +14,8 @@ from train import report
 from train.bench import networks, peers, timing
 from train.bench.record import Record, caption, megabytes, milliseconds, ratio_fields, ratio_text
 from train.config_bench import CHANNELS, Activation
-from train.loop import optimizer
 from train.objectives import supervised
+from train.optimizers import adjustable, sgd
 from train.step import train_step
 
 PASSES = ('forward', 'forward and backward')
@@ -114,9 +114,9 @@ def _row(name: str, one: Compiled, samples: dict[str, list[float]]) -> dict[str,
 
 def step_memory(config: Activation, label: str) -> int | None:
   """Bytes that a training step of the network needs beside its arguments and results; compiled, not run."""
-  model, tx = networks.network(config.network, label), optimizer(0.0)
+  model, tx = networks.network(config.network, label), adjustable(sgd(0.0))
   batch = networks.batch(config.batch_size)
-  state = networks.state(model, tx, batch.images)
+  state = networks.state(model, tx, batch.inputs)
   return compiled(train_step(supervised(model), tx), state, None, batch, moved=None).temp_bytes
 
 

@@ -31,7 +31,7 @@ def measure(config: Latency) -> Record:
 
 
 def _ours(name: str, label: str, batch_size: int) -> timing.Contestant:
-  model, images = networks.network(name, label), networks.batch(batch_size).images
+  model, images = networks.network(name, label), networks.batch(batch_size).inputs
   variables = networks.variables(model, images)
   infer = jax.jit(lambda images: model.apply(variables, images, train=False)[0])
   return lambda: jax.block_until_ready(infer(images))
@@ -39,7 +39,7 @@ def _ours(name: str, label: str, batch_size: int) -> timing.Contestant:
 
 def _theirs(torch: Any, name: str, label: str, batch_size: int) -> timing.Contestant:
   network = networks.peer(torch, networks.network(name, label), label)
-  images = np.array(networks.batch(batch_size).images)
+  images = np.array(networks.batch(batch_size).inputs)
   return timing.best({layout: torch.inference(network, images, layout=layout) for layout in torch.LAYOUTS})[1]
 
 

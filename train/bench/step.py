@@ -14,12 +14,14 @@ from train.bench import networks, peers, timing
 from train.bench.record import Record, caption, milliseconds, ratio_fields, ratio_text
 from train.config_bench import Step
 from train.data.batches import Batch
-from train.loop import Cohort, Plan, Progress, cohort_step, optimizer
+from train.loop import Cohort, Plan, Progress, cohort_step
 from train.objectives import distill, supervised, teach
+from train.optimizers import adjustable, sgd
 from train.step import Group, as_it_is, compiled
 
 _SOFT = {'temperature': 2.0, 'soft_weight': 0.7}
-_PLAN = Plan(learning_rate=0.01, weight_decay=2.2e-4, schedule=schedules.cosine(1), save_every=1)
+_WEIGHT_DECAY = 2.2e-4
+_PLAN = Plan(learning_rate=0.01, optimizer=sgd(_WEIGHT_DECAY), schedule=schedules.cosine(1), save_every=1)
 
 
 class Case(NamedTuple):
@@ -74,7 +76,7 @@ def contestant(case: Case, label: str, batch_size: int) -> timing.Contestant:
   objective = distill(model, **_SOFT) if case.distilled else supervised(model)
   group = Group(model, objective, range(case.students), build.over(model))
   step = compiled(cohort_step(Cohort({'students': group}, _PLAN, teach(teacher) if case.distilled else as_it_is)))
-  frozen = networks.variables(teacher, batch.images) if case.distilled else None
+  frozen = networks.variables(teacher, batch.inputs) if case.distilled else None
   progress = {'students': _start(group, batch)}
 
   def call() -> None:
@@ -85,12 +87,12 @@ def contestant(case: Case, label: str, batch_size: int) -> timing.Contestant:
 
 
 def _start(group: Group, batch: Batch) -> Progress:
-  tx = optimizer(_PLAN.weight_decay)
-  states = [networks.state(group.model, tx, batch.images, seed=seed) for seed in group.seeds]
+  tx = adjustable(_PLAN.optimizer)
+  states = [networks.state(group.model, tx, batch.inputs, seed=seed) for seed in group.seeds]
   stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
   rates = jnp.full(len(group.seeds), _PLAN.learning_rate, jnp.float32)
   opt_state = stacked.opt_state._replace(hyperparams={'learning_rate': rates})
-  return Progress(stacked._replace(opt_state=opt_state), jnp.zeros(len(group.seeds)))
+  return Progress(stacked._replace(opt_state=opt_state), {'loss': jnp.zeros(len(group.seeds))})
 
 
 def _theirs(torch: Any, case: Case, label: str, batch_size: int) -> dict[str, timing.Contestant]:
@@ -99,9 +101,11 @@ def _theirs(torch: Any, case: Case, label: str, batch_size: int) -> dict[str, ti
   students = [networks.peer(torch, networks.network(case.network, label), label) for _ in range(case.students)]
   teacher = networks.peer(torch, models.cifar10_teacher(linen.ReLU), 'relu') if case.distilled else None
   loss = torch.soft_loss(*_SOFT.values()) if case.distilled else torch.hard_loss
-  sgd = {'lr': _PLAN.learning_rate, 'weight_decay': _PLAN.weight_decay}
-  pair = np.array(batch.images), np.array(batch.labels)
-  return {name: torch.training(students, pair, loss, teacher=teacher, layout=name, sgd=sgd) for name in torch.LAYOUTS}
+  theirs = {'lr': _PLAN.learning_rate, 'weight_decay': _WEIGHT_DECAY}
+  pair = np.array(batch.inputs), np.array(batch.labels)
+  return {
+    name: torch.training(students, pair, loss, teacher=teacher, layout=name, sgd=theirs) for name in torch.LAYOUTS
+  }
 
 
 _HEAD = ('network', 'labels', 'students', 'activation', 'JAX ms', 'images/s', 'PyTorch ms', 'images/s', 'PyTorch / JAX')

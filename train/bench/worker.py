@@ -12,8 +12,8 @@ from train import build, distributed
 from train.bench import networks, timing
 from train.config_bench import NetworkName
 from train.data.batches import Batch
-from train.loop import optimizer
 from train.objectives import supervised
+from train.optimizers import adjustable, sgd
 from train.step import make_train_step
 
 DONE = 'done'
@@ -38,11 +38,11 @@ class Worker:
 def stepping(options: Worker) -> timing.Contestant:
   """A call takes one step, its batch spread over all devices."""
   spread = build.sharding()
-  model, tx = networks.network(options.network, 'lma-8'), optimizer(0.0)
+  model, tx = networks.network(options.network, 'lma-8'), adjustable(sgd(0.0))
   whole = networks.batch(options.batch_size)
   batch = Batch(*(distributed.whole(np.asarray(leaf), spread) for leaf in whole))
   replicated = NamedSharding(spread.mesh, PartitionSpec())
-  state = jax.jit(lambda state: state, out_shardings=replicated)(networks.state(model, tx, whole.images))
+  state = jax.jit(lambda state: state, out_shardings=replicated)(networks.state(model, tx, whole.inputs))
   step = make_train_step(supervised(model), tx)
 
   def call() -> None:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from train.data import cifar, digits, fetch, idx
 from train.data.files import naming
-from train.data.images import Dataset, Images, stratified_order
+from train.data.images import Dataset, Examples, stratified_order
 from train.errors import UserError
 
 __all__ = ['Dataset', 'Images', 'load']
@@ -55,7 +55,7 @@ def load(name: str, *, data_dir: Path | None = None, train_images: int | None = 
   )
 
 
-def _official_parts(name: str, data_dir: Path | None) -> tuple[Images, Images]:
+def _official_parts(name: str, data_dir: Path | None) -> tuple[Examples, Examples]:
   if name == 'digits':
     return digits.load()
   folder = fetch.fetch(name) if data_dir is None else Path(data_dir)

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float32, Int32, Key, UInt8
+from jaxtyping import Array, Bool, Float32, Int32, Key, Shaped, UInt8
 
 from train.data.augment import crop_and_flip
-from train.data.images import Images
+from train.data.images import Examples
 from train.distributed import whole
 from train.errors import UserError
 
@@ -18,16 +18,20 @@ _STREAM = 0xDA7A  # keeps these draws apart from others of the same seed
 
 
 class Batch(NamedTuple):
-  """Normalized images and their classes, on the devices."""
+  """What a model takes, normalized images or characters, and their classes, on the devices."""
 
-  images: Float32[Array, 'b h w c']
+  inputs: Shaped[Array, 'b ...']
   labels: Int32[Array, ' b']
 
 
-class Epoch(NamedTuple):
-  """All training images, raw, on every device, and which of them make each batch of one epoch."""
+Prepare = Callable[[Key[Array, ''] | None, UInt8[Array, 'b ...']], Shaped[Array, 'b ...']]
+"""(a key in training, raw examples) -> what a model takes; without a key nothing is left to chance."""
 
-  images: UInt8[Array, 'n h w c']
+
+class Epoch(NamedTuple):
+  """All training examples, raw, on every device, and which of them make each batch of one epoch."""
+
+  inputs: UInt8[Array, 'n ...']
   labels: Int32[Array, ' n']
   rows: Int32[Array, 'steps b']
 
@@ -37,35 +41,38 @@ class Batches:
 
   def __init__(
     self,
-    images: Images,
+    examples: Examples,
     *,
     batch_size: int,
     seed: int,
-    pixel_mean: tuple[float, ...],
-    pixel_std: tuple[float, ...],
-    augment: bool,
+    prepare: Prepare,
     sharding: jax.sharding.NamedSharding | None = None,
   ):
-    if not 1 <= batch_size <= len(images.labels):
-      raise UserError(
-        f'batch size {batch_size} with {len(images.labels)} images; choose from 1 to {len(images.labels)}'
-      )
+    total = len(examples.labels)
+    if not 1 <= batch_size <= total:
+      raise UserError(f'batch size {batch_size} with {total} training examples; choose from 1 to {total}')
     _check_spread(batch_size, sharding)
-    self.steps_per_epoch = len(images.labels) // batch_size
-    self._images = images
+    self.steps_per_epoch = total // batch_size
+    self._examples = examples
     self._batch_size = batch_size
     self._seed = seed
-    self._key = jax.random.fold_in(jax.random.key(seed), _STREAM) if augment else None
-    self._normalize = {'mean': tuple(pixel_mean), 'std': tuple(pixel_std)}
+    self._key = jax.random.fold_in(jax.random.key(seed), _STREAM)
+    self._prepare = prepare
     self._sharding = sharding
     self._shuffled = -1, np.arange(0)
-    self.image_shape = images.images.shape[1:]
+
+  @property
+  def blank(self) -> Array:
+    """A batch of one, of zeros; it lies on this process's own device, as a batch of several processes does not."""
+    raw = jax.ShapeDtypeStruct((1, *self._examples.inputs.shape[1:]), jnp.uint8)
+    shape = jax.eval_shape(partial(self._prepare, None), raw)
+    return jnp.zeros(shape.shape, shape.dtype)
 
   def __getitem__(self, step: int) -> Batch:
     epoch, position = divmod(step, self.steps_per_epoch)
     rows = self._permutation(epoch)[position * self._batch_size :][: self._batch_size]
-    images, labels = _placed(self._images.take, rows, self._sharding)
-    return Batch(_prepare(self._key, step, images, **self._normalize), labels)
+    raw, labels = _placed(self._examples.take, rows, self._sharding)
+    return Batch(_prepared(self._prepare, self._key, step, raw), labels)
 
   def epoch(self, number: int) -> Epoch:
     """What ``batch`` takes; the images go to the devices once, the rows of each epoch are drawn on the host."""
@@ -75,12 +82,12 @@ class Batches:
   def batch(self, epoch: Epoch, step: Int32[Array, '']) -> Batch:
     """``self[step]``, made inside a program from the epoch that the step lies in."""
     rows = self._spread(epoch.rows[step % self.steps_per_epoch])
-    images, labels = self._spread((epoch.images[rows], epoch.labels[rows]))
-    return Batch(_prepare(self._key, step, images, **self._normalize), labels)
+    raw, labels = self._spread((epoch.inputs[rows], epoch.labels[rows]))
+    return Batch(_prepared(self._prepare, self._key, step, raw), labels)
 
   @cached_property
   def _resident(self) -> tuple[Array, Array]:
-    return whole(self._images.images, self.everywhere), whole(self._images.labels, self.everywhere)
+    return whole(self._examples.inputs, self.everywhere), whole(self._examples.labels, self.everywhere)
 
   @property
   def everywhere(self) -> jax.sharding.NamedSharding | None:
@@ -92,30 +99,25 @@ class Batches:
 
   def _permutation(self, epoch: int) -> np.ndarray:
     if self._shuffled[0] != epoch:
-      self._shuffled = epoch, np.random.default_rng((self._seed, epoch)).permutation(len(self._images.labels))
+      self._shuffled = epoch, np.random.default_rng((self._seed, epoch)).permutation(len(self._examples.labels))
     return self._shuffled[1]
 
 
 def evaluation_batches(
-  images: Images,
-  *,
-  batch_size: int,
-  pixel_mean: tuple[float, ...],
-  pixel_std: tuple[float, ...],
-  sharding: jax.sharding.NamedSharding | None = None,
+  examples: Examples, *, batch_size: int, prepare: Prepare, sharding: jax.sharding.NamedSharding | None = None
 ) -> Iterator[tuple[Batch, Bool[Array, ' b']]]:
-  """All images in order, each batch with a mask of its real rows: the last one is filled up with a repeated row."""
+  """All examples in order, each batch with a mask of its real rows: the last one is filled up with a repeated row."""
   _check_spread(batch_size, sharding)
-  total = len(images.labels)
+  total = len(examples.labels)
   for start in range(0, total, batch_size):
     rows = np.arange(start, start + batch_size)
-    (raw, labels), mask = _placed(partial(_filled_up, images), rows, sharding)
-    yield Batch(_prepare(None, 0, raw, mean=tuple(pixel_mean), std=tuple(pixel_std)), labels), mask
+    (raw, labels), mask = _placed(partial(_filled_up, examples), rows, sharding)
+    yield Batch(_prepared(prepare, None, 0, raw), labels), mask
 
 
-def _filled_up(images: Images, rows: np.ndarray) -> tuple[Images, np.ndarray]:
-  total = len(images.labels)
-  return images.take(np.minimum(rows, total - 1)), rows < total
+def _filled_up(examples: Examples, rows: np.ndarray) -> tuple[Examples, np.ndarray]:
+  total = len(examples.labels)
+  return examples.take(np.minimum(rows, total - 1)), rows < total
 
 
 def _placed(read: Callable[[np.ndarray], Any], rows: np.ndarray, sharding: jax.sharding.NamedSharding | None) -> Any:
@@ -134,18 +136,25 @@ def _placed(read: Callable[[np.ndarray], Any], rows: np.ndarray, sharding: jax.s
   return structure.unflatten([spread(i) for i in range(len(empty))])
 
 
-@partial(jax.jit, static_argnames=('mean', 'std'))
-def _prepare(
-  key: Key[Array, ''] | None,
-  step: int,
-  images: UInt8[Array, 'b h w c'],
-  *,
-  mean: tuple[float, ...],
-  std: tuple[float, ...],
-) -> Float32[Array, 'b h w c']:
-  if key is not None:
-    images = crop_and_flip(jax.random.fold_in(key, step), images)
-  return normalized(images, mean, std)
+@partial(jax.jit, static_argnums=0)
+def _prepared(prepare: Prepare, key: Key[Array, ''] | None, step: int, raw: UInt8[Array, 'b ...']) -> Array:
+  return prepare(None if key is None else jax.random.fold_in(key, step), raw)
+
+
+def pixels(mean: Sequence[float], std: Sequence[float], *, augment: bool = False) -> Prepare:
+  """Normalizes images, and in training crops and flips them at random before it where asked."""
+
+  def prepare(key: Key[Array, ''] | None, images: UInt8[Array, 'b h w c']) -> Float32[Array, 'b h w c']:
+    images = crop_and_flip(key, images) if augment and key is not None else images
+    return normalized(images, mean, std)
+
+  return prepare
+
+
+def characters(key: Key[Array, ''] | None, texts: UInt8[Array, 'b length']) -> Int32[Array, 'b length']:
+  """Hands the numbers of characters on."""
+  del key
+  return texts.astype(jnp.int32)
 
 
 def normalized(

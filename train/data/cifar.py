@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from train.data.files import read_bytes, read_tar
-from train.data.images import Images, checked
+from train.data.images import Examples, checked
 from train.errors import UserError
 
 _PIXELS = 3 * 32 * 32
@@ -44,12 +44,12 @@ _LAYOUTS = {
 }
 
 
-def load(name: str, data_dir: Path) -> tuple[Images, Images]:
+def load(name: str, data_dir: Path) -> tuple[Examples, Examples]:
   """Training and test images, from the unpacked folder or else from the archive."""
   layout = _LAYOUTS[name]
   contents = _contents(data_dir, layout)
   *train, test = (_records(path, raw, layout) for path, raw in contents.items())
-  return Images(*(np.concatenate(arrays) for arrays in zip(*train, strict=True))), test
+  return Examples(*(np.concatenate(arrays) for arrays in zip(*train, strict=True))), test
 
 
 def _contents(data_dir: Path, layout: _Layout) -> dict[Path, bytes]:
@@ -66,7 +66,7 @@ def _contents(data_dir: Path, layout: _Layout) -> dict[Path, bytes]:
   raise UserError(f'{data_dir}: --data-dir must hold {layout.folder}/ or {layout.archive}, and holds neither')
 
 
-def _records(path: Path, raw: bytes, layout: _Layout) -> Images:
+def _records(path: Path, raw: bytes, layout: _Layout) -> Examples:
   size = layout.label_bytes + _PIXELS
   if len(raw) % size:
     raise UserError(

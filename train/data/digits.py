@@ -3,14 +3,14 @@
 import numpy as np
 from sklearn.datasets import load_digits
 
-from train.data.images import Images, stratified_order
+from train.data.images import Examples, stratified_order
 
 TRAIN, VALIDATION, TEST = 1097, 200, 500
 
 
-def load() -> tuple[Images, Images]:
+def load() -> tuple[Examples, Examples]:
   """Training (with validation) and test images; the set has no official test part, so a fixed one is taken."""
   pixels, labels = load_digits(return_X_y=True)
-  whole = Images(pixels.astype(np.uint8).reshape(-1, 8, 8, 1), labels.astype(np.int32))
+  whole = Examples(pixels.astype(np.uint8).reshape(-1, 8, 8, 1), labels.astype(np.int32))
   order = stratified_order(whole.labels)
   return whole.take(order[TEST:]), whole.take(order[:TEST])

@@ -6,17 +6,17 @@ from pathlib import Path
 import numpy as np
 
 from train.data.files import read_bytes
-from train.data.images import Images, checked
+from train.data.images import Examples, checked
 from train.errors import UserError
 
 
-def load(name: str, data_dir: Path) -> tuple[Images, Images]:
+def load(name: str, data_dir: Path) -> tuple[Examples, Examples]:
   """Training and test images from ``data_dir/name`` if there is one (the sets share file names), else ``data_dir``."""
   folder = data_dir / name if (data_dir / name).is_dir() else data_dir
   return _part(folder, 'train'), _part(folder, 't10k')
 
 
-def _part(folder: Path, part: str) -> Images:
+def _part(folder: Path, part: str) -> Examples:
   images_path = _find(folder, f'{part}-images-idx3-ubyte')
   labels_path = _find(folder, f'{part}-labels-idx1-ubyte')
   images, labels = _array(images_path, rank=3), _array(labels_path, rank=1)

@@ -9,36 +9,36 @@ from jaxtyping import Int, Int32, UInt8
 from train.errors import UserError
 
 
-class Images(NamedTuple):
-  """Raw pixels and the class of each image."""
+class Examples(NamedTuple):
+  """Raw pixels, or characters, and the class of each image, or text."""
 
-  images: UInt8[np.ndarray, 'n h w c']
+  inputs: UInt8[np.ndarray, 'n ...']
   labels: Int32[np.ndarray, ' n']
 
-  def take(self, rows: Int[np.ndarray, ' m']) -> 'Images':
-    return Images(self.images[rows], self.labels[rows])
+  def take(self, rows: Int[np.ndarray, ' m']) -> 'Examples':
+    return Examples(self.inputs[rows], self.labels[rows])
 
 
 class Dataset(NamedTuple):
   """The three parts of a set; mean and deviation are per channel, in units of the raw pixels."""
 
   name: str
-  train: Images
-  validation: Images
-  test: Images
+  train: Examples
+  validation: Examples
+  test: Examples
   num_classes: int
   pixel_mean: tuple[float, ...]
   pixel_std: tuple[float, ...]
   augment: bool
 
 
-def checked(images: np.ndarray, labels: np.ndarray, *, num_classes: int, source: Path | str) -> Images:
+def checked(images: np.ndarray, labels: np.ndarray, *, num_classes: int, source: Path | str) -> Examples:
   """Images whose labels are there and in range; ``source`` is the file that an error names."""
   if not len(labels):
     raise UserError(f'{source}: holds no images; get the published file again')
   if labels.max() >= num_classes:
     raise UserError(f'{source}: label {labels.max()} in a set of {num_classes} classes; get the published file again')
-  return Images(np.ascontiguousarray(images), labels.astype(np.int32))
+  return Examples(np.ascontiguousarray(images), labels.astype(np.int32))
 
 
 def stratified_order(labels: Int[np.ndarray, ' n']) -> Int[np.ndarray, ' n']:

@@ -11,7 +11,7 @@ from train.build import Arm
 from train.config import Distill, check
 from train.data import Dataset, load
 from train.distributed import first
-from train.evaluate import accuracies, member
+from train.evaluate import member, scores
 from train.loop import Cohort, Data, fit, saved, weights
 from train.objectives import distill, supervised, teach
 from train.report import TEACHER, Row
@@ -77,7 +77,7 @@ def restored(plan: Experiment, folder: Path) -> dict[str, Any]:
 
 def evaluated(plan: Experiment, trained: dict[str, Any]) -> list[Row]:
   """The rows of the table: this, and nothing before it, reads the test set."""
-  right = accuracies({**plan.teacher.groups, **plan.students.groups})(trained, plan.test)
+  right = scores({**plan.teacher.groups, **plan.students.groups})(trained, plan.test)
 
   def row(name: str, activation: str, width: int, segments: int | None, hard_label: bool) -> Row:
     one = member(trained[name], 0)

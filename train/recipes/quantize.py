@@ -17,6 +17,7 @@ from train.errors import UserError
 from train.evaluate import member
 from train.loop import Cohort, Data, Plan, Start, fit, weights
 from train.objectives import distill, teach
+from train.optimizers import sgd
 from train.quantizers import FROM_SCRATCH, Arm
 from train.report import TEACHER
 from train.report_quantize import Row
@@ -133,8 +134,8 @@ def group(plan: Experiment, arm: Arm, reparam: Reparam) -> Group:
 
 def layers(plan: Experiment, arm: Arm) -> tuple[str, ...]:
   """The kernels of a student, from the input to the output."""
-  images = jnp.zeros((1, *plan.data.batches.image_shape))
-  variables = jax.eval_shape(lambda: plan.models[arm].init(jax.random.key(0), images, train=False))
+  blank = plan.data.batches.blank
+  variables = jax.eval_shape(lambda: plan.models[arm].init(jax.random.key(0), blank, train=False))
   return quantizers.layers(variables['params'])
 
 
@@ -170,7 +171,7 @@ def _shares(plan: Experiment, to: Run, arm: Arm, teacher: Any, origin: Trained) 
 
 def _tuning(plan: Experiment, learning_rate: float, weight_decay: float) -> Plan:
   epochs = plan.config.finetune_epochs
-  return Plan(learning_rate, weight_decay, schedules.cosine(epochs), plan.config.save_every)
+  return Plan(learning_rate, sgd(weight_decay), schedules.cosine(epochs), plan.config.save_every)
 
 
 def _fitted(

@@ -20,7 +20,7 @@ from train.config_regions import Regions, check
 from train.data import load
 from train.data.batches import Batch
 from train.draw_regions import Panel
-from train.evaluate import accuracies, measured_again, member
+from train.evaluate import measured_again, member, scores
 from train.loop import Cohort, Data, fit, fresh, weights
 from train.objectives import supervised
 from train.pieces import differentiated
@@ -112,7 +112,7 @@ def _kinds(asked: Regions) -> Iterator[tuple[str, int | None]]:
 
 
 def _inputs(asked: Regions, test: list[tuple[Batch, Any]]) -> Inputs:
-  images = np.concatenate([np.asarray(batch.images)[np.asarray(mask)] for batch, mask in test]).astype(np.float64)
+  images = np.concatenate([np.asarray(batch.inputs)[np.asarray(mask)] for batch, mask in test]).astype(np.float64)
   labels = np.concatenate([np.asarray(batch.labels)[np.asarray(mask)] for batch, mask in test])
   images = images.reshape(len(images), -1)
   rng = np.random.default_rng(0)
@@ -147,7 +147,7 @@ def untrained(networks: Cohort, data: Data) -> dict[str, Any]:
   Fresh ones would put batch norm at mean 0 and variance 1 and all of LMA's cuts at 0. These are measured by forward
   passes in training mode over the first training batches, which move no parameter.
   """
-  start = weights(networks)(fresh(networks, data.batches[0].images))
+  start = weights(networks)(fresh(networks, data.batches[0].inputs))
   return measured_again(networks.groups)(start, (data.batches[i] for i in range(_MEASURING)))
 
 
@@ -156,7 +156,7 @@ def _counter(plan: Experiment, name: str) -> Callable[[dict[str, Any]], tuple[tu
   group = plan.networks.groups[name]
   act, seeds = group.model.act(), range(len(group.seeds))
   measure = differentiated(lambda site, z: act.apply(site, z, train=False))
-  score = accuracies({name: group})
+  score = scores({name: group})
 
   def count(variables: dict[str, Any]) -> tuple[tuple, Panel]:
     right = score({name: variables}, plan.test)[name].tolist()
