@@ -8,7 +8,7 @@ from train.data.files import naming
 from train.data.images import Dataset, Examples, stratified_order
 from train.errors import UserError
 
-__all__ = ['Dataset', 'Images', 'load']
+__all__ = ['Dataset', 'Examples', 'load']
 
 
 class _Known(NamedTuple):
