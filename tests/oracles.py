@@ -432,3 +432,16 @@ def slope_of(f, at, step=1e-5):
     down[i] -= step
     gradient[i] = (f(up) - f(down)) / (2 * step)
   return gradient
+
+
+# What a forward pass costs.
+
+
+def macs(layers):
+  """From each layer's kernel, of one group, and the positions it is laid at."""
+  total = 0
+  for kernel, positions in layers:
+    for _ in np.ndindex(*positions):
+      for _ in np.ndindex(*kernel):
+        total += 1
+  return total

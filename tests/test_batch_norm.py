@@ -1,6 +1,6 @@
 """After batch norm the statistics follow without a pass of their own, and at inference it folds into LMA's segments."""
 
-from functools import partial
+from functools import partial, reduce
 
 import flax.linen as nn
 import jax
@@ -17,6 +17,8 @@ MODELS = {
   'cnn': (models.CNN(channels=(4, 6), units=(5,), num_classes=3, act=LMA, pool_after=(1,)), (6, 8, 8, 3)),
   'mlp': (models.MLP(units=(7, 5), num_classes=3, act=LMA), (9, 12)),
   'wide': (models.WideResNet(depth=10, widen=1, num_classes=3, act=LMA), (4, 8, 8, 3)),
+  'resnet': (models.ResNet(depth=8, num_classes=3, act=LMA, channels=(2, 4, 6)), (4, 8, 8, 3)),
+  'resnext': (models.ResNeXt(depth=11, num_classes=3, act=LMA, cardinality=2, channels=(1, 2, 3)), (4, 8, 8, 3)),
 }
 
 
@@ -48,33 +50,30 @@ def test_a_broken_batch_is_unknown():
 def test_every_site_of_a_model_remembers_what_it_would_have_measured(name):
   model, shape = MODELS[name]
   x = jnp.asarray(RNG.normal(size=shape), jnp.float32)
-  variables = model.init(jax.random.key(0), x, train=False)
+  variables = jax.jit(partial(model.init, train=False))(jax.random.key(0), x)
   params = jax.tree.map(lambda p: p + 0.1 * RNG.normal(size=p.shape).astype(np.float32), variables['params'])
-  _, updated = model.apply(
-    {**variables, 'params': params},
-    x,
-    train=True,
-    rngs={'dropout': jax.random.key(1)},
-    mutable=['batch_stats', 'intermediates'],
-    capture_intermediates=lambda module, _: isinstance(module, nn.BatchNorm),
-  )
-  sites = pairs(updated['batch_stats'], updated['intermediates'])
-  assert len(sites) == {'cnn': 3, 'mlp': 2, 'wide': 7}[name]
-  for running, y in sites:
+
+  @jax.jit
+  def step(variables):
+    seen = {}
+
+    def note(call, args, options, context):
+      if isinstance(context.module, LMA):
+        seen[context.module.path] = args[0]
+      return call(*args, **options)
+
+    rngs = {'dropout': jax.random.key(1)}
+    with nn.intercept_methods(note):
+      _, updated = model.apply(variables, x, train=True, rngs=rngs, mutable=['batch_stats'])
+    return seen, updated['batch_stats']
+
+  seen, stats = step({**variables, 'params': params})
+  assert len(seen) == {'cnn': 3, 'mlp': 2, 'wide': 7, 'resnet': 7, 'resnext': 10}[name]
+  for path, y in seen.items():
+    running = reduce(dict.get, path, stats)
     mean, std = oracles.measure(np.asarray(y))
     np.testing.assert_allclose(running['mean'], 0.01 * mean, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(running['std'], 0.01 * std, rtol=1e-4)
-
-
-def pairs(stats, outputs):
-  """What each LMA remembers, and the output of the batch norm before it."""
-  acts = [name for name in stats if name.startswith('act')]
-  norms = sorted(name for name in outputs if 'norm' in name.lower())
-  found = [(stats[act], outputs[norm]['__call__'][0]) for act, norm in zip(sorted(acts), norms, strict=True)]
-  for name, child in stats.items():
-    if name not in acts and isinstance(child, dict) and name not in norms:
-      found += pairs(child, outputs[name])
-  return found
 
 
 def test_the_compiler_takes_the_variance_once():

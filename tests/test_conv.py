@@ -14,16 +14,19 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lmajax.activations.linen import ReLU
-from lmajax.models import CNN, WideResNet
+from lmajax.models import CNN, ResNeXt, WideResNet
 from lmajax.models._conv import conv_general_dilated, max_pool
 
 PLAIN, LAYOUT = jax.lax.conv_general_dilated, ('NHWC', 'HWIO', 'NHWC')
 FLAX_POOL = partial(nn.max_pool, window_shape=(2, 2), strides=(2, 2))
 BOTH, POOLS = (conv_general_dilated, PLAIN), (max_pool, FLAX_POOL)
 
-# Kernel, batch, height, width, channels in and out: XLA's convolution both ways, columns before and after the product,
-# and by 16 and more in one direction; the kernels above 3 × 3 by pairs where the width is even; no images at all.
+# Kernel, batch, height, width, channels in and out: a plain product; XLA's convolution both ways, columns before and
+# after the product, and by 16 and more in one direction; the kernels above 3 × 3 by pairs where the width is even; no
+# images at all.
 SHAPES = [
+  (1, 3, 5, 4, 4, 6),
+  (1, 0, 5, 4, 4, 6),
   (3, 1, 4, 4, 4, 4),
   (3, 3, 5, 4, 4, 6),
   (3, 6, 1, 3, 1, 17),
@@ -67,13 +70,13 @@ class TestConvolution:
   def test_equals_that_of_xla(self, shape):
     close(*jax.jit(lambda *args: [twice(one, *args) for one in BOTH])(*arrays(*shape)))
 
-  @pytest.mark.parametrize('shape', SHAPES[1::4], ids=str)
+  @pytest.mark.parametrize('shape', SHAPES[3::4], ids=str)
   def test_explicit_padding_is_the_same_program(self, shape):
     pairs = 2 * ((shape[0] // 2,) * 2,)
     programs = {lowered(conv_general_dilated, *arrays(*shape)[:2], padding=pad) for pad in ('SAME', pairs, list(pairs))}
     assert len(programs) == 1 and lowered(PLAIN, *arrays(*shape)[:2], padding='SAME') not in programs
 
-  @pytest.mark.parametrize('k, i, o', [(3, 8, 4), (5, 3, 6)])
+  @pytest.mark.parametrize('k, i, o', [(1, 8, 4), (3, 8, 4), (5, 3, 6)])
   def test_bfloat16_loses_no_more_than_that_of_xla(self, k, i, o):
     args = arrays(k, 64, 4, 4, i, o, jnp.bfloat16)
     exact = jax.jit(partial(gradients, PLAIN))(*(arg.astype(jnp.float32) for arg in args))
@@ -100,11 +103,12 @@ def lowered(convolution, x, kernel, *, strides=(1, 1), **options):
 
 
 LEFT_ALONE = {
-  'stride 2': ((3, 3, 4, 6), dict(strides=(1, 2), padding=((1, 1), (1, 1)))),
+  'stride 2': ((3, 3, 4, 6), dict(strides=(2, 2), padding=((1, 1), (1, 1)))),
+  'stride 2 one way': ((3, 3, 4, 6), dict(strides=(1, 2), padding=((1, 1), (1, 1)))),
   'dilated kernel': ((3, 3, 4, 6), dict(padding='SAME', rhs_dilation=(2, 2))),
   'dilated images': ((3, 3, 4, 6), dict(padding=((1, 1), (1, 1)), lhs_dilation=(1, 2))),
-  'groups': ((3, 3, 2, 6), dict(padding='SAME', feature_group_count=2)),
-  '1 x 1': ((1, 1, 4, 6), dict(padding='SAME')),
+  '1 x 1 padded': ((1, 1, 4, 6), dict(padding=((1, 1), (0, 0)))),
+  '1 x 1 on dilated images': ((1, 1, 4, 6), dict(padding=((0, 0), (0, 0)), lhs_dilation=(2, 2))),
   '9 x 9': ((9, 9, 4, 6), dict(padding='SAME')),
   'even': ((4, 4, 4, 6), dict(padding='SAME')),
   'VALID': ((3, 3, 4, 6), dict(padding='VALID')),
@@ -119,6 +123,46 @@ def test_any_other_convolution_is_left_to_xla(kernel, options):
   draw = np.random.default_rng(0).normal
   args = jnp.asarray(draw(size=(2, 8, 8, 4)), jnp.float32), jnp.asarray(draw(size=kernel), jnp.float32)
   assert lowered(conv_general_dilated, *args, **options) == lowered(PLAIN, *args, **options)
+
+
+# What else is another program on the CPU: the kernel's shape, and the options of the call.
+OTHERS = {
+  '1 x 1 by 2': ((1, 1, 4, 6), dict(strides=(2, 2), padding=((0, 0), (0, 0)))),
+  '1 x 1 by 3 and 1': ((1, 1, 4, 6), dict(strides=(3, 1), padding='SAME')),
+  'groups': ((3, 3, 2, 6), dict(padding='SAME', feature_group_count=2)),
+  'groups by pairs': ((5, 5, 2, 6), dict(padding='SAME', feature_group_count=2)),
+  'groups by 2': ((3, 3, 2, 6), dict(strides=(2, 2), padding=((1, 1), (1, 1)), feature_group_count=2)),
+  'groups of one': ((3, 3, 1, 8), dict(padding=((1, 1), (1, 1)), feature_group_count=4)),
+  'groups of 1 x 1': ((1, 1, 2, 6), dict(strides=(2, 2), padding='VALID', feature_group_count=2)),
+  'groups apart': ((2, 3, 2, 6), dict(padding='VALID', rhs_dilation=(2, 1), feature_group_count=2)),
+}
+
+
+@pytest.mark.parametrize('shape, options', OTHERS.values(), ids=OTHERS)
+def test_strides_of_1_x_1_and_groups_equal_those_of_xla(shape, options):
+  draw = np.random.default_rng(0).normal
+  x, kernel = jnp.asarray(draw(size=(3, 8, 7, 4)), jnp.float32), jnp.asarray(draw(size=shape), jnp.float32)
+  close(*jax.jit(lambda x, kernel: [curved(one, x, kernel, **options) for one in BOTH])(x, kernel))
+  program = lowered(conv_general_dilated, x, kernel, **options)
+  assert program != lowered(PLAIN, x, kernel, **options) and not re.search('group_count = [2-9]', program)
+
+
+def curved(convolution, x, kernel, *, strides=(1, 1), dimension_numbers=LAYOUT, **options):
+  """The value, the gradients of its sine, and theirs."""
+
+  def loss(x, kernel):
+    return jnp.sin(convolution(x, kernel, strides, dimension_numbers=dimension_numbers, **options)).sum()
+
+  gradient = jax.grad(loss, (0, 1))
+  y = convolution(x, kernel, strides, dimension_numbers=dimension_numbers, **options)
+  return y, gradient(x, kernel), jax.grad(lambda *args: sum(map(jnp.vdot, args, gradient(*args))), (0, 1))(x, kernel)
+
+
+def test_groups_in_one_dimension():
+  draw = np.random.default_rng(0).normal
+  x, kernel = jnp.asarray(draw(size=(3, 8, 4)), jnp.float32), jnp.asarray(draw(size=(3, 2, 6)), jnp.float32)
+  options = dict(strides=(2,), padding='SAME', feature_group_count=2, dimension_numbers=('NWC', 'WIO', 'NWC'))
+  close(*(curved(one, x, kernel, **options) for one in BOTH))
 
 
 class TestPooling:
@@ -146,6 +190,7 @@ class TestPooling:
 MODELS = {
   'cnn': CNN(channels=(4, 7, 2), units=(5,), num_classes=10, act=ReLU, kernel=5, pool_after=(1, 2)),
   'wide resnet': WideResNet(depth=10, widen=1, num_classes=10, act=ReLU, dropout=0.0),
+  'resnext': ResNeXt(depth=11, num_classes=10, act=ReLU, cardinality=2, channels=(2, 4, 8)),
 }
 IMAGES = np.random.default_rng(0).normal(size=(16, 8, 8, 3)).astype(np.float32)
 
@@ -196,8 +241,9 @@ class TestModels:
     assert there['convolution'] > 7 and not there['while']
     assert there['select_and_scatter'] == len(getattr(model, 'pool_after', ()))
 
-  def test_equal_those_of_flax_convolutions_and_those_on_eight_devices(self):
-    model, args = MODELS['cnn'], (variables(MODELS['cnn']), IMAGES)
+  @pytest.mark.parametrize('name', ['cnn', 'resnext'])
+  def test_equal_those_of_flax_convolutions_and_those_on_eight_devices(self, name):
+    model, args = MODELS[name], (variables(MODELS[name]), IMAGES)
     program = ours(model).lower(*args).compile()
     assert 'while' in program.as_text() and ' conditional(' not in program.as_text()
     close(program(*args), theirs(model)(*args), 1e-4)

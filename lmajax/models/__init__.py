@@ -1,7 +1,9 @@
 """Models in three parts, stem, stages and head, that return their output and every tap between the stages."""
 
 from lmajax.models._cnn import CNN, cifar10_student, cifar10_teacher
+from lmajax.models._cost import macs
 from lmajax.models._mlp import MLP
+from lmajax.models._resnet import ResNet, ResNeXt
 from lmajax.models._wide_resnet import WideResNet
 
-__all__ = ['CNN', 'MLP', 'WideResNet', 'cifar10_student', 'cifar10_teacher']
+__all__ = ['CNN', 'MLP', 'ResNeXt', 'ResNet', 'WideResNet', 'cifar10_student', 'cifar10_teacher', 'macs']

@@ -1,4 +1,7 @@
-"""The two kinds of block that the plain networks are made of."""
+"""What the networks are made of: kinds of block, and how stem, stages and head go together."""
+
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -23,6 +26,12 @@ def batch_norm(
   variance = jnp.maximum(0.0, jnp.square(wide).mean(axes) - jnp.square(wide.mean(axes)))
   params = norm.variables['params']
   return y, batch_norm_stats(variance, params['scale'], params['bias'], count=y.size, epsilon=norm.epsilon)
+
+
+def conv(features: int, kernel: int, stride: int, **options: Any) -> nn.Conv:
+  """A convolution padded alike on both sides: ``SAME`` at stride 2 would start one pixel later than the originals."""
+  padded = {'padding': kernel // 2, 'conv_general_dilated': conv_general_dilated}
+  return nn.Conv(features, (kernel, kernel), stride, **padded, **options)
 
 
 class ConvBlock(nn.Module):
@@ -68,6 +77,29 @@ class DenseBlock(nn.Module):
     return nn.Dropout(self.dropout, deterministic=not train)(x) if self.dropout else x
 
 
+class Group(nn.Module):
+  """One resolution: a block that may change the shape, then blocks that keep it."""
+
+  block: Callable[..., Any]
+  features: int
+  stride: int
+  blocks: int
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'b h w c'], *, train: bool) -> Float[Array, 'b h2 w2 f']:
+    for i in range(self.blocks):
+      x = self.block(features=self.features, stride=self.stride if i == 0 else 1)(x, train=train)
+    return x
+
+
 def logits(num_classes: int, dtype: DTypeLike | None) -> nn.Dense:
   """The last dense layer of a classifier."""
   return nn.Dense(num_classes, kernel_init=nn.initializers.xavier_uniform(), dtype=dtype, name='logits')
+
+
+def output_and_taps(model: Any, inputs: Any, *, train: bool) -> tuple[Array, tuple[Any, ...]]:
+  """What calling a staged model gives: the output, and every tap on the way to it."""
+  taps = [model.stem(inputs, train=train)]
+  for i in range(len(model.stages)):
+    taps.append(model.stage(i, taps[-1], train=train))
+  return model.head(taps[-1], train=train), tuple(taps)

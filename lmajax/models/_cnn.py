@@ -70,10 +70,7 @@ class CNN(nn.Module):
 
   def __call__(self, inputs: Float[Array, 'b h w c'], *, train: bool):
     """Returns the logits and the taps."""
-    taps = [self.stem(inputs, train=train)]
-    for i in range(len(self.stages)):
-      taps.append(self.stage(i, taps[-1], train=train))
-    return self.head(taps[-1], train=train), tuple(taps)
+    return _blocks.output_and_taps(self, inputs, train=train)
 
 
 def cifar10_teacher(act: ActivationFactory, *, num_classes: int = 10, dtype: DTypeLike | None = None) -> CNN:

@@ -1,6 +1,7 @@
 """Convolution and pooling in the form that their platform runs fastest: XLA's own, but on the CPU."""
 
 import math
+from collections.abc import Callable
 from functools import partial, reduce
 from typing import Any
 
@@ -19,9 +20,10 @@ _MANY = 16
 def conv_general_dilated(
   x: Array, kernel: Array, strides: Any, padding: Any, *, dimension_numbers: Any, **options: Any
 ) -> Array:
-  """``jax.lax.conv_general_dilated``, for ``flax.linen.Conv``; on the CPU a ``SAME`` one of stride 1 is faster.
+  """``jax.lax.conv_general_dilated``, for ``flax.linen.Conv``; on the CPU many are faster than XLA's.
 
-  The CPU's form has a gradient rule of its own, so that forward mode does not pass, whatever the platform.
+  These are those of 1 × 1, those that are ``SAME`` with stride 1, and all in groups. Forward mode does not pass where
+  the CPU's form has a gradient rule of its own, whatever the platform.
   """
   plain = partial(
     jax.lax.conv_general_dilated,
@@ -30,14 +32,26 @@ def conv_general_dilated(
     dimension_numbers=dimension_numbers,
     **options,
   )
-  height, width, *_ = kernel.shape
-  same = padding == 'SAME' or all(tuple(pair) == (height // 2, height // 2) for pair in padding)
-  dilated = any(number != 1 for name in ('lhs_dilation', 'rhs_dilation') for number in options.get(name) or (1,))
-  if not same or dilated or set(strides) != {1} or options.get('feature_group_count', 1) != 1:
+  groups = options.get('feature_group_count', 1)
+  form = _cpu_form(kernel.shape[:-2], tuple(strides), padding, options)
+  if (form is None and groups == 1) or _as_it_is(x) or _as_it_is(kernel):
     return plain(x, kernel)
-  if kernel.ndim != 4 or height != width or height not in (3, 5, 7) or _as_it_is(x) or _as_it_is(kernel):
-    return plain(x, kernel)
-  return jax.lax.platform_dependent(x, kernel, cpu=_on_cpu, default=plain)
+  on_cpu = partial(_on_cpu, form=form or partial(plain, feature_group_count=1), groups=groups)
+  return jax.lax.platform_dependent(x, kernel, cpu=on_cpu, default=plain)
+
+
+def _cpu_form(
+  size: tuple[int, ...], strides: tuple[int, ...], padding: Any, options: dict[str, Any]
+) -> Callable[[Array, Array], Array] | None:
+  """How the CPU convolves fast; None: as XLA does, which is good at strides with kernels above 1 × 1."""
+  pads = None if isinstance(padding, str) else {tuple(pair) for pair in padding}
+  if any(number != 1 for name in ('lhs_dilation', 'rhs_dilation') for number in options.get(name) or (1,)):
+    return None
+  if size == (1, 1) and pads in (None, {(0, 0)}):
+    return partial(_pointwise, strides=strides)
+  if size in ((3, 3), (5, 5), (7, 7)) and strides == (1, 1):
+    return _same_form if padding == 'SAME' or pads == {(size[0] // 2,) * 2} else None
+  return None
 
 
 def _as_it_is(x: Array) -> bool:
@@ -50,13 +64,31 @@ def _as_it_is(x: Array) -> bool:
   return bool(mesh.explicit_axes or mesh.manual_axes) or any(map(export.is_symbolic_dim, x.shape))
 
 
-def _on_cpu(x: Float[Array, 'n h w i'], kernel: Float[Array, 'k k i o']) -> Float[Array, 'n h w o']:
-  """With a kernel above 3 × 3, two neighbours in a row are taken as one pixel of twice the channels.
-
-  Half precision is computed in float32, as XLA does: sums over a batch in bfloat16 had three times the error.
-  """
+def _on_cpu(x: Array, kernel: Array, form: Callable[[Array, Array], Array], groups: int) -> Array:
+  """Half precision is computed in float32, as XLA does: sums over a batch in bfloat16 had three times the error."""
   if x.dtype in (jnp.bfloat16, jnp.float16):
-    return _on_cpu(x.astype(jnp.float32), kernel.astype(jnp.float32)).astype(x.dtype)
+    return _on_cpu(x.astype(jnp.float32), kernel.astype(jnp.float32), form, groups).astype(x.dtype)
+  return form(x, _block_diagonal(kernel, groups) if groups > 1 else kernel)
+
+
+def _block_diagonal(kernel: Float[Array, '*k i o'], groups: int) -> Float[Array, '*k gi o']:
+  """The kernel that sees all channels, with zeros for those of other groups: XLA's own in groups is 20 times slower."""
+  i, o = kernel.shape[-2:]
+  own = np.arange(groups * i)[:, None] // i == np.arange(o) // (o // groups)
+  repeated = jnp.concatenate([kernel] * groups, axis=-2)
+  return jnp.where(np.broadcast_to(own, repeated.shape), repeated, 0)
+
+
+def _pointwise(
+  x: Float[Array, 'n h w i'], kernel: Float[Array, '1 1 i o'], strides: tuple[int, ...]
+) -> Float[Array, 'n h2 w2 o']:
+  """A matrix product, of few rows and columns: XLA's gradients of one over images are slower."""
+  x = x[:, :: strides[0], :: strides[1]]
+  return (_flat(x) @ kernel[0, 0]).reshape(*x.shape[:3], kernel.shape[-1])
+
+
+def _same_form(x: Float[Array, 'n h w i'], kernel: Float[Array, 'k k i o']) -> Float[Array, 'n h w o']:
+  """With a kernel above 3 × 3, two neighbours in a row are taken as one pixel of twice the channels."""
   n, h, w, i = x.shape
   if len(kernel) == 3 or w % 2:
     return _same(x, kernel)

@@ -52,7 +52,4 @@ class MLP(nn.Module):
 
   def __call__(self, inputs: Float[Array, 'b ...'], *, train: bool):
     """Returns the logits and the taps."""
-    taps = [self.stem(inputs, train=train)]
-    for i in range(len(self.stages)):
-      taps.append(self.stage(i, taps[-1], train=train))
-    return self.head(taps[-1], train=train), tuple(taps)
+    return _blocks.output_and_taps(self, inputs, train=train)

@@ -1,27 +1,19 @@
 """The wide residual networks of the LMA paper's CIFAR-100 experiment."""
 
+from functools import partial
+
 import flax.linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from lmajax.activations.linen import ReLU
 from lmajax.models import _blocks
-from lmajax.models._conv import conv_general_dilated
 from lmajax.types import ActivationFactory
 
 
 def _conv(features: int, kernel: int, stride: int, dtype: DTypeLike | None) -> nn.Conv:
   init = nn.initializers.variance_scaling(2.0, 'fan_avg', 'uniform')  # Xavier's uniform with gain sqrt(2)
-  # Explicit padding: SAME at stride 2 would start one pixel later than the original's symmetric padding.
-  return nn.Conv(
-    features,
-    (kernel, kernel),
-    stride,
-    padding=kernel // 2,
-    kernel_init=init,
-    conv_general_dilated=conv_general_dilated,
-    dtype=dtype,
-  )
+  return _blocks.conv(features, kernel, stride, kernel_init=init, dtype=dtype)
 
 
 class _WideBlock(nn.Module):
@@ -44,23 +36,6 @@ class _WideBlock(nn.Module):
     y = _conv(self.features, 3, self.stride, self.dtype)(y)
     same = self.stride == 1 and x.shape[-1] == self.features
     return y + (x if same else _conv(self.features, 1, self.stride, self.dtype)(x))
-
-
-class _Group(nn.Module):
-  """One resolution: a block that may change the shape, then blocks that keep it."""
-
-  features: int
-  stride: int
-  blocks: int
-  act: ActivationFactory
-  dropout: float
-  dtype: DTypeLike | None
-
-  @nn.compact
-  def __call__(self, x: Float[Array, 'b h w c'], *, train: bool) -> Float[Array, 'b h2 w2 f']:
-    for i in range(self.blocks):
-      x = _WideBlock(self.features, self.stride if i == 0 else 1, self.act, self.dropout, self.dtype)(x, train=train)
-    return x
 
 
 class WideResNet(nn.Module):
@@ -100,9 +75,9 @@ class WideResNet(nn.Module):
       raise ValueError(f'depth is {self.depth}, and must be 10, 16, 22, ... (6 n + 4)')
     inner = ReLU if self.last_only else self.act
     self.first = _conv(16, 3, 1, self.dtype)
+    block = partial(_WideBlock, act=inner, dropout=self.dropout, dtype=self.dtype)
     self.stages = [
-      _Group(16 * 2**i * self.widen, 1 if i == 0 else 2, (self.depth - 4) // 6, inner, self.dropout, self.dtype)
-      for i in range(3)
+      _blocks.Group(block, 16 * 2**i * self.widen, 1 if i == 0 else 2, (self.depth - 4) // 6) for i in range(3)
     ]
     self.last = _Last(self.num_classes, self.act, self.dtype)
 
@@ -121,10 +96,7 @@ class WideResNet(nn.Module):
 
   def __call__(self, inputs: Float[Array, 'b h w c'], *, train: bool):
     """Returns the logits and the taps."""
-    taps = [self.stem(inputs, train=train)]
-    for i in range(len(self.stages)):
-      taps.append(self.stage(i, taps[-1], train=train))
-    return self.head(taps[-1], train=train), tuple(taps)
+    return _blocks.output_and_taps(self, inputs, train=train)
 
 
 class _Last(nn.Module):

@@ -13,7 +13,7 @@ import pytest
 
 from lmajax import tree
 from lmajax.activations.linen import APLU, LMA, PReLU, ReLU, Swish
-from lmajax.models import CNN, MLP, WideResNet, cifar10_student, cifar10_teacher
+from lmajax.models import CNN, MLP, ResNet, ResNeXt, WideResNet, cifar10_student, cifar10_teacher
 from lmajax.types import Staged
 from tests import oracles
 
@@ -33,6 +33,12 @@ MEMBERS = [
   pytest.param(small_cnn, True, id='cnn'),
   pytest.param(partial(MLP, units=(7, 5), num_classes=10, act=LMA), False, id='mlp'),
   pytest.param(partial(WideResNet, depth=10, widen=1, num_classes=10, act=LMA), True, id='wide_resnet'),
+  pytest.param(partial(ResNet, depth=8, num_classes=10, act=LMA, channels=(4, 8, 12)), False, id='resnet'),
+  pytest.param(
+    partial(ResNeXt, depth=11, num_classes=10, act=LMA, cardinality=2, base_width=2, channels=(2, 4, 6)),
+    False,
+    id='resnext',
+  ),
 ]
 X = jnp.asarray(np.random.default_rng(0).normal(size=(4, 8, 8, 3)), jnp.float32)
 
@@ -116,7 +122,7 @@ class TestEveryModel:
           paths[collection].add(tuple(names[:-1]))
           assert names[-1] != 'weight' or np.isclose(leaf, 0.01)
     assert paths['params'] == paths['batch_stats']
-    assert len(paths['params']) == {CNN: 3, MLP: 2, WideResNet: 7}[type(model)]
+    assert len(paths['params']) == {CNN: 3, MLP: 2, WideResNet: 7, ResNet: 7, ResNeXt: 10}[type(model)]
 
   def test_bfloat16_computes_over_float32_parameters(self, make, drops):
     model = make(dtype=jnp.bfloat16)
@@ -183,6 +189,31 @@ class TestPublishedSizes:
   def test_cifar100_teacher(self):
     assert parameters(WideResNet(depth=16, widen=10, num_classes=100, act=ReLU)) == 17_179_940
 
+  @pytest.mark.parametrize(
+    'depth, size', [(110, 1_727_962), (56, 853_018), (44, 658_586), (32, 464_154), (20, 269_722)]
+  )
+  def test_resnets(self, depth, size):
+    assert parameters(ResNet(depth, 10, ReLU)) == size
+
+  @pytest.mark.parametrize(
+    'depth, cardinality, base_width, channels, size',
+    [(110, 8, 4, (16, 32, 64), 1_367_898), (20, 8, 4, (16, 32, 64), 247_898), (20, 4, 3, (8, 16, 20), 31_938)],
+  )
+  def test_resnexts(self, depth, cardinality, base_width, channels, size):
+    """Convolutions without biases, each with a norm of two numbers a channel, then the logits."""
+    count, before = 3 * 9 * channels[0] + 2 * channels[0], channels[0]
+    for width in channels:
+      group, after = base_width * width // channels[0], 4 * width
+      inner = cardinality * group
+      count += before * after + 2 * after  # the shortcut
+      for _ in range((depth - 2) // 9):
+        count += before * inner + 9 * group * inner + inner * after + 4 * inner + 2 * after
+        before = after
+    assert count + 10 * before + 10 == size == parameters(ResNeXt(depth, 10, ReLU, cardinality, base_width, channels))
+
+  def test_resnext_of_its_paper(self):
+    assert round(parameters(ResNeXt(29, 10, ReLU, 8, 64, (64, 128, 256))) / 1e6, 1) == 34.4
+
   @pytest.mark.parametrize('number', [0, 4])
   def test_no_other_student(self, number):
     with pytest.raises(KeyError):
@@ -192,6 +223,15 @@ class TestPublishedSizes:
   def test_no_other_depth(self, depth):
     with pytest.raises(ValueError, match='6 n'):
       parameters(WideResNet(depth=depth, widen=1, num_classes=10, act=LMA))
+
+  @pytest.mark.parametrize('model, depth, law', [(ResNet, 2, '6 n'), (ResNet, 18, '6 n'), (ResNeXt, 14, '9 n')])
+  def test_no_other_depth_of_residual_networks(self, model, depth, law):
+    with pytest.raises(ValueError, match=law):
+      parameters(model(depth, 10, LMA))
+
+  def test_no_falling_channels_without_parameters_in_the_shortcut(self):
+    with pytest.raises(ValueError, match=r'\(16, 8, 32\), and must not fall'):
+      parameters(ResNet(8, 10, LMA, (16, 8, 32)))
 
 
 class TestTree:

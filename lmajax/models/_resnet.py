@@ -1,0 +1,231 @@
+"""Residual networks for small images, whose stages of equal width differ in depth alone."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from lmajax.activations import Stats
+from lmajax.models import _blocks
+from lmajax.types import ActivationFactory
+
+
+class _ConvNorm(nn.Module):
+  """Convolution without bias, then batch norm, with the statistics of what it gives."""
+
+  features: int
+  kernel: int
+  stride: int = 1
+  groups: int = 1
+  dtype: DTypeLike | None = None
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'b h w c'], *, train: bool) -> tuple[Float[Array, 'b h2 w2 f'], Stats | None]:
+    x = _blocks.conv(
+      self.features,
+      self.kernel,
+      self.stride,
+      use_bias=False,
+      kernel_init=nn.initializers.variance_scaling(2.0, 'fan_out', 'normal'),
+      feature_group_count=self.groups,
+      dtype=self.dtype,
+    )(x)
+    return _blocks.batch_norm(x, train=train, dtype=self.dtype)
+
+
+class _Stem(nn.Module):
+  """A 3 × 3 convolution, norm, activation."""
+
+  features: int
+  act: ActivationFactory
+  dtype: DTypeLike | None
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'b h w c'], *, train: bool) -> Float[Array, 'b h w f']:
+    x, stats = _ConvNorm(self.features, 3, dtype=self.dtype)(x, train=train)
+    return self.act(name='act')(x, train=train, stats=stats)
+
+
+class _BasicBlock(nn.Module):
+  """Two 3 × 3 convolutions beside a shortcut without parameters; the sum is activated."""
+
+  features: int
+  stride: int
+  act: ActivationFactory
+  dtype: DTypeLike | None
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'b h w c'], *, train: bool) -> Float[Array, 'b h2 w2 f']:
+    y, stats = _ConvNorm(self.features, 3, self.stride, dtype=self.dtype)(x, train=train)
+    y = self.act(name='act1')(y, train=train, stats=stats)
+    y, _ = _ConvNorm(self.features, 3, dtype=self.dtype)(y, train=train)
+    return self.act(name='act2')(y + _padded(x, self.features, self.stride), train=train)
+
+
+def _padded(x: Float[Array, 'b h w c'], features: int, stride: int) -> Float[Array, 'b h2 w2 f']:
+  """The shortcut of option A: every second position, and channels of zeros on both sides."""
+  more = features - x.shape[-1]
+  return jnp.pad(x[:, ::stride, ::stride], ((0, 0), (0, 0), (0, 0), (more // 2, more - more // 2)))
+
+
+class _Bottleneck(nn.Module):
+  """1 × 1, grouped 3 × 3 and 1 × 1 convolutions; a 1 × 1 shortcut with a norm where shapes change."""
+
+  features: int
+  stride: int
+  inner: int
+  groups: int
+  act: ActivationFactory
+  dtype: DTypeLike | None
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'b h w c'], *, train: bool) -> Float[Array, 'b h2 w2 f']:
+    y, stats = _ConvNorm(self.inner, 1, dtype=self.dtype)(x, train=train)
+    y = self.act(name='act1')(y, train=train, stats=stats)
+    y, stats = _ConvNorm(self.inner, 3, self.stride, self.groups, self.dtype)(y, train=train)
+    y = self.act(name='act2')(y, train=train, stats=stats)
+    y, _ = _ConvNorm(self.features, 1, dtype=self.dtype)(y, train=train)
+    if self.stride != 1 or x.shape[-1] != self.features:
+      x, _ = _ConvNorm(self.features, 1, self.stride, dtype=self.dtype, name='shortcut')(x, train=train)
+    return self.act(name='act3')(y + x, train=train)
+
+
+class ResNet(nn.Module):
+  """A stem, then three stages of equal numbers of basic blocks, each but the first at half the resolution.
+
+  A block is ``act(x + bn(conv(act(bn(conv(x))))))`` with 3 × 3 convolutions and no biases. Where a stage begins the
+  first of them has stride 2, and the shortcut takes every second position and fills new channels with zeros, half of
+  them before the old ones and half behind (option A). The taps are the activated outputs of the stem and the stages.
+
+  Attributes:
+    depth: 6 n + 2, for n blocks a stage.
+    num_classes: of the logits.
+    act: a factory, called at every activation.
+    channels: of each stage, the first also of the stem; they must not fall.
+    dtype: of the computation; parameters stay in float32.
+
+  Raises:
+    ValueError: the depth is not 6 n + 2, or the channels fall.
+
+  >>> model = ResNet(depth=8, num_classes=10, act=LMA, channels=(4, 8, 16))
+  >>> (output, taps), _ = model.init_with_output(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=False)
+  >>> output.shape, [tap.shape for tap in taps]
+  ((1, 10), [(1, 16, 16, 4), (1, 16, 16, 4), (1, 8, 8, 8), (1, 4, 4, 16)])
+
+  Source: He et al. 2016, "Deep residual learning", section 4.2; kernels start as in He et al. 2015, by their outputs,
+  as in the code of LIT (Koratana et al. 2019). The logits start as in our other models, theirs as torch has it.
+  """
+
+  depth: int
+  num_classes: int
+  act: ActivationFactory
+  channels: Sequence[int] = (16, 32, 64)
+  dtype: DTypeLike | None = None
+
+  def setup(self):
+    if sorted(self.channels) != list(self.channels):
+      raise ValueError(f'channels are {tuple(self.channels)}, and must not fall: the shortcuts can add zeros alone')
+    block = partial(_BasicBlock, act=self.act, dtype=self.dtype)
+    self.first = _Stem(self.channels[0], self.act, self.dtype)
+    self.stages = _stages([block] * len(self.channels), self.channels, self.depth, 2)
+    self.logits = _blocks.logits(self.num_classes, self.dtype)
+
+  def stem(self, inputs: Float[Array, 'b h w c'], *, train: bool) -> Float[Array, 'b h w f']:
+    """Convolves, normalizes and activates."""
+    return self.first(inputs, train=train)
+
+  def stage(self, i: int, tap: Float[Array, 'b h w c'], *, train: bool) -> Float[Array, 'b h2 w2 f']:
+    """Applies the blocks of stage ``i``."""
+    return self.stages[i](tap, train=train)
+
+  def head(self, tap: Float[Array, 'b h w c'], *, train: bool) -> Float[Array, 'b classes']:
+    """Averages over positions and returns the logits."""
+    del train
+    return self.logits(tap.mean(axis=(1, 2)))
+
+  def __call__(self, inputs: Float[Array, 'b h w c'], *, train: bool):
+    """Returns the logits and the taps."""
+    return _blocks.output_and_taps(self, inputs, train=train)
+
+
+class ResNeXt(nn.Module):
+  """As ``ResNet``, of bottleneck blocks whose 3 × 3 convolutions see groups of channels.
+
+  A block is ``act(shortcut(x) + bn(conv1(act(bn(conv3(act(bn(conv1(x))))))))``, with four times ``channels`` in and
+  out, and ``cardinality`` groups of the 3 × 3 convolution, which also has the stride. The groups are ``base_width``
+  channels wide in the first stage, and as much wider in the others as those are. The shortcut is a 1 × 1 convolution
+  with a batch norm where the shape changes, else ``x``.
+
+  Attributes:
+    depth: 9 n + 2, for n blocks a stage.
+    num_classes: of the logits.
+    act: a factory, called at every activation.
+    cardinality: number of groups.
+    base_width: of a group in the first stage.
+    channels: a quarter of each stage's, the first also of the stem.
+    dtype: of the computation; parameters stay in float32.
+
+  Raises:
+    ValueError: the depth is not 9 n + 2.
+
+  >>> model = ResNeXt(depth=11, num_classes=10, act=LMA, cardinality=2, channels=(2, 4, 8))
+  >>> (output, taps), _ = model.init_with_output(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=False)
+  >>> output.shape, [tap.shape for tap in taps]
+  ((1, 10), [(1, 16, 16, 2), (1, 16, 16, 8), (1, 8, 8, 16), (1, 4, 4, 32)])
+
+  Source: Xie et al. 2017, section 5.2: depth 29, cardinality 8, base width 64 and channels 64, 128, 256 are theirs. LIT
+  does not say which network its ResNeXt-110 and -20 are: 110 and 20 are 6 n + 2 as well, for blocks of two
+  convolutions. That they are Xie's, of the widths of the ResNet, with 8 groups of 4 channels, is our choice.
+  """
+
+  depth: int
+  num_classes: int
+  act: ActivationFactory
+  cardinality: int = 8
+  base_width: int = 4
+  channels: Sequence[int] = (16, 32, 64)
+  dtype: DTypeLike | None = None
+
+  def setup(self):
+    widths = [self.base_width * channels // self.channels[0] for channels in self.channels]
+    blocks = [
+      partial(_Bottleneck, inner=self.cardinality * width, groups=self.cardinality, act=self.act, dtype=self.dtype)
+      for width in widths
+    ]
+    self.first = _Stem(self.channels[0], self.act, self.dtype)
+    self.stages = _stages(blocks, [4 * channels for channels in self.channels], self.depth, 3)
+    self.logits = _blocks.logits(self.num_classes, self.dtype)
+
+  def stem(self, inputs: Float[Array, 'b h w c'], *, train: bool) -> Float[Array, 'b h w f']:
+    """Convolves, normalizes and activates."""
+    return self.first(inputs, train=train)
+
+  def stage(self, i: int, tap: Float[Array, 'b h w c'], *, train: bool) -> Float[Array, 'b h2 w2 f']:
+    """Applies the blocks of stage ``i``."""
+    return self.stages[i](tap, train=train)
+
+  def head(self, tap: Float[Array, 'b h w c'], *, train: bool) -> Float[Array, 'b classes']:
+    """Averages over positions and returns the logits."""
+    del train
+    return self.logits(tap.mean(axis=(1, 2)))
+
+  def __call__(self, inputs: Float[Array, 'b h w c'], *, train: bool):
+    """Returns the logits and the taps."""
+    return _blocks.output_and_taps(self, inputs, train=train)
+
+
+def _stages(
+  blocks: Sequence[Callable[..., Any]], features: Sequence[int], depth: int, layers: int
+) -> list[_blocks.Group]:
+  """One group of blocks, of so many layers each, for each width; all but the first halve the resolution."""
+  period = layers * len(features)
+  if (depth - 2) % period or depth <= 2:
+    raise ValueError(f'depth is {depth}, and must be {period + 2}, {2 * period + 2}, ... ({period} n + 2)')
+  return [
+    _blocks.Group(block, width, 1 if i == 0 else 2, (depth - 2) // period)
+    for i, (block, width) in enumerate(zip(blocks, features, strict=True))
+  ]

@@ -1,0 +1,60 @@
+"""Multiply-accumulates counted from shapes: published figures, the sum written out, and modules of others."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+
+from lmajax.activations.linen import LMA, ReLU
+from lmajax.models import CNN, MLP, ResNet, macs
+from tests import oracles
+
+IMAGE = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+
+
+def expect(model, image, layers):
+  assert macs(model, image) == oracles.macs(layers)
+
+
+def test_dense_and_convolutional_blocks():
+  image = jnp.zeros((1, 6, 5, 2))
+  expect(MLP((4, 3), 7, LMA), image, [((60, 4), (1,)), ((4, 3), (1,)), ((3, 7), (1,))])
+  cnn = CNN((4, 3), (5,), 7, LMA, pool_after=(0,))
+  expect(cnn, image, [((3, 3, 2, 4), (6, 5)), ((3, 3, 4, 3), (3, 2)), ((18, 5), (1,)), ((5, 7), (1,))])
+
+
+@pytest.mark.parametrize('strides, groups, padding, positions', [(1, 1, 'SAME', (6, 5)), (2, 2, 'VALID', (2, 2))])
+def test_convolutions_of_others(strides, groups, padding, positions):
+  conv = nn.Conv(8, (3, 3), strides, padding, feature_group_count=groups)
+  expect(conv, jax.ShapeDtypeStruct((1, 6, 5, 4), jnp.float32), [((3, 3, 4 // groups, 8), positions)])
+
+
+def test_a_transposed_one_is_laid_at_its_inputs():
+  expect(nn.ConvTranspose(3, (4, 4), (2, 2)), jnp.zeros((1, 5, 6, 2)), [((4, 4, 2, 3), (5, 6))])
+
+
+class Foreign(nn.Module):
+  """Takes a pytree and an argument of its own, and calls one layer twice."""
+
+  @nn.compact
+  def __call__(self, inputs, *, loud):
+    dense = nn.Dense(4)
+    y = dense(nn.LayerNorm()(dense(inputs['x'])))
+    return nn.Dense(5)(y) if loud else y
+
+
+@pytest.mark.parametrize('loud', [False, True])
+def test_a_module_of_others(loud):
+  inputs = {'x': jax.ShapeDtypeStruct((1, 3, 4), jnp.float32), 'unused': jnp.zeros(2)}
+  layers = [((4, 4), (3,)), ((4, 4), (3,))] + [((4, 5), (3,))] * loud
+  assert macs(Foreign(), inputs, loud=loud) == oracles.macs(layers)
+
+
+@pytest.mark.parametrize('depth, millions', [(20, 40.55), (32, 68.86), (44, 97.17), (56, 125.49), (110, 252.89)])
+def test_residual_networks(depth, millions):
+  """The published figures for 32 × 32; the activation counts nothing."""
+  assert round(macs(ResNet(depth, 10, ReLU), IMAGE) / 1e6, 2) == millions
+
+
+def test_activations_and_training_cost_nothing():
+  assert macs(ResNet(8, 10, LMA), IMAGE, train=True) == macs(ResNet(8, 10, ReLU), IMAGE)
