@@ -154,6 +154,55 @@ def aplu(x, slopes, cuts):
 # Activations on few levels.
 
 
+def halved(x):
+  """Over [time, channels]: the largest of each even place and its neighbours."""
+  out = np.empty(((len(x) + 1) // 2, x.shape[1]), x.dtype)
+  for t, c in np.ndindex(out.shape):
+    out[t, c] = max(x[max(2 * t - 1, 0) : 2 * t + 2, c])
+  return out
+
+
+def k_largest(x, k):
+  """Over [time, channels]: the k largest of each channel, in their order; of equal ones the first."""
+  out = np.empty((k, x.shape[1]), x.dtype)
+  for c in range(x.shape[1]):
+    best = sorted(range(len(x)), key=lambda t, c=c: (-x[t, c], t))[:k]
+    out[:, c] = [x[t, c] for t in sorted(best)]
+  return out
+
+
+def convolution_in_time(x, kernel):
+  """Over [time, channels], zeros beyond both ends."""
+  out = np.zeros((len(x), kernel.shape[2]))
+  for t in range(len(x)):
+    for tap in range(len(kernel)):
+      if 0 <= (at := t + tap - len(kernel) // 2) < len(x):
+        out[t] += x[at] @ kernel[tap]
+  return out
+
+
+def vdcnn(tokens, params, stats, k):
+  """The logits of one text in evaluation, with ReLU, from a tree of arrays."""
+
+  def block(x, params, stats):
+    for i in range(2):
+      x = convolution_in_time(x, params[f'Conv_{i}']['kernel'])
+      norm, seen = params[f'BatchNorm_{i}'], stats[f'BatchNorm_{i}']
+      x = relu((x - seen['mean']) / np.sqrt(seen['var'] + 1e-5) * norm['scale'] + norm['bias'])
+    return x
+
+  x = convolution_in_time(params['embed']['embedding'][tokens], params['first']['kernel'])
+  for i in range(4):
+    section, seen = params[f'stages_{i}'], stats[f'stages_{i}']
+    x = halved(x) if i else x
+    for name in sorted(section, key=lambda name: int(name.rpartition('_')[2])):
+      x = block(x, section[name], seen[name])
+  x, head = k_largest(x, k).reshape(-1), params['last']
+  for name in ('Dense_0', 'Dense_1'):
+    x = relu(x @ head[name]['kernel'] + head[name]['bias'])
+  return x @ head['logits']['kernel'] + head['logits']['bias']
+
+
 def fake_quantize(x, low, high, bits):
   x, low, high = np.asarray(x, np.float64), float(low), float(high)
   if not math.isfinite(high - low):

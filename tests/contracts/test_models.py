@@ -13,7 +13,7 @@ import pytest
 
 from lmajax import tree
 from lmajax.activations.linen import APLU, LMA, PReLU, ReLU, Swish
-from lmajax.models import CNN, MLP, ResNet, ResNeXt, WideResNet, cifar10_student, cifar10_teacher
+from lmajax.models import CNN, MLP, VDCNN, ResNet, ResNeXt, WideResNet, cifar10_student, cifar10_teacher
 from lmajax.types import Staged
 from tests import oracles
 
@@ -39,8 +39,16 @@ MEMBERS = [
     False,
     id='resnext',
   ),
+  pytest.param(
+    partial(VDCNN, depth=9, num_classes=10, act=LMA, channels=(4, 5, 6, 7), units=(9, 8), k=3), False, id='vdcnn'
+  ),
 ]
 X = jnp.asarray(np.random.default_rng(0).normal(size=(4, 8, 8, 3)), jnp.float32)
+TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 69, (4, 37)), jnp.int32)
+
+
+def inputs_of(make):
+  return TOKENS if make.func is VDCNN else X
 
 
 def forward(model, variables, x, *, train, seed=0):
@@ -49,9 +57,10 @@ def forward(model, variables, x, *, train, seed=0):
 
 
 class Trained(NamedTuple):
-  """A model with variables whose statistics have seen a batch, and what it gives for X in evaluation."""
+  """A model with variables whose statistics have seen a batch, its inputs, and what it gives for them in evaluation."""
 
   model: Any
+  x: jax.Array
   variables: Any
   output: jax.Array
   taps: tuple
@@ -65,7 +74,7 @@ def trained():
 
   def build(make):
     if make not in built:
-      model = make()
+      model, x = make(), inputs_of(make)
 
       @jax.jit
       def step(variables, x, seed):
@@ -75,10 +84,10 @@ def trained():
 
         return jax.grad(loss, has_aux=True)(variables['params'])
 
-      variables = jax.jit(partial(model.init, train=False))(jax.random.key(1), X)
-      _, (_, updated) = step(variables, X, 0)
+      variables = jax.jit(partial(model.init, train=False))(jax.random.key(1), x)
+      _, (_, updated) = step(variables, x, 0)
       variables = {**variables, **updated}
-      built[make] = Trained(model, variables, *jax.jit(partial(model.apply, train=False))(variables, X), step)
+      built[make] = Trained(model, x, variables, *jax.jit(partial(model.apply, train=False))(variables, x), step)
     return built[make]
 
   return build
@@ -90,11 +99,11 @@ class TestEveryModel:
     assert isinstance(make(), Staged)
 
   def test_stem_stages_and_head_make_the_taps_and_the_output(self, make, drops, trained):
-    model, variables, output, taps, _ = trained(make)
+    model, x, variables, output, taps, _ = trained(make)
 
     @jax.jit
     def parts(variables, taps):
-      stem = model.apply(variables, X, train=False, method='stem')
+      stem = model.apply(variables, x, train=False, method='stem')
       each = [model.apply(variables, i, tap, train=False, method='stage') for i, tap in enumerate(taps[:-1])]
       return (stem, *each), model.apply(variables, taps[-1], train=False, method='head')
 
@@ -103,7 +112,7 @@ class TestEveryModel:
       np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
 
   def test_parameters_lie_under_their_stage(self, make, drops, trained):
-    model, variables, _, taps, _ = trained(make)
+    model, _, variables, _, taps, _ = trained(make)
     for part in variables.values():
       stages = {name for name in part if re.fullmatch(r'stages_\d+', name)}
       assert stages == {f'stages_{i}' for i in range(len(taps) - 1)}
@@ -113,7 +122,7 @@ class TestEveryModel:
       np.testing.assert_allclose(y, taps[i + 1], rtol=1e-5, atol=1e-6)
 
   def test_every_site_has_a_table_and_statistics_of_its_own(self, make, drops, trained):
-    model, variables, *_ = trained(make)
+    model, _, variables, *_ = trained(make)
     paths = {collection: set() for collection in variables}
     for collection, part in variables.items():
       for path, leaf in jax.tree_util.tree_leaves_with_path(part):
@@ -122,31 +131,32 @@ class TestEveryModel:
           paths[collection].add(tuple(names[:-1]))
           assert names[-1] != 'weight' or np.isclose(leaf, 0.01)
     assert paths['params'] == paths['batch_stats']
-    assert len(paths['params']) == {CNN: 3, MLP: 2, WideResNet: 7, ResNet: 7, ResNeXt: 10}[type(model)]
+    assert len(paths['params']) == {CNN: 3, MLP: 2, WideResNet: 7, ResNet: 7, ResNeXt: 10, VDCNN: 10}[type(model)]
 
   def test_bfloat16_computes_over_float32_parameters(self, make, drops):
-    model = make(dtype=jnp.bfloat16)
-    variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(1), X)
-    (output, taps), updated = jax.eval_shape(partial(forward, model, train=True), variables, X.astype(jnp.bfloat16))
+    model, x = make(dtype=jnp.bfloat16), inputs_of(make)
+    half = x if x.dtype == jnp.int32 else x.astype(jnp.bfloat16)
+    variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(1), x)
+    (output, taps), updated = jax.eval_shape(partial(forward, model, train=True), variables, half)
     assert {leaf.dtype for leaf in jax.tree.leaves((output, taps))} == {jnp.dtype(jnp.bfloat16)}
     assert {leaf.dtype for leaf in jax.tree.leaves((variables, updated))} == {jnp.dtype(jnp.float32)}
 
   def test_dropout_follows_the_key_in_training_only(self, make, drops, trained):
-    model, variables, output, _, step = trained(make)
-    outputs = [step(variables, X, seed)[1][0] for seed in (0, 0, 1)]
+    model, x, variables, output, _, step = trained(make)
+    outputs = [step(variables, x, seed)[1][0] for seed in (0, 0, 1)]
     assert np.array_equal(outputs[0], outputs[1])
     assert np.array_equal(outputs[0], outputs[2]) != drops
-    again, _ = model.apply(variables, X, train=False, rngs={'dropout': jax.random.key(5)})
+    again, _ = model.apply(variables, x, train=False, rngs={'dropout': jax.random.key(5)})
     np.testing.assert_allclose(again, output, rtol=1e-5, atol=1e-6)
 
   def test_evaluates_each_example_alone(self, make, drops, trained):
-    model, variables, output, *_ = trained(make)
-    half, _ = model.apply(variables, X[:2], train=False)
+    model, x, variables, output, *_ = trained(make)
+    half, _ = model.apply(variables, x[:2], train=False)
     np.testing.assert_allclose(half, output[:2], rtol=1e-4, atol=1e-5)
 
   def test_gradients_are_finite_and_reach_every_parameter(self, make, drops, trained):
-    *_, variables, _, _, step = trained(make)
-    gradients, _ = step(variables, X, 0)
+    _, x, variables, _, _, step = trained(make)
+    gradients, _ = step(variables, x, 0)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
       assert np.isfinite(leaf).all()
       assert np.any(leaf), f'nothing reaches {jax.tree_util.keystr(path)}'
