@@ -2,9 +2,22 @@
 
 from lmajax.models._cnn import CNN, cifar10_student, cifar10_teacher
 from lmajax.models._cost import macs
+from lmajax.models._generator import Discriminator, Generator
 from lmajax.models._mlp import MLP
 from lmajax.models._resnet import ResNet, ResNeXt
 from lmajax.models._vdcnn import VDCNN
 from lmajax.models._wide_resnet import WideResNet
 
-__all__ = ['CNN', 'MLP', 'VDCNN', 'ResNeXt', 'ResNet', 'WideResNet', 'cifar10_student', 'cifar10_teacher', 'macs']
+__all__ = [
+  'CNN',
+  'MLP',
+  'VDCNN',
+  'Discriminator',
+  'Generator',
+  'ResNeXt',
+  'ResNet',
+  'WideResNet',
+  'cifar10_student',
+  'cifar10_teacher',
+  'macs',
+]
