@@ -277,6 +277,15 @@ def representation_error(student_tap, teacher_tap, *, distance=lambda s, t: (s -
   return np.array(errors)
 
 
+def gradient_penalty(critic, real, fake, shares):
+  """With the shares given; the slope by differences of what the critic says of one example."""
+  penalties = []
+  for x, other, share in zip(real, fake, shares, strict=True):
+    slope = slope_of(lambda point: critic(point[None]).sum(), float(share) * x + (1 - float(share)) * other)
+    penalties.append((math.sqrt(sum(float(entry) ** 2 for entry in slope.flat)) - 1) ** 2)
+  return np.array(penalties)
+
+
 # The reparameterizations.
 
 
