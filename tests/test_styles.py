@@ -22,7 +22,8 @@ def slow(image, style):
     largest = max(
       image[i, j, c] for i in range(max(a - 1, 0), min(a + 2, h)) for j in range(max(b - 1, 0), min(b + 2, w))
     )
-    made[a, b, c] = largest if style == 'bold' else largest - image[a, b, c] - 1
+    x = image[a, b, c]
+    made[a, b, c] = (x + largest) / 2 if style == 'glow' else largest - x - 1
   return made
 
 
@@ -38,9 +39,9 @@ def test_equal_the_slow_ones_and_stay_in_range(shape, strict_dtypes):
 
 
 def test_differ_on_real_images():
-  """By half of the contrast, on average over the pixels of all pairs of two styles at the least."""
+  """By a tenth of the contrast, 2, averaged over the pixels of whichever two styles."""
   pixels = jnp.asarray(load('digits').validation.images[:100], jnp.float32) / 8 - 1
   each = [styled(pixels, jnp.full(100, i)) for i in range(len(STYLES))]
   for i in range(len(STYLES)):
     for j in range(i):
-      assert jnp.abs(each[i] - each[j]).mean() > 0.4, (STYLES[i], STYLES[j])
+      assert jnp.abs(each[i] - each[j]).mean() > 0.2, (STYLES[i], STYLES[j])
