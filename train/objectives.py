@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import optax
 
 from lmajax.losses import distillation, representation_error
@@ -36,6 +37,14 @@ class Kept(NamedTuple):
     options = {'method': part, 'train': train, 'rngs': dropout, 'mutable': list(self.stats)}
     output, moved = model.apply(variables, *args, **options)
     return output, self._replace(stats=moved if train else self.stats)
+
+  def through(self, model: Any, stem: Tap, stages: int) -> tuple[tuple[Tap, ...], 'Kept']:
+    """The taps from that of the stem on, each stage in training mode on what the one before it gave."""
+    taps, kept = [stem], self
+    for i in range(stages):
+      tap, kept = kept.run(model, 'stage', i, taps[-1], train=True)
+      taps.append(tap)
+    return tuple(taps), kept
 
 
 def forward(model: nn.Module, params: Params, stats: ModelStats, inputs: Array, key: Key) -> tuple[Array, Any]:
@@ -72,13 +81,13 @@ def distill(student: nn.Module, *, temperature: float, soft_weight: float) -> Ob
 Distance = Callable[[Array, Array], Array]
 
 
-def hint(student: nn.Module, stage: int, *, distance: Distance = optax.losses.squared_error) -> Objective:
+def hint(student: Any, stage: int, *, distance: Distance = optax.losses.squared_error) -> Objective:
   """The first phase of FitNets: the output of one stage, on the student's own activations, against the teacher's."""
 
   def objective(params: Params, stats: ModelStats, frozen: Taught, batch: Batch, key: Key):
-    variables, dropout = {'params': params, **stats}, {'dropout': key}
-    (_, taps), stats = student.apply(variables, batch.inputs, train=True, mutable=list(stats), rngs=dropout)
-    return representation_error(taps[stage + 1], frozen.taps[stage + 1], distance=distance).mean(), (stats, {})
+    stem, kept = Kept(params, stats, key).run(student, 'stem', batch.inputs, train=True)
+    taps, kept = kept.through(student, stem, stage + 1)
+    return representation_error(taps[-1], frozen.taps[stage + 1], distance=distance).mean(), (kept.stats, {})
 
   return objective
 
@@ -96,41 +105,32 @@ def blockwise(
   """LIT: β times a loss of the student's own logits, and 1 − β times the errors of its stages.
 
   The ``fed`` stages take the teacher's output of the stage before (with Gaussian noise of that deviation); the others
-  go on from the student's. The outputs of the ``compared`` ones are held against the teacher's. Stem and head run in
-  evaluation mode: they are the teacher's, statistics and all. Statistics move first under the student's own
+  go on from what the stage before them gave, and those before the first that is fed are the student's own, from its
+  inputs. The outputs of the ``compared`` ones are held against the teacher's; no stage runs for nothing. Stem and head
+  run in evaluation mode: they are the teacher's, statistics and all. Statistics move first under the student's own
   activations, then stage by stage under the teacher's, as in the authors' CIFAR code.
   """
-  stages = max(compared, default=-1) + 1
+  fed_at = {i: max((f for f in fed if f <= i), default=-1) for i in compared} if beta < 1 else {}
+  own = [i for i, f in fed_at.items() if f < 0]
+  taught = sorted({i for last, f in fed_at.items() if f >= 0 for i in range(f, last + 1)})
 
   def objective(params: Params, stats: ModelStats, frozen: Taught, batch: Batch, key: Key):
-    kept, loss, errors, own = Kept(params, stats, key), jax.numpy.zeros(()), {}, ()
-    if beta > 0 or 0 not in fed:
-      logits, own, kept = passed(student, kept, batch.inputs, len(frozen.taps) - 1)
-      loss += beta * end_to_end(logits, frozen, batch)
-    tap, from_teacher = None, False
-    for i in range(stages if beta < 1 else 0):
-      if i in fed:
-        tap, from_teacher = noisy(frozen.taps[i], noise, jax.random.fold_in(key, _FED + i)), True
-      if from_teacher:
-        tap, kept = kept.run(student, 'stage', i, tap, train=True)
-      else:
-        tap = own[i + 1]
-      if i in compared:
-        errors[f'error_{i}'] = representation_error(tap, frozen.taps[i + 1], distance=distance).mean()
-    return loss + (1 - beta) * sum(errors.values()), (kept.stats, errors)
+    kept, loss, given = Kept(params, stats, key), jnp.zeros(()), {}
+    if beta > 0 or own:
+      stem, kept = kept.run(student, 'stem', batch.inputs, train=False)
+      taps, kept = kept.through(student, stem, len(frozen.taps) - 1 if beta > 0 else max(own) + 1)
+      given = {i: taps[i + 1] for i in own}
+      if beta > 0:
+        logits, kept = kept.run(student, 'head', taps[-1], train=False)
+        loss += beta * end_to_end(logits, frozen, batch)
+    for i in taught:
+      tap = noisy(frozen.taps[i], noise, jax.random.fold_in(key, _FED + i)) if i in fed else given[i - 1]
+      given[i], kept = kept.run(student, 'stage', i, tap, train=True)
+    errors = [representation_error(given[i], frozen.taps[i + 1], distance=distance).mean() for i in fed_at]
+    metrics = {f'error_{i}': error for i, error in zip(fed_at, errors, strict=True)}
+    return loss + (1 - beta) * sum(errors), (kept.stats, metrics)
 
   return objective
-
-
-def passed(student: Any, kept: Kept, inputs: Array, stages: int) -> tuple[Array, tuple[Tap, ...], Kept]:
-  """The student from its inputs to its logits, stem and head in evaluation mode: logits, taps, moved statistics."""
-  tap, kept = kept.run(student, 'stem', inputs, train=False)
-  taps = [tap]
-  for i in range(stages):
-    tap, kept = kept.run(student, 'stage', i, taps[-1], train=True)
-    taps.append(tap)
-  logits, kept = kept.run(student, 'head', taps[-1], train=False)
-  return logits, tuple(taps), kept
 
 
 def noisy(tap: Array, deviation: float, key: Key) -> Array:
@@ -148,7 +148,7 @@ def reparameterized(objective: Objective, reparam: Reparam) -> Objective:
   return of_theta
 
 
-def teach(teacher: nn.Module) -> Share:
+def teach(teacher: Any) -> Share:
   """From the teacher's variables to what it says of a batch: what all students under it share."""
 
   def share(frozen: Frozen, batch: Batch) -> Taught:

@@ -27,7 +27,10 @@ def only(where: Where, optimizer: Optimizer) -> Optimizer:
   def labels(params):
     return tree.map_with_path(lambda path, leaf: 'moved' if where(path, leaf) else 'kept', params)
 
-  return lambda rate: optax.multi_transform({'moved': optimizer(rate), 'kept': optax.set_to_zero()}, labels)
+  def of_rate(learning_rate: Array) -> optax.GradientTransformation:
+    return optax.multi_transform({'moved': optimizer(learning_rate), 'kept': optax.set_to_zero()}, labels)
+
+  return of_rate
 
 
 def adjustable(optimizer: Optimizer) -> optax.GradientTransformationExtraArgs:

@@ -1,5 +1,6 @@
 """Models in three parts, stem, stages and head, that return their output and every tap between the stages."""
 
+from lmajax.models._by_path import ByPath
 from lmajax.models._cnn import CNN, cifar10_student, cifar10_teacher
 from lmajax.models._cost import macs
 from lmajax.models._generator import Discriminator, Generator
@@ -12,6 +13,7 @@ __all__ = [
   'CNN',
   'MLP',
   'VDCNN',
+  'ByPath',
   'Discriminator',
   'Generator',
   'ResNeXt',
