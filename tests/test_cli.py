@@ -73,9 +73,10 @@ def test_a_folder_that_holds_a_run_is_not_written_over(capsys, tmp_path):
   assert (tmp_path / 'config.json').read_bytes() == before
 
 
-def test_report_names_the_command_for_a_run_of_quantize(capsys, tmp_path):
-  (tmp_path / 'results.json').write_text('{"recipe": "quantize", "config": {}, "rows": []}')
-  assert 'evaluate prints its table' in refused(capsys, 'report', str(tmp_path))
+@pytest.mark.parametrize('command', ['quantize', 'lit'])
+def test_report_takes_no_run_of_another_command(capsys, tmp_path, command):
+  (tmp_path / 'results.json').write_text(json.dumps({'recipe': command, 'config': {}, 'rows': []}))
+  assert f'{tmp_path} holds no run of distill' in refused(capsys, 'report', str(tmp_path))
 
 
 def test_a_folder_with_leftovers_is_not_adopted(capsys, tmp_path):

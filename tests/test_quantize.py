@@ -11,7 +11,7 @@ import pytest
 from lmajax import LMA, compress, models, tree
 from lmajax.activations import linen
 from lmajax.compress import unpack
-from train import evaluate, quantizers, report_quantize, schedules, scoring, shipped
+from train import evaluate, quantizers, report, report_quantize, schedules, scoring, shipped
 from train.__main__ import main
 from train.checkpoint import Checkpoints, digests
 from train.config import load, save
@@ -333,10 +333,10 @@ class TestTable:
   def test_results_of_another_command_are_refused(self, tmp_path, text):
     (tmp_path / 'results.json').write_text(text)
     with pytest.raises(UserError, match='does not hold the rows of a quantize run'):
-      report_quantize.read(tmp_path)
+      report.read(tmp_path, 'quantize', Row)
 
 
 def test_a_run_that_is_not_finished_is_no_table(tmp_path):
   (tmp_path / 'config.json').write_text('{}')
   with pytest.raises(UserError, match='not finished: quantize --resume --workdir'):
-    report_quantize.read(tmp_path)
+    report.read(tmp_path, 'quantize', Row)

@@ -16,7 +16,7 @@ from lmajax.activations import linen
 from lmajax.compress import unpack
 from tests.programs import metrics, train
 from tests.test_resume import digests, saved_steps
-from train import build, loop, quantizers, report_quantize
+from train import build, loop, quantizers, report, report_quantize
 from train.__main__ import main
 from train.config import load
 from train.config_quantize import Quantize
@@ -53,7 +53,7 @@ def whole(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def rows(whole):
-  return {row.name: row for row in report_quantize.read(whole)}
+  return {row.name: row for row in report.read(whole, 'quantize', report_quantize.Row)}
 
 
 @pytest.fixture(scope='module')

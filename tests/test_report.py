@@ -75,7 +75,7 @@ def written(folder, rows, **changes):
 
 def test_results_survive_the_file(tmp_path):
   written(tmp_path, ROWS)
-  assert report.read(tmp_path) == ROWS
+  assert report.read(tmp_path, 'distill', Row) == ROWS
   results = json.loads((tmp_path / 'results.json').read_text())
   assert results['rows'][2]['hard_label'] is False
   assert (results['recipe'], results['seconds_of_training']) == ('distill', 3.8)

@@ -1,81 +1,29 @@
 """The command line: arguments -> configuration -> recipe, nothing else."""
 
-import dataclasses
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import jax
 import tyro
 
 from train import config as configs
-from train import config_quantize, distributed
+from train import config_lit, config_quantize, distributed
 from train.config import Distill, Training
 from train.config_bench import Bench
+from train.config_finished import Evaluate, Export, Predict, Readme, Report
+from train.config_lit import Lit
 from train.config_quantize import Quantize
 from train.config_regions import Regions
 from train.errors import UserError
 from train.run import Run, Stopped, write_atomically
 
-
-@dataclasses.dataclass(frozen=True)
-class Evaluate:
-  """Score a finished run again, from its checkpoints."""
-
-  run: tyro.conf.Positional[Path]
-  """The run's folder."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-  """Print the table of one or more runs, and draw how the students compare over widths and segments."""
-
-  runs: tyro.conf.Positional[tuple[Path, ...]]
-  """The runs' folders; their rows are put together."""
-  out: Path | None = None
-  """Where the pictures go; by default the first run's folder."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Readme:
-  """Put the tables of committed results into a Markdown file, where its marks say so."""
-
-  file: tyro.conf.Positional[Path] = Path('README.md')
-  """The file; the folders in its marks are relative to it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Export:
-  """Write a trained network as a file that runs elsewhere, and compare that file with it on real test images."""
-
-  model: tyro.conf.Positional[Path]
-  """The folder of a run, or a packed .safetensors file."""
-  student: str | None = None
-  """The name of the row in the run's results.json; its first seed is taken."""
-  format: Literal['stablehlo', 'onnx', 'safetensors'] = 'stablehlo'
-  """stablehlo: for JAX's runtimes, weights packed inside; onnx: for ONNX Runtime, weights decoded; safetensors: packed
-  weights, statistics and the description of the network."""
-  out: Path | None = None
-  """The file; by default NAME.FORMAT in the run's folder exports, or beside the packed file."""
-  data_dir: Path | None = None
-  """A folder with the published files of the data set; by default the run's own."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Predict:
-  """Say what image files show, by an exported model."""
-
-  model: tyro.conf.Positional[Path]
-  """A file that export or quantize wrote: .safetensors, or .stablehlo or .onnx with its digest beside it."""
-  files: tyro.conf.Positional[tuple[Path, ...]]
-  """Images: PNG, JPEG, whatever Pillow reads."""
-
-
 Command = (
   Annotated[Distill, tyro.conf.subcommand('distill')]
   | Annotated[Quantize, tyro.conf.subcommand('quantize')]
+  | Annotated[Lit, tyro.conf.subcommand('lit')]
   | Annotated[Evaluate, tyro.conf.subcommand('evaluate')]
   | Annotated[Report, tyro.conf.subcommand('report')]
   | Annotated[Readme, tyro.conf.subcommand('readme')]
@@ -151,6 +99,16 @@ def _quantize(command: Quantize, arguments: list[str]) -> None:
     print(f'\n{folder}: results.json, results.md, accuracy.png, models')
 
 
+def _lit(command: Lit, arguments: list[str]) -> None:
+  from train import report_lit
+  from train.recipes import lit
+
+  folder, rows = _run(lit, command, config_lit.defaults(command.data), arguments)
+  if distributed.first():
+    print(report_lit.text(rows))
+    print(f'\n{folder}: results.json, results.md, accuracy.png, errors.png')
+
+
 def _regions(command: Regions, arguments: list[str]) -> None:
   from train.recipes import regions
 
@@ -206,16 +164,19 @@ def _create(folder: Path) -> None:
 
 def _evaluate(command: Evaluate, arguments: list[str]) -> None:
   del arguments
-  from train import report, report_quantize
-  from train.recipes import distill, quantize
+  from train import report, report_lit, report_quantize
+  from train.recipes import distill, lit, quantize
 
-  if configs.recipe_of(command.run) == 'quantize':
+  made_by = configs.recipe_of(command.run)
+  if made_by == 'quantize':
     plan = quantize.experiment(configs.load(Quantize, command.run))
     print(report_quantize.text(quantize.evaluated(plan, command.run)))
-    return
-  plan = distill.experiment(configs.load(Distill, command.run))
-  rows = distill.evaluated(plan, distill.restored(plan, command.run))
-  print(report.table(rows))
+  elif made_by == 'lit':
+    plan = lit.experiment(configs.load(Lit, command.run))
+    print(report_lit.text(lit.evaluated(plan, lit.restored(plan, command.run), command.run)))
+  else:
+    plan = distill.experiment(configs.load(Distill, command.run))
+    print(report.table(distill.evaluated(plan, distill.restored(plan, command.run))))
 
 
 def _report(command: Report, arguments: list[str]) -> None:
@@ -267,6 +228,7 @@ def _predict(command: Predict, arguments: list[str]) -> None:
 _COMMANDS = {
   Distill: _distill,
   Quantize: _quantize,
+  Lit: _lit,
   Evaluate: _evaluate,
   Report: _report,
   Readme: _readme,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,6 +14,8 @@ from lmajax.activations import linen
 from lmajax.types import ActivationFactory
 from train import schedules, step
 from train.config import Training
+from train.config_lit import Lit
+from train.config_regions import Regions
 from train.data import Dataset
 from train.data.batches import Batches, evaluation_batches, pixels
 from train.errors import UserError
@@ -33,6 +35,7 @@ _ACTIVATIONS: dict[str, Callable[[int], ActivationFactory]] = {
 }
 SEGMENTED = ('aplu', 'lma', 'lma-joined')
 
+_FAMILIES: dict[str, Callable[..., Any]] = {'resnet': models.ResNet, 'resnext': models.ResNeXt}
 _SCHEDULES = {'cosine': schedules.cosine, 'plateau': schedules.plateau, 'steps': schedules.steps}
 _CIFAR10_STUDENTS = {75: 1, 50: 2, 25: 3}
 _TEACHER_UNITS = {'digits': (64, 64), 'mnist': (256, 256), 'fashion-mnist': (256, 256)}
@@ -59,16 +62,17 @@ class Arm(NamedTuple):
 def arms(config: Training) -> Iterator[Arm]:
   """Every kind of student that a configuration asks for."""
   for width in config.width:
-    for activation in config.activations:
-      for segments in _segments(config, activation):
-        for hard_label in (False, True):
-          yield Arm(activation, segments, width, hard_label)
+    for activation, segments in kinds(config):
+      for hard_label in (False, True):
+        yield Arm(activation, segments, width, hard_label)
 
 
-def _segments(config: Training, activation: str) -> tuple[int | None, ...]:
-  if activation == 'aplu':
-    return tuple(k for k in config.segments if k > 2)  # with 2 it has no hinge: it is ReLU
-  return config.segments if activation in SEGMENTED else (None,)
+def kinds(config: Training | Regions) -> Iterator[tuple[str, int | None]]:
+  """The activations that a configuration asks for, those that have segments with each number of them."""
+  for activation in config.activations:
+    for segments in config.segments if activation in SEGMENTED else (None,):
+      if (activation, segments) != ('aplu', 2):  # it has no hinge: it is ReLU
+        yield activation, segments
 
 
 def activation(name: str, segments: int | None, bits: int | None = None) -> ActivationFactory:
@@ -109,6 +113,21 @@ def network(config: Training, act: ActivationFactory, width: int, num_classes: i
   if config.data == 'cifar100':
     return models.WideResNet(10, width, num_classes, act, dtype=dtype)
   return models.MLP((width,), num_classes, act, dtype)
+
+
+def staged(config: Lit, option: str, act: ActivationFactory, *, num_classes: int, inputs: Any) -> Any:
+  """The network that an option names, a family and a depth; tried on inputs, without computing."""
+  name = getattr(config, option)
+  family, _, depth = name.rpartition('-')
+  if family not in _FAMILIES or not depth.isdecimal():
+    raise UserError(f'--{option} is {name}: give one of {", ".join(_FAMILIES)} and a depth, as in resnet-20')
+  make = partial(_FAMILIES[family], num_classes=num_classes, act=act, channels=config.width)
+  model = make(depth=int(depth), dtype=jnp.dtype(config.dtype))
+  try:
+    jax.eval_shape(partial(model.init, train=False), jax.random.key(0), inputs)
+  except ValueError as error:
+    raise UserError(f'--{option} is {name}: {error}') from error
+  return model
 
 
 def width(model: nn.Module) -> int:

@@ -3,15 +3,16 @@
 import re
 from pathlib import Path
 
-from train import report, report_quantize
+from train import report, report_lit, report_quantize
 from train.bench import activation, latency, record, scaling, step
 from train.recipes import regions
 from train.run import read_json
 
 _TABLES = {
-  'distill': lambda folder: report.table(report.read(folder)),
-  'quantize': lambda folder: report_quantize.text(report_quantize.read(folder)),
-  'regions': lambda folder: regions.table(regions.read(folder)),
+  'distill': (report.Row, report.table),
+  'quantize': (report_quantize.Row, report_quantize.text),
+  'lit': (report_lit.Row, report_lit.text),
+  'regions': (regions.Row, regions.table),
 }
 _BENCHMARKS = {f'bench-{module.__name__.rpartition(".")[2]}': module for module in (activation, step, scaling, latency)}
 _MARKED = re.compile(r'(<!-- table of (\S+) -->\n).*?(<!-- end of table -->)', re.DOTALL)
@@ -30,4 +31,6 @@ def _table(results: Path) -> str:
   if not results.is_dir():
     figures = record.read(results.with_suffix('.json'))
     return _BENCHMARKS[figures['recipe']].table(figures)
-  return _TABLES[read_json(results / 'results.json')['recipe']](results)
+  command = read_json(results / 'results.json')['recipe']
+  kind, table = _TABLES[command]
+  return table(report.read(results, command, kind))

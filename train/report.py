@@ -54,15 +54,15 @@ def write(folder: Path, config: Any, rows: Sequence[dict[str, Any]], table: str)
   write_atomically(folder / 'results.md', table + '\n')
 
 
-def read(folder: Path) -> list[Row]:
-  """Reads the rows that ``write`` wrote."""
+def read(folder: Path, command: str, kind: Any) -> list[Any]:
+  """The rows that ``write`` wrote of a finished run of a command, of their kind, a ``Row``."""
   path = folder / 'results.json'
+  if not path.exists() and (folder / 'config.json').exists():
+    raise UserError(f'{folder} holds a run that is not finished: {command} --resume --workdir {folder}')
   try:
-    if read_json(path).get('recipe') == 'quantize':
-      raise UserError(f'{folder} is a run of quantize: evaluate prints its table, accuracy.png is its picture')
-    return [Row(**{name: row[name] for name in Row._fields}) for row in read_json(path)['rows']]
-  except (AttributeError, KeyError, TypeError) as error:
-    raise UserError(f'{path} does not hold the rows of a distill run ({error!r})') from error
+    return [kind(**{name: row[name] for name in kind._fields}) for row in read_json(path)['rows']]
+  except (KeyError, TypeError) as error:
+    raise UserError(f'{path} does not hold the rows of a {command} run ({error!r})') from error
 
 
 def merged(folders: Sequence[Path]) -> list[Row]:
@@ -77,7 +77,7 @@ def merged(folders: Sequence[Path]) -> list[Row]:
         )
   rows: dict[str, Row] = {}
   for folder in folders:
-    for row in read(folder):
+    for row in read(folder, 'distill', Row):
       if rows.setdefault(row.name, row) != row:
         raise UserError(f'{row.name} in {folder} differs from that of an earlier run: report them one by one')
   return list(rows.values())
@@ -85,7 +85,10 @@ def merged(folders: Sequence[Path]) -> list[Row]:
 
 def _shared(folder: Path) -> dict[str, Any]:
   """What two runs must have in common to stand in one table."""
-  values = read_json(folder / 'results.json').get('config', {})
+  results = read_json(folder / 'results.json')
+  if not isinstance(results, dict) or results.get('recipe') != 'distill':
+    raise UserError(f'{folder} holds no run of distill, and report takes no other: a finished one has a results.md')
+  values = results.get('config', {})
   return {name: value for name, value in values.items() if name not in ('activations', 'segments', 'width')}
 
 
@@ -137,16 +140,14 @@ def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def _cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
-  accuracy = 100 * np.asarray(row.accuracy)
-  spread = f' ± {accuracy.std(ddof=1):.2f}' if len(accuracy) > 1 else ''
-  difference, closed = minus_relu(row, rows), gap_closed(row, rows)
+  found, closed = minus_relu(row, rows), gap_closed(row, rows)
   return (
     TEACHER if row.name == TEACHER else row.label,
     str(row.width),
     'hard' if row.hard_label else 'distilled',
-    f'{accuracy.mean():.2f}{spread}',
-    '' if difference is None else f'{100 * difference.mean:+.2f}',
-    '' if difference is None else interval(difference),
+    spread(row.accuracy),
+    '' if found is None else f'{100 * found.mean:+.2f}',
+    '' if found is None else interval(found),
     '' if closed is None else f'{closed:.2f}',
     f'{row.parameters:,}',
     f'{row.bytes:,}',
@@ -159,3 +160,15 @@ def interval(difference: Difference) -> str:
     return 'one seed'
   low, high = (100 * (difference.mean + sign * difference.half_width) for sign in (-1, 1))
   return f'{low:+.2f} … {high:+.2f}'
+
+
+def difference(accuracy: Sequence[float], base: Sequence[float]) -> tuple[str, str]:
+  """The paired difference in points, and its interval."""
+  found = paired(accuracy, base)
+  return f'{round(100 * found.mean, 2) + 0.0:+.2f}', interval(found)
+
+
+def spread(accuracy: Sequence[float]) -> str:
+  """The mean in percent, with the standard deviation over the seeds."""
+  values = 100 * np.asarray(accuracy)
+  return f'{values.mean():.2f}' + (f' ± {values.std(ddof=1):.2f}' if len(values) > 1 else '')

@@ -1,14 +1,11 @@
 """The table of quantized students: bits, bytes, accuracies, and paired differences with their intervals."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from train.errors import UserError
-from train.report import TEACHER, interval, markdown, paired
-from train.run import read_json
+from train.report import TEACHER, difference, markdown, spread
 
 AGAINST = {
   'post-training': 'float', 'uniform': 'post-training', 'noise': 'uniform', 'points': 'uniform', 'left-out': 'float',
@@ -47,17 +44,6 @@ class Row(NamedTuple):
   def kind(self) -> str:
     """The method and its size."""
     return self.method if self.size is None else f'{self.method} {self.size}'
-
-
-def read(folder: Path) -> list[Row]:
-  """Reads the rows of a run of quantize."""
-  path = folder / 'results.json'
-  if not path.exists() and (folder / 'config.json').exists():
-    raise UserError(f'{folder} holds a run that is not finished: quantize --resume --workdir {folder}')
-  try:
-    return [Row(**{name: row[name] for name in Row._fields}) for row in read_json(path)['rows']]
-  except (KeyError, TypeError) as error:
-    raise UserError(f'{path} does not hold the rows of a quantize run ({error!r})') from error
 
 
 _KIND = ('activation', 'segments', 'width', 'method', 'size', 'activation_bits')
@@ -129,7 +115,7 @@ def table(rows: Sequence[Row]) -> str:
 def comparisons(rows: Sequence[Row]) -> str:
   """Each method against the one before it, paired by seed."""
   pairs = [(row, base) for row in rows if (base := base_of(row, rows))]
-  lines = [(row.name, base.name, *_difference(row, base)) for row, base in pairs]
+  lines = [(row.name, base.name, *difference(row.accuracy, base.accuracy)) for row, base in pairs]
   return markdown(('student', 'against', 'difference', '95 % interval'), lines)
 
 
@@ -144,19 +130,8 @@ def _cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
     f'{row.bytes:,}',
     '' if full is None or full is row else f'{full.bytes / row.bytes:.1f}',
     spread(row.accuracy),
-    *(('', '') if base is None else _difference(row, base)),
+    *(('', '') if base is None else difference(row.accuracy, base.accuracy)),
     spread(row.accuracy_as_trained),
     '' if row.shadow_accuracy is None else spread(row.shadow_accuracy),
     f'{1000 * row.milliseconds:.2f}',
   )
-
-
-def _difference(row: Row, base: Row) -> tuple[str, str]:
-  difference = paired(row.accuracy, base.accuracy)
-  return f'{round(100 * difference.mean, 2) + 0.0:+.2f}', interval(difference)
-
-
-def spread(accuracy: Sequence[float]) -> str:
-  """The mean in percent, with the standard deviation over the seeds."""
-  values = 100 * np.asarray(accuracy)
-  return f'{values.mean():.2f}' + (f' ± {values.std(ddof=1):.2f}' if len(values) > 1 else '')

@@ -74,7 +74,8 @@ def run(plan: Experiment, to: Run) -> list[Row]:
 
 def evaluated(plan: Experiment, folder: Path) -> list[Row]:
   """The rows of a finished run, with the accuracies of its files as they lie there now."""
-  rows, scoring = report_quantize.read(folder), Scoring(plan.config, plan.dataset, plan.data, plan.test, folder)
+  rows = report.read(folder, 'quantize', Row)
+  scoring = Scoring(plan.config, plan.dataset, plan.data, plan.test, folder)
   known = {TEACHER: (plan.teacher.groups[TEACHER], None)}
   known |= {arm.name: (group(plan, arm, compress.identity()), arm.student) for arm in plan.models}
   for row in rows:

@@ -6,8 +6,7 @@ one of its points meets, so that the number there is a lower bound. Trained netw
 left them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -25,7 +24,7 @@ from train.loop import Cohort, Data, fit, fresh, weights
 from train.objectives import supervised
 from train.pieces import differentiated
 from train.regions import Plane
-from train.run import Run, read_json
+from train.run import Run
 
 _MEASURING = 64  # training batches for an untrained network's statistics; batch norm's start fades to 0.9⁶⁴ = 0.1 %
 _BLOCK = 4096  # points of the plane at a time: they fit into the cache, five times faster than all at once
@@ -99,16 +98,11 @@ def experiment(asked: Regions) -> Experiment:
     model = models.MLP(units, dataset.num_classes, build.activation(activation, segments))
     return step.Group(model, supervised(model), range(asked.seeds), step.vmapped)
 
-  kinds = {name if segments is None else f'{name}-{segments}': (name, segments) for name, segments in _kinds(asked)}
+  kinds = {
+    name if segments is None else f'{name}-{segments}': (name, segments) for name, segments in build.kinds(asked)
+  }
   networks = Cohort({name: group(*kind) for name, kind in kinds.items()}, build.plan(students, asked.epochs))
   return Experiment(asked, data, test, _inputs(asked, test), networks, kinds)
-
-
-def _kinds(asked: Regions) -> Iterator[tuple[str, int | None]]:
-  for activation in asked.activations:
-    for segments in asked.segments if activation in build.SEGMENTED else (None,):
-      if (activation, segments) != ('aplu', 2):  # it has no hinge: it is ReLU
-        yield activation, segments
 
 
 def _inputs(asked: Regions, test: list[tuple[Batch, Any]]) -> Inputs:
@@ -192,11 +186,6 @@ def decisions(model: nn.Module, variables: Any, plane: Plane) -> np.ndarray:
   row = jax.jit(lambda images: model.apply(variables, images, train=False)[0].argmax(-1))
   across = plane.origin + plane.ticks[:, None] * plane.directions[0]
   return np.stack([row((across + v * plane.directions[1]).astype(np.float32)) for v in plane.ticks])
-
-
-def read(folder: Path) -> list[Row]:
-  """The rows of a run's ``results.json``."""
-  return [Row(**{name: row[name] for name in Row._fields}) for row in read_json(folder / 'results.json')['rows']]
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -1,0 +1,60 @@
+"""What a person may ask of runs and models that are finished."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+  """Score a finished run again, from its checkpoints."""
+
+  run: tyro.conf.Positional[Path]
+  """The run's folder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """Print the table of one or more runs, and draw how the students compare over widths and segments."""
+
+  runs: tyro.conf.Positional[tuple[Path, ...]]
+  """The runs' folders; their rows are put together."""
+  out: Path | None = None
+  """Where the pictures go; by default the first run's folder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Readme:
+  """Put the tables of committed results into a Markdown file, where its marks say so."""
+
+  file: tyro.conf.Positional[Path] = Path('README.md')
+  """The file; the folders in its marks are relative to it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+  """Write a trained network as a file that runs elsewhere, and compare that file with it on real test images."""
+
+  model: tyro.conf.Positional[Path]
+  """The folder of a run, or a packed .safetensors file."""
+  student: str | None = None
+  """The name of the row in the run's results.json; its first seed is taken."""
+  format: Literal['stablehlo', 'onnx', 'safetensors'] = 'stablehlo'
+  """stablehlo: for JAX's runtimes, weights packed inside; onnx: for ONNX Runtime, weights decoded; safetensors: packed
+  weights, statistics and the description of the network."""
+  out: Path | None = None
+  """The file; by default NAME.FORMAT in the run's folder exports, or beside the packed file."""
+  data_dir: Path | None = None
+  """A folder with the published files of the data set; by default the run's own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Predict:
+  """Say what image files show, by an exported model."""
+
+  model: tyro.conf.Positional[Path]
+  """A file that export or quantize wrote: .safetensors, or .stablehlo or .onnx with its digest beside it."""
+  files: tyro.conf.Positional[tuple[Path, ...]]
+  """Images: PNG, JPEG, whatever Pillow reads."""

@@ -1,0 +1,89 @@
+"""What a person may ask of students that are shallower than their teacher."""
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+from train.config import ActivationName, DataName, Training, check_soft_targets, check_training, require, text
+
+Method = Literal[
+  'hard', 'kd', 'hint', 'born-again', 'lit', 'lit-own-inputs', 'lit-one-boundary', 'lit-beta-0', 'lit-beta-1',
+  'lit-noise', 'lit-merging', 'lit-only',
+]  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Lit(Training):
+  """Train students as wide as their teacher and shallower, stage by stage on what the teacher's stages are given."""
+
+  train_images: int | None = None
+  """Keep only so many of the training images, validation included; by default all, but 10000 for cifar10."""
+  seeds: int = 3
+  """How many paired seeds."""
+  teacher: str = 'resnet-20'
+  """A family, resnet or resnext, and a depth."""
+  student: str = 'resnet-8'
+  """Of the teacher's family, with fewer layers."""
+  width: tuple[int, ...] = (8, 16, 32)
+  """The channels of each stage, of teacher and student alike."""
+  activations: tuple[ActivationName, ...] = ('relu',)
+  """A teacher and its students for each: a student takes over its teacher's stem and head."""
+  methods: tuple[Method, ...] = ('hard', 'kd', 'hint', 'born-again', 'lit')
+  """All with as many steps. hard: labels alone; kd: soft targets too; hint: first the output of the middle stage, for
+  the finetune epochs, then kd; born-again: kd of a network as deep as the teacher; lit: the stages on the teacher's
+  representations, then kd. The others are lit but for one thing. lit-own-inputs: each stage goes on from the student's
+  own; lit-one-boundary: only the middle stage is compared; lit-beta-0, lit-beta-1: without and with nothing but the
+  soft targets and labels; lit-noise: Gaussian noise on what the stages are given; lit-merging: stages are merged
+  one by one until the last is reached from the first; lit-only: no fine-tuning."""
+  beta: float = 0.75
+  """The weight of the soft targets and labels in the first phase of lit; the stages' errors get the rest, each."""
+  error: Literal['squared', 'absolute', 'huber'] = 'squared'
+  """Of the representations; its mean over all elements counts."""
+  noise: float = 0.1
+  """The deviation of lit-noise."""
+  temperature: float = 6.0
+  """T, of the soft targets."""
+  soft_weight: float = 0.05
+  """The weight of the soft targets, times T²; the labels get the rest."""
+  epochs: int = 30
+  """Of the first phase; by default 12 for all data but digits."""
+  finetune_epochs: int = 10
+  """Of the fine-tuning by kd; by default 4 for all data but digits."""
+  teacher_epochs: int | None = None
+  """Epochs of the teacher; by default those of both phases."""
+  schedule: Literal['cosine', 'plateau', 'steps'] = 'cosine'
+  """Of the learning rate in each phase; not plateau, which ends when it likes."""
+  learning_rate: float = 0.05
+  """At the start of all but fine-tuning."""
+  finetune_learning_rate: float = 0.005
+  """At the start of fine-tuning; by default a tenth of the other's default."""
+  weight_decay: float = 1e-4
+  """L2 on all parameters that are trained."""
+  batch_size: int = 64
+  """Images a step, over all devices; by default 128 for all data but digits."""
+
+
+_LARGER: dict[str, Any] = {'epochs': 12, 'finetune_epochs': 4, 'batch_size': 128, 'save_every': 1}
+_BY_DATA: dict[str, dict[str, Any]] = {'digits': {}, 'cifar10': {**_LARGER, 'train_images': 10_000}}
+
+
+def defaults(data: DataName) -> Lit:
+  """What stands where a person gives nothing."""
+  return Lit(data=data, **_BY_DATA.get(data, _LARGER))
+
+
+def check(config: Lit) -> None:
+  """Refuses what cannot be run, naming the option."""
+  check_training(config)
+  check_soft_targets([config.temperature], [config.soft_weight])
+  methods = config.methods
+  require(bool(methods), 'methods', 'empty', 'give at least one')
+  require(len(set(methods)) == len(methods), 'methods', text(methods), 'give each once')
+  require(config.schedule != 'plateau', 'schedule', 'plateau', 'give one that has as many steps for every method')
+  require(0 <= config.beta <= 1, 'beta', config.beta, 'give a number between 0 and 1')
+  require(0 <= config.noise < math.inf, 'noise', config.noise, 'give 0 or more')
+  for name in ('finetune_epochs', 'finetune_learning_rate'):
+    require(0 < getattr(config, name) < math.inf, name, getattr(config, name), 'give a positive number')
+  merging = 'lit-merging' in methods
+  stages = len(config.width)
+  require(not merging or config.epochs >= stages, 'epochs', config.epochs, f'give lit-merging {stages} or more')

@@ -1,0 +1,137 @@
+"""LIT: shallow students, trained stage by stage on what their teacher's stages are given; and what it is compared with.
+
+Every method has as many steps, on the same batches in the same order, and starts a seed's stages from the same weights.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from lmajax import models, tree
+from train import build, draw_lit, report, report_lit
+from train.blockwise import with_ends
+from train.config_lit import Lit, check
+from train.data import load
+from train.distributed import first
+from train.evaluate import member, scores
+from train.loop import Cohort, Data, Start, fit, fresh, saved, weights
+from train.methods import TRANSPLANTED, Arm, Pair, Phase, arms, group, named, pair, phases
+from train.objectives import teach
+from train.report import TEACHER
+from train.report_lit import Row
+from train.run import Run, noted
+from train.scoring import timed
+from train.step import as_it_is
+
+
+class Fit(NamedTuple):
+  """Students of one teacher that go through a phase together."""
+
+  name: str
+  epochs: int
+  teacher: Arm
+  arms: dict[str, Arm]  # by the name of the group in the cohort
+  cohort: Cohort
+
+
+class Experiment(NamedTuple):
+  """A configuration made real: the data, the networks of each activation, and all fits in their order."""
+
+  config: Lit
+  data: Data
+  test: list
+  pairs: dict[Arm, Pair]  # by the teacher
+  fits: list[Fit]
+
+
+def experiment(config: Lit) -> Experiment:
+  """Checks the options, reads the data and builds every model, before anything is trained or written."""
+  check(config)
+  dataset = load(config.data, data_dir=config.data_dir, train_images=config.train_images)
+  data, test = build.data(config, dataset)
+  teachers = dict.fromkeys(arm.teacher for arm in arms(config))
+  pairs = {arm: pair(config, arm, dataset.num_classes, data.batches.blank) for arm in teachers}
+  fits = [one(config, arm, pairs[arm], phase) for arm in pairs for phase in phases(config, pairs[arm].stages)]
+  return Experiment(config, data, test, pairs, fits)
+
+
+def one(config: Lit, teacher: Arm, networks: Pair, phase: Phase) -> Fit:
+  """A phase under one teacher; its groups have names of their own, or each fit would cut back the lines of the last."""
+  of_phase = [arm for arm in arms(config) if arm.teacher == teacher and arm.method in phase.methods]
+  by_name = {f'{arm.name}-{phase.name}': arm for arm in of_phase}
+  groups = {name: group(config, arm, phase.name, networks) for name, arm in by_name.items()}
+  share = as_it_is if phase.name == TEACHER else teach(networks.teacher)
+  return Fit(f'{teacher.label}-{phase.name}', phase.epochs, teacher, by_name, Cohort(groups, phase.plan, share))
+
+
+def run(plan: Experiment, to: Run) -> list[Row]:
+  """Goes through all fits, reads the test set once, and writes the table and the pictures."""
+  to.bar.total = sum(each.epochs for each in plan.fits) * plan.data.batches.steps_per_epoch
+  trained: dict[Arm, Any] = {}
+  for each in plan.fits:
+    teacher = member(trained[each.teacher], 0) if each.teacher in trained else None
+    progress = fit(to, each.name, each.cohort, plan.data, teacher, starts(plan, each, trained, teacher))
+    trained |= by_arm(each, weights(each.cohort)(progress))
+  rows = evaluated(plan, trained, to.folder)
+  if first():
+    report.write(to.folder, plan.config, [row._asdict() for row in rows], report_lit.text(rows))
+    draw_lit.accuracy(to.folder / 'accuracy.png', rows)
+    draw_lit.errors(to.folder, {name: arm for each in plan.fits for name, arm in each.arms.items()})
+  return rows
+
+
+def by_arm(each: Fit, variables: dict[str, Any]) -> dict[Arm, Any]:
+  """What has the names of a fit's groups, by the arms that they are of."""
+  return {arm: variables[name] for name, arm in each.arms.items()}
+
+
+def starts(plan: Experiment, each: Fit, trained: dict[Arm, Any], teacher: Any) -> dict[str, Start]:
+  """What groups go on with, if not with new weights: what they ended with, or stages between the teacher's ends."""
+  found = {name: _start(trained[arm]) for name, arm in each.arms.items() if arm in trained}
+  new = {name for name, arm in each.arms.items() if name not in found and arm.method in TRANSPLANTED}
+  groups = {name: each.cohort.groups[name] for name in sorted(new)}
+  networks, theirs = plan.pairs[each.teacher], jax.device_get(teacher)
+
+  def between(begun: Start) -> Start:
+    variables = {'params': begun.theta, **begun.stats}
+    return _start(with_ends(networks.student, variables, networks.teacher, theirs))
+
+  begun = fresh(each.cohort._replace(groups=groups), plan.data.batches.blank)
+  return found | {name: group.over(between)(begun[name].end) for name, group in groups.items()}
+
+
+def _start(variables: dict[str, Any]) -> Start:
+  return Start(variables['params'], (), {name: part for name, part in variables.items() if name != 'params'})
+
+
+def restored(plan: Experiment, folder: Path) -> dict[Arm, Any]:
+  """The variables of all networks of a finished run, from its checkpoints."""
+  trained: dict[Arm, Any] = {}
+  for each in plan.fits:
+    trained |= by_arm(each, weights(each.cohort)(saved(folder, each.name, each.cohort, plan.data)))
+  return trained
+
+
+def evaluated(plan: Experiment, trained: dict[Arm, Any], folder: Path) -> list[Row]:
+  """The rows of the table: this, and nothing before it, reads the test set."""
+  groups = {arm: each.cohort.groups[name] for each in plan.fits for name, arm in each.arms.items()}
+  programs: dict[Any, Callable] = {}
+
+  def right(arm: Arm, batches: Any) -> list[float]:
+    measure = programs.setdefault(groups[arm].model, scores({'': groups[arm]}))
+    return measure({'': trained[arm]}, batches)[''].tolist()
+
+  def row(arm: Arm) -> Row:
+    model, network = groups[arm].model, named(plan.config, arm)
+    one = member(trained[arm], 0)
+    time = partial(timed, model, one, plan.test[0][0].inputs)
+    return Row(
+      arm.name, arm.method, network, arm.activation, arm.segments, int(network.rpartition('-')[2]),
+      right(arm, plan.test), right(arm, plan.data.validation), tree.size(one['params']), tree.nbytes(one),
+      models.macs(model, plan.data.batches.blank), noted(folder / 'milliseconds.json', f'{arm.label}-{network}', time),
+    )  # fmt: skip
+
+  return [row(arm) for arm in arms(plan.config)]
