@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lmajax.types import Array, Key, ModelStats, Params
+from lmajax.types import Key, ModelStats, Params
 from train.data.batches import Batch
 from train.errors import UserError
 from train.step import Frozen, Objective
