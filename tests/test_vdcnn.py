@@ -17,6 +17,8 @@ BLOCKS = {9: (1, 1, 1, 1), 17: (2, 2, 2, 2), 29: (5, 5, 2, 2), 49: (8, 8, 5, 3)}
 MILLIONS = {9: (14.18, 1.58), 17: (16.27, 3.67), 29: (16.64, 4.04), 49: (19.77, 7.17)}
 small = partial(VDCNN, num_classes=5, act=ReLU, channels=(3, 4, 4, 5), units=(6, 7), vocabulary=11, embedding=2, k=3)
 
+TEXT = jnp.zeros((1, 64), jnp.int32)
+
 
 def shapes(model, length=64):
   tokens = jax.ShapeDtypeStruct((1, length), jnp.int32)
@@ -47,6 +49,12 @@ class TestSizes:
     params = [shapes(VDCNN(depth=depth, num_classes=5, act=LMA))['params'] for depth in (9, 29)]
     for name in ('embed', 'first', 'last'):
       assert params[0][name] == params[1][name]
+
+  def test_convolutions_start_by_the_rule_of_kaiming(self):
+    params = VDCNN(depth=9, num_classes=5, act=ReLU, units=(4, 4)).init(jax.random.key(0), TEXT, train=False)['params']
+    assert np.std(params['embed']['embedding']) == pytest.approx(1, rel=0.1)
+    assert np.std(params['first']['kernel']) == pytest.approx(np.sqrt(2 / (3 * 16)), rel=0.1)
+    assert np.std(params['stages_3']['_Block_0']['Conv_0']['kernel']) == pytest.approx(np.sqrt(2 / (3 * 256)), rel=0.01)
 
   def test_an_unknown_depth(self):
     with pytest.raises(ValueError, match='depth is 10, and must be one of 9, 17, 29, 49'):
