@@ -5,14 +5,15 @@ import json
 import random
 from importlib import util
 
+import chex
 import jax
 import numpy as np
 import pytest
 
 from tests.test_report import ROOT
 from train.__main__ import main
-from train.bench import activation, networks, record, run, timing
-from train.config_bench import Activation, Latency, Scaling, Step, check
+from train.bench import activation, networks, record, run, stages, timing
+from train.config_bench import Activation, Latency, Scaling, Stages, Step, check
 from train.errors import UserError
 from train.readme import filled
 
@@ -175,6 +176,23 @@ def test_latency(tmp_path, capsys):
   assert len(table) == 2 + 3 + 2
 
 
+def test_stages(tmp_path, capsys):
+  figures, table = ran(tmp_path, capsys, 'stages', '--networks', 'wrn-10-1', '--batch-size', '1')
+  (row,) = figures['rows']
+  sensible(row)
+  assert len(row['stage_seconds']) == 3
+  assert row['sum_seconds'] > max(row['stage_seconds']) > 0
+  assert len(table) == 2 + 1 + 2
+
+
+def test_the_stages_that_are_timed_together_are_those_timed_one_by_one():
+  timed = {name: call() for name, call in stages.contestants('wrn-10-1', 1).items()}
+  (loss, _), grads = timed.pop('together')
+  np.testing.assert_allclose(loss, sum(value for (value, _), _ in timed.values()), rtol=1e-5)
+  summed = jax.tree.map(lambda *leaves: sum(leaves), *(gradient for _, gradient in timed.values()))
+  chex.assert_trees_all_close(grads, summed, rtol=1e-4, atol=1e-6)
+
+
 def test_the_gradients_that_are_timed_are_those_of_the_activation():
   x, g = activation.arrays(640, 'float32')
   dtype = np.float64
@@ -193,6 +211,7 @@ WRONG = [
   (Scaling(segments=(1, 2)), '--segments is 1'),
   (Scaling(devices=(3,)), '--batch-size is 64'),
   (Latency(batch_sizes=(2, 2)), '--batch-sizes is 2 2'),
+  (Stages(batch_size=0), '--batch-size is 0'),
 ]
 
 
@@ -204,7 +223,7 @@ def test_a_wrong_option_is_named_before_anything_is_made(tmp_path, config, expec
   assert not out.exists()
 
 
-@pytest.mark.parametrize('config', [Activation(), Step(), Scaling(), Latency()])
+@pytest.mark.parametrize('config', [Activation(), Step(), Scaling(), Latency(), Stages()])
 def test_the_defaults_may_be_run(config):
   check(config)
 

@@ -20,7 +20,7 @@ from train import parallel_stages
 from train import step as steps
 from train.blockwise import check_boundaries, in_stages, with_ends
 from train.errors import UserError
-from train.loop import Cohort, Plan, Start, cohort_step, fresh
+from train.loop import Cohort, Plan, cohort_step, fresh
 from train.objectives import Taught, blockwise, distill, hint, supervised, teach
 from train.optimizers import sgd
 
@@ -194,7 +194,7 @@ class TestMix:
       return loss, variables['batch_stats']
 
     (expected, moved), slow = jax.jit(jax.value_and_grad(by_hand, has_aux=True))(mine['params'])
-    chex.assert_trees_all_close((loss, stats['batch_stats'], grads), (expected, moved, slow), rtol=1e-6, atol=1e-7)
+    chex.assert_trees_all_close((loss, stats['batch_stats'], grads), (expected, moved, slow), rtol=1e-6, atol=1e-6)
     assert metrics == {}
 
   def test_where_stem_and_head_have_no_statistics_it_is_that_objective(self):
@@ -359,14 +359,13 @@ def cohort(act=ReLU, over=steps.vmapped, seeds=(0, 1), share=None, objective=Non
 def started(one, theirs, act=ReLU):
   """The cohort before its first step, each student with the teacher's stem and head."""
   (group,), teacher = one.groups.values(), Tower((3, 2, 2), act=act)
-  end = fresh(one, BATCH.inputs)['lit'].end
+  progress = fresh(one, BATCH.inputs)['lit']
 
   def with_teachers(params, stats):
     return split(with_ends(group.model, {'params': params, **stats}, teacher, theirs))
 
-  params, stats = jax.vmap(with_teachers)(end.theta, end.stats)
-  start = Start(params, end.code, stats)
-  return at_rate(fresh(one, BATCH.inputs, {'lit': start}))
+  params, stats = jax.vmap(with_teachers)(progress.state.params, progress.state.stats)
+  return at_rate({'lit': progress._replace(state=progress.state._replace(params=params, stats=stats))})
 
 
 def ten_steps(one, progress, theirs):
@@ -376,22 +375,26 @@ def ten_steps(one, progress, theirs):
   return progress['lit']
 
 
+@cache
+def fitted(act, seeds=(0, 1)):
+  """Parameters and statistics before and after ten steps, and the sums of the metrics."""
+  theirs = trained(Tower((3, 2, 2), act=act), 9)
+  start = started(one := cohort(act, seeds=seeds), theirs, act)
+  before = jax.tree.map(np.array, (start['lit'].state.params, start['lit'].state.stats['batch_stats']))
+  end = ten_steps(one, start, theirs)
+  return before, (end.state.params, end.state.stats['batch_stats']), end.sums
+
+
 class TestTraining:
   @ACTS
   def test_stem_and_head_stay_to_the_bit_and_stages_move(self, act):
-    theirs = trained(Tower((3, 2, 2), act=act), 9)
-    one = cohort(act)
-    start = started(one, theirs, act)
-    before = jax.tree.map(np.array, (start['lit'].state.params, start['lit'].state.stats['batch_stats']))
-    end = ten_steps(one, start, theirs)
-    after = end.state.params, end.state.stats['batch_stats']
+    theirs, (before, after, _) = trained(Tower((3, 2, 2), act=act), 9), fitted(act)
     for old, new, given in zip(before, after, (theirs['params'], theirs['batch_stats']), strict=True):
       for name in old:
         if name.startswith('stages_'):
           moved = jax.tree.map(lambda a, b: bool((a != b).any()), new[name], old[name])
-          kernels = tree.map_with_path(lambda path, leaf: leaf or not path.endswith('kernel'), moved)
-          assert all(jax.tree.leaves(kernels))
           assert any(jax.tree.leaves(moved))
+          assert all(jax.tree.leaves(tree.map_with_path(lambda path, yes: yes or not path.endswith('kernel'), moved)))
         else:
           twice = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), given[name])
           chex.assert_trees_all_equal(new[name], twice)
@@ -416,18 +419,12 @@ class TestTraining:
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(start['lit'].state.params))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(theirs))
 
-  @ACTS
-  def test_a_cohort_of_seeds_equals_its_members_alone(self, act):
-    theirs = trained(Tower((3, 2, 2), act=act), 9)
-    together = ten_steps(one := cohort(act), started(one, theirs, act), theirs)
-    for i in range(2):
-      alone = ten_steps(single := cohort(act, seeds=(i,)), started(single, theirs, act), theirs)
-      numbers = [
-        jax.tree.map(lambda leaf, at=at: leaf[at], (run.state.params, run.state.stats, run.sums))
-        for run, at in ((together, i), (alone, 0))
-      ]
-      chex.assert_trees_all_close(*numbers, rtol=1e-5, atol=1e-5)
-    assert together.sums['error_0'][0] != together.sums['error_0'][1]
+  def test_a_cohort_of_seeds_equals_its_members_alone(self):
+    _, *together = fitted(LMA)
+    _, *alone = fitted(LMA, seeds=(1,))
+    second, first = (jax.tree.map(lambda leaf, i=i: leaf[i], together) for i in (1, 0))
+    chex.assert_trees_all_close(second, jax.tree.map(lambda leaf: leaf[0], alone), rtol=1e-5, atol=1e-5)
+    assert abs(first[1]['error_0'] - second[1]['error_0']) > 1e-3
 
 
 class TestParallel:

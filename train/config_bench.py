@@ -10,6 +10,7 @@ from train.config import require, text
 
 Label = Literal['relu', 'prelu', 'swish', 'gelu', 'aplu-8', 'lma-4', 'lma-8', 'lma-16', 'lma-joined-8']
 NetworkName = Literal['student-1', 'student-2', 'student-3', 'wrn-10-4', 'mlp']
+PairName = Literal['wrn-10-1', 'wrn-16-1']
 Student = Literal['student-1', 'student-2', 'student-3']
 CHANNELS = 64  # of the feature maps that the activations alone are timed on
 
@@ -96,11 +97,26 @@ class Latency:
   """Images a call."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Stages:
+  """Time block-wise training: the gradient of all stages in one program, against one program for each."""
+
+  out: Path | None = None
+  """The folder of stages.json and stages.png, which are replaced; by default a new one under runs/."""
+  rounds: int = 9
+  """How often each is timed, in an order shuffled anew."""
+  networks: tuple[PairName, ...] = ('wrn-10-1', 'wrn-16-1')
+  """The students; each is fed the taps of a deeper teacher."""
+  batch_size: int = 32
+  """Images of 32 × 32 a step."""
+
+
 Benchmark = (
   Annotated[Activation, tyro.conf.subcommand('activation')]
   | Annotated[Step, tyro.conf.subcommand('step')]
   | Annotated[Scaling, tyro.conf.subcommand('scaling')]
   | Annotated[Latency, tyro.conf.subcommand('latency')]
+  | Annotated[Stages, tyro.conf.subcommand('stages')]
 )
 
 

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from train import report, report_lit, report_quantize
-from train.bench import activation, latency, record, scaling, step
+from train.bench import activation, latency, record, scaling, stages, step
 from train.recipes import regions
 from train.run import read_json
 
@@ -14,7 +14,9 @@ _TABLES = {
   'lit': (report_lit.Row, report_lit.text),
   'regions': (regions.Row, regions.table),
 }
-_BENCHMARKS = {f'bench-{module.__name__.rpartition(".")[2]}': module for module in (activation, step, scaling, latency)}
+_BENCHMARKS = {
+  f'bench-{module.__name__.rpartition(".")[2]}': module for module in (activation, step, scaling, latency, stages)
+}
 _MARKED = re.compile(r'(<!-- table of (\S+) -->\n).*?(<!-- end of table -->)', re.DOTALL)
 
 

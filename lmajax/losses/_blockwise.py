@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import chex
 import jax
+import numpy as np
 import optax
 from jaxtyping import Array, Float
 
@@ -22,7 +23,7 @@ def representation_error(
   ``representation_error(stage(i, taps[i]), taps[i + 1])``.
 
   Args:
-    student_tap: any shape after the batch's axis; n is its size without the batch.
+    student_tap: any shape after the batch's axis, n elements; computed in float32 at least.
     teacher_tap: like ``student_tap``; no gradient flows into it.
     distance: d, elementwise: ``optax.losses.squared_error``, ``optax.losses.huber_loss``, …
 
@@ -39,5 +40,9 @@ def representation_error(
   the stages.
   """
   chex.assert_equal_shape((student_tap, teacher_tap))
-  each = distance(student_tap, jax.lax.stop_gradient(teacher_tap))
+  each = distance(*(_wide(tap) for tap in (student_tap, jax.lax.stop_gradient(teacher_tap))))
   return each.mean(axis=tuple(range(1, each.ndim)))
+
+
+def _wide(tap: Array) -> Array:
+  return tap.astype(np.promote_types(tap.dtype, np.float32))

@@ -43,7 +43,8 @@ class ByPath:
   ...   def __call__(self, x):
   ...     x = nn.relu(nn.Dense(3)(x))
   ...     x = nn.relu(nn.Dense(4)(x))
-  ...     return nn.Dense(2)(nn.Dense(5)(x))
+  ...     x = nn.Dense(5)(x)
+  ...     return nn.Dense(2)(x)
   >>> example = jax.ShapeDtypeStruct((6,), jnp.float32)
   >>> model = ByPath(Net(), first=('Dense_1', 'Dense_2'), last='Dense_2', example=example, options=lambda train: {})
   >>> variables = model.init(jax.random.key(0), jnp.ones((1, 6)), train=False)

@@ -127,3 +127,38 @@ def test_temperature_keeps_the_size_of_the_gradient():
   centred = [logits - logits.mean(-1, keepdims=True) for logits in (STUDENT, TEACHER)]
   gradient = jax.grad(lambda s: losses.soft_targets(s, TEACHER_, temperature=1000.0).sum())(STUDENT_)
   np.testing.assert_allclose(gradient, (centred[0] - centred[1]) / 7, atol=3e-3)
+
+
+class TestRepresentationError:
+  """Of taps of any shape after the batch's axis."""
+
+  @pytest.mark.parametrize('shape', [(12, 7), (3, 28), (3, 4, 7), (3, 2, 2, 7)])
+  @pytest.mark.parametrize('jitted', [False, True])
+  def test_equals_its_oracle(self, shape, jitted, strict_dtypes):
+    error = jax.jit(losses.representation_error) if jitted else losses.representation_error
+    ours = error(STUDENT_.reshape(shape), TEACHER_.reshape(shape))
+    assert (ours.shape, ours.dtype) == (shape[:1], jnp.float32)
+    slow = oracles.representation_error(STUDENT.reshape(shape), TEACHER.reshape(shape))
+    np.testing.assert_allclose(ours, slow, rtol=1e-5)
+
+  def test_gradient_equals_the_differences_of_the_oracle_and_none_reaches_the_teacher(self):
+    gradients = jax.grad(lambda s, t: losses.representation_error(s, t).sum(), (0, 1))(STUDENT_, TEACHER_)
+    slow = oracles.slope_of(lambda s: oracles.representation_error(s, TEACHER).sum(), STUDENT)
+    np.testing.assert_allclose(gradients[0], slow, rtol=1e-3, atol=1e-5)
+    np.testing.assert_array_equal(gradients[1], 0)
+
+  def test_is_0_without_a_gradient_where_the_student_is_the_teacher(self):
+    value, gradient = jax.value_and_grad(lambda s: losses.representation_error(s, TEACHER_).sum())(TEACHER_)
+    np.testing.assert_array_equal(value, 0)
+    np.testing.assert_array_equal(gradient, 0)
+
+  def test_half_precision_computes_in_float32(self, strict_dtypes):
+    student, teacher = STUDENT_.astype('bfloat16'), TEACHER_.astype('bfloat16')
+    ours = losses.representation_error(student, teacher)
+    assert ours.dtype == jnp.float32
+    slow = oracles.representation_error(np.asarray(student, np.float32), np.asarray(teacher, np.float32))
+    np.testing.assert_allclose(ours, slow, rtol=1e-5)
+
+  def test_taps_of_other_shapes_raise(self):
+    with pytest.raises(AssertionError, match='shape'):
+      losses.representation_error(STUDENT_, TEACHER_[..., :1])

@@ -138,6 +138,26 @@ def scaling(record: Record, path: Path) -> None:
   save(figure, path)
 
 
+def stages(record: Record, path: Path) -> None:
+  """Milliseconds of all stages in one program, beside those of one program for each, on top of one another."""
+  rows = record['rows']
+  figure = Figure(figsize=(max(5, 2 * len(rows) + 1.5), 3.4), layout='constrained')
+  axis = figure.subplots()
+  places = range(len(rows))
+  axis.bar([x - 0.2 for x in places], [1e3 * r['seconds'] for r in rows], 0.36, color=COLORS['lma'], label='together')
+  below = [0.0] * len(rows)
+  for i in range(max(len(row['stage_seconds']) for row in rows)):
+    heights = [1e3 * row['stage_seconds'][i] if i < len(row['stage_seconds']) else 0.0 for row in rows]
+    shade = str(0.35 + 0.15 * (i % 4))
+    axis.bar([x + 0.2 for x in places], heights, 0.36, below, color=shade, label=f'stage {i} by itself')
+    below = [low + height for low, height in zip(below, heights, strict=True)]
+  axis.set_xticks(places, [row['network'] for row in rows])
+  axis.set_ylabel('milliseconds, errors and gradient')
+  axis.legend(fontsize=8)
+  axis.grid(axis='y', alpha=0.3)
+  save(figure, path)
+
+
 def _families(rows: Sequence[Row]) -> dict[str, list[Row]]:
   """One process of many devices, and many processes of one."""
   return {

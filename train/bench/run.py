@@ -3,14 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from train.bench import activation, draw, latency, record, scaling, step
-from train.config_bench import Activation, Latency, Scaling, Step, check
+from train.bench import activation, draw, latency, record, scaling, stages, step
+from train.config_bench import Activation, Latency, Scaling, Stages, Step, check
 
 _BENCHMARKS = {
   Activation: (activation, draw.activation),
   Step: (step, draw.step),
   Scaling: (scaling, draw.scaling),
   Latency: (latency, draw.latency),
+  Stages: (stages, draw.stages),
 }
 
 

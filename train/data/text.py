@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 
 from train.data import descriptions, tables
 from train.data.files import naming
-from train.data.images import Dataset, Images, stratified_order
+from train.data.images import Dataset, Examples, stratified_order
 from train.data.tables import Texts
 from train.errors import UserError
 
@@ -68,8 +68,8 @@ def load(
   num_classes = 1 + max(int(part.labels.max()) for part in (train, validation))
   train, validation = _limited(name, train, validation, train_examples)
 
-  def images(part: Texts) -> Images:
-    return Images(encode(part.texts, length), part.labels)
+  def images(part: Texts) -> Examples:
+    return Examples(encode(part.texts, length), part.labels)
 
   return Dataset(name, images(train), images(validation), images(test), num_classes, (), (), augment=False)
 
