@@ -24,8 +24,9 @@ class Lit(Training):
   """A family, resnet or resnext, and a depth."""
   student: str = 'resnet-8'
   """Of the teacher's family, with fewer layers."""
-  width: tuple[int, ...] = (8, 16, 32)
-  """The channels of each stage, of teacher and student alike."""
+  width: tuple[int, ...] = (2, 4, 8)
+  """The channels of each stage, of teacher and student alike; by default 8 16 32 for all data but digits, where a
+  student so wide is as good as its teacher."""
   activations: tuple[ActivationName, ...] = ('relu',)
   """A teacher and its students for each: a student takes over its teacher's stem and head."""
   methods: tuple[Method, ...] = ('hard', 'kd', 'hint', 'born-again', 'lit')
@@ -45,10 +46,10 @@ class Lit(Training):
   """T, of the soft targets."""
   soft_weight: float = 0.05
   """The weight of the soft targets, times T²; the labels get the rest."""
-  epochs: int = 30
-  """Of the first phase; by default 12 for all data but digits."""
-  finetune_epochs: int = 10
-  """Of the fine-tuning by kd; by default 4 for all data but digits."""
+  epochs: int = 12
+  """Of the first phase."""
+  finetune_epochs: int = 4
+  """Of the fine-tuning by kd."""
   teacher_epochs: int | None = None
   """Epochs of the teacher; by default those of both phases."""
   schedule: Literal['cosine', 'plateau', 'steps'] = 'cosine'
@@ -61,9 +62,11 @@ class Lit(Training):
   """L2 on all parameters that are trained."""
   batch_size: int = 64
   """Images a step, over all devices; by default 128 for all data but digits."""
+  save_every: int = 20
+  """Epochs between checkpoints; by default 1 for all data but digits."""
 
 
-_LARGER: dict[str, Any] = {'epochs': 12, 'finetune_epochs': 4, 'batch_size': 128, 'save_every': 1}
+_LARGER: dict[str, Any] = {'width': (8, 16, 32), 'batch_size': 128, 'save_every': 1}
 _BY_DATA: dict[str, dict[str, Any]] = {'digits': {}, 'cifar10': {**_LARGER, 'train_images': 10_000}}
 
 

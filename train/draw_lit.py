@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from matplotlib.transforms import ScaledTranslation
 
 from train.draw import save
@@ -37,6 +38,9 @@ def accuracy(path: Path, rows: Sequence[Row]) -> None:
   for axis, (name, cost) in zip(axes.flat, _COSTS.items(), strict=True):
     _panel(axis, rows, cost)
     axis.set_xlabel(name, fontsize=9)
+  means, spreads = np.transpose([_spread(row) for row in rows])
+  low, high = (means - spreads).min(), (means + spreads).max()
+  axes[0, 0].set_ylim(low - 0.05 * (high - low) - 0.1, high + 0.05 * (high - low) + 0.1)
   for axis in axes[:, 0]:
     axis.set_ylabel('test accuracy, % ± std')
   handles, names = axes.flat[0].get_legend_handles_labels()
@@ -55,14 +59,19 @@ def _panel(axis: Axes, rows: Sequence[Row], cost: Callable[[Row], float]) -> Non
   for row in rows:
     alike = [other for other in rows if other.network == row.network]
     aside = ScaledTranslation((alike.index(row) - (len(alike) - 1) / 2) / 9, 0, axis.figure.dpi_scale_trans)
-    values = 100 * np.asarray(row.accuracy)
+    mean, deviation = _spread(row)
     axis.errorbar(
-      cost(row), values.mean(), values.std(ddof=1) if len(values) > 1 else 0.0, color=_COLORS[row.method],
+      cost(row), mean, deviation, color=_COLORS[row.method],
       marker=_MARKERS[labels.index(row.label) % len(_MARKERS)], markersize=5, linewidth=1, capsize=2, linestyle='none',
       label=_name(row, labels), transform=axis.transData + aside,
     )  # fmt: skip
     if row.method == TEACHER:
-      axis.axhline(values.mean(), color='#bbbbbb', linewidth=0.8, zorder=0)
+      axis.axhline(mean, color='#bbbbbb', linewidth=0.8, zorder=0)
+
+
+def _spread(row: Row) -> tuple[float, float]:
+  values = 100 * np.asarray(row.accuracy)
+  return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else 0.0
 
 
 def _name(row: Row | Arm, labels: Sequence[str]) -> str:
@@ -86,6 +95,9 @@ def errors(folder: Path, arms: Mapping[str, Arm]) -> None:
       if curve:
         axis.plot(*zip(*curve, strict=True), color=_COLORS[arm.method], linestyle=style, label=_name(arm, labels))
     axis.set_yscale('log')
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+    axis.yaxis.set_major_formatter('{x:g}')
+    axis.minorticks_off()
     axis.set_xlabel('epoch')
     axis.set_title(f'stage {int(name.rpartition("_")[2]) + 1}', fontsize=10)
   axes[0].set_ylabel('representation error in training')

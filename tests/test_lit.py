@@ -1,0 +1,217 @@
+"""The parts of lit: what its options refuse, what each method trains and for how long, and what the table says."""
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from scipy import stats
+
+from train import draw_lit, report, report_lit
+from train.__main__ import main
+from train.config import load, save
+from train.config_lit import Lit, check, defaults
+from train.evaluate import member
+from train.loop import fresh
+from train.methods import MERGING, TRANSPLANTED, Arm, Switches, arms, named, phases, switches
+from train.readme import filled
+from train.recipes import lit
+from train.report import TEACHER
+from train.report_lit import Row, counterpart, verdict
+
+METHODS = (
+  'hard', 'kd', 'hint', 'born-again', 'lit', 'lit-own-inputs', 'lit-one-boundary', 'lit-beta-0', 'lit-beta-1',
+  'lit-noise', 'lit-merging', 'lit-only',
+)  # fmt: skip
+ALL = Lit(methods=METHODS, seeds=2, width=(2, 3, 4), teacher='resnet-14', epochs=7, finetune_epochs=2)
+LIT = Arm('lit', 'relu', None)
+
+WRONG = [
+  (['--teacher', 'vgg-16'], '--teacher is vgg-16: give one of resnet, resnext'),
+  (['--student', 'resnet'], '--student is resnet: give one of'),
+  (['--student', 'resnet-x'], '--student is resnet-x: give one of'),
+  (['--student', 'resnet-9'], '--student is resnet-9: depth is 9, and must be 8, 14'),
+  (['--teacher', 'resnext-21'], '--teacher is resnext-21: depth is 21, and must be 11, 20'),
+  (['--width', '8', '4', '16'], '--teacher is resnet-20: channels are (8, 4, 16)'),
+  (['--width'], '--width is empty'),
+  (['--student', 'resnext-11'], 'stages_0 of the student gives'),
+  (['--methods'], '--methods is empty'),
+  (['--methods', 'lit', 'lit'], '--methods is lit lit'),
+  (['--beta', '1.5'], '--beta is 1.5'),
+  (['--noise', '-1'], '--noise is -1'),
+  (['--temperature', '0'], '--temperature is 0'),
+  (['--soft-weight', '2'], '--soft-weight is 2'),
+  (['--finetune-epochs', '0'], '--finetune-epochs is 0'),
+  (['--finetune-learning-rate', 'nan'], '--finetune-learning-rate is nan'),
+  (['--schedule', 'plateau'], '--schedule is plateau'),
+  (['--methods', 'lit-merging', '--epochs', '2'], '--epochs is 2: give lit-merging 3'),
+  (['--seeds', '0'], '--seeds is 0'),
+  (['--train-images', '100000'], '100000 training images asked of digits'),
+]
+
+
+class TestOptions:
+  @pytest.mark.parametrize('options, expected', WRONG, ids=[' '.join(options) for options, _ in WRONG])
+  def test_a_wrong_one_is_named_in_one_line(self, capsys, tmp_path, options, expected):
+    assert main(['lit', '--workdir', str(tmp_path / 'run'), *options]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith(f'error: {expected}')
+    assert not (tmp_path / 'run').exists()
+
+  @pytest.mark.parametrize('data', ['digits', 'mnist', 'fashion-mnist', 'cifar10', 'cifar100'])
+  def test_every_default_may_be_run(self, data):
+    check(defaults(data))
+
+  def test_a_saved_one_is_loaded_as_it_was(self, tmp_path):
+    config = replace(ALL, activations=('relu', 'lma'), error='huber', workdir=tmp_path)
+    save(config, tmp_path)
+    assert load(Lit, tmp_path) == config
+
+  def test_a_stage_more_is_taken(self):
+    four = Lit(width=(2, 3, 4, 5), teacher='resnet-18', student='resnet-10')
+    assert lit.experiment(four).pairs[Arm(TEACHER, 'relu', None)].stages == 4
+
+
+class TestPhases:
+  @pytest.mark.parametrize('method', METHODS)
+  @pytest.mark.parametrize('schedule', ['cosine', 'steps'])
+  def test_every_method_has_as_many_epochs(self, method, schedule):
+    found = [phase for phase in phases(replace(ALL, schedule=schedule), 3) if method in phase.methods]
+    assert sum(phase.epochs for phase in found) == ALL.epochs + ALL.finetune_epochs
+    for phase in found:
+      rates = [phase.plan.schedule([0.1] * epoch) for epoch in range(phase.epochs + 1)]
+      assert all(rates[:-1]) and rates[-1] is None
+
+  def test_only_what_is_asked_for_is_trained(self):
+    assert [phase.name for phase in phases(replace(ALL, methods=('kd',)), 3)] == [TEACHER, 'whole']
+    assert [phase.name for phase in phases(replace(ALL, methods=('lit',)), 3)] == [TEACHER, 'stages', 'finetune']
+
+  def test_merging_has_the_rates_of_lit(self):
+    found = {phase.name: phase for phase in phases(ALL, 3)}
+    merged = [found[f'merging-{i}'] for i in (1, 2, 3)]
+    rates = [phase.plan.schedule([0.1] * epoch) for phase in merged for epoch in range(phase.epochs)]
+    assert rates == [found['stages'].plan.schedule([0.1] * epoch) for epoch in range(ALL.epochs)]
+    assert [phase.epochs for phase in merged] == [2, 2, 3]
+
+  def test_the_teacher_has_its_own_epochs_and_fine_tuning_its_own_rate(self):
+    found = {phase.name: phase for phase in phases(replace(ALL, teacher_epochs=5), 3)}
+    assert found[TEACHER].epochs == 5
+    assert found['finetune'].plan.learning_rate == ALL.finetune_learning_rate
+    assert {found[name].plan.learning_rate for name in found if name != 'finetune'} == {ALL.learning_rate}
+
+
+EVERY = (0, 1, 2)
+SWITCHES = {
+  ('lit', 'stages'): Switches(0.75, EVERY, EVERY, 0.0),
+  ('lit-only', 'whole'): Switches(0.75, EVERY, EVERY, 0.0),
+  ('lit-own-inputs', 'stages'): Switches(0.75, (), EVERY, 0.0),
+  ('lit-one-boundary', 'stages'): Switches(0.75, EVERY, (1,), 0.0),
+  ('lit-beta-0', 'stages'): Switches(0.0, EVERY, EVERY, 0.0),
+  ('lit-beta-1', 'stages'): Switches(1.0, EVERY, EVERY, 0.0),
+  ('lit-noise', 'stages'): Switches(0.75, EVERY, EVERY, 0.1),
+  (MERGING, 'merging-1'): Switches(0.75, EVERY, EVERY, 0.0),
+  (MERGING, 'merging-2'): Switches(0.75, (0, 1), (0, 2), 0.0),
+  (MERGING, 'merging-3'): Switches(0.75, (0,), (2,), 0.0),
+}
+
+
+@pytest.fixture(scope='module')
+def plan():
+  return lit.experiment(replace(ALL, activations=('relu', 'lma'), train_images=120, batch_size=16))
+
+
+class TestGroups:
+  @pytest.mark.parametrize('method, phase', SWITCHES)
+  def test_each_method_changes_one_thing(self, plan, method, phase):
+    found = switches(ALL, method, phase, plan.pairs[LIT.teacher])
+    assert found._replace(fed=tuple(found.fed), compared=tuple(found.compared)) == SWITCHES[method, phase]
+
+  def test_a_seed_starts_all_methods_from_the_same_stages(self, plan):
+    of_relu = [each for each in plan.fits if each.teacher == LIT.teacher and each.name != 'relu-teacher']
+    begun = fresh(plan.fits[0].cohort, plan.data.batches.blank)['relu-teacher-teacher'].end
+    teacher = member({'params': jax.tree.map(lambda leaf: leaf + 1, begun.theta), **begun.stats}, 0)
+    first = {}
+    for each in of_relu:
+      given = lit.starts(plan, each, {}, teacher)
+      for name, progress in fresh(each.cohort, plan.data.batches.blank, given).items():
+        first.setdefault(each.arms[name].method, progress.end.theta)
+    assert set(first) == set(METHODS)
+    for method in {*METHODS} - {'born-again', 'hard'}:
+      own = {name: part for name, part in first[method].items() if name.startswith('stages_')}
+      jax.tree.map(np.testing.assert_array_equal, own, {name: first['hard'][name] for name in own})
+      ends = {name: part for name, part in first[method].items() if name not in own}
+      expected = [teacher['params'] if method in TRANSPLANTED else member(first['hard'], i) for i in (0, 1)]
+      for i in (0, 1):
+        jax.tree.map(np.testing.assert_array_equal, member(ends, i), {name: expected[i][name] for name in ends})
+    kernels = first['hard']['stages_0']
+    assert not all(np.array_equal(leaf[0], leaf[1]) for leaf in jax.tree.leaves(kernels))
+
+  def test_networks_are_named_by_the_options(self):
+    assert {arm.method: named(ALL, arm) for arm in arms(ALL)} == {
+      **dict.fromkeys(METHODS, 'resnet-8'), TEACHER: 'resnet-14', 'born-again': 'resnet-14'
+    }  # fmt: skip
+
+
+def row(method, accuracy, validation=None, label='relu', **changes):
+  same = {'network': 'resnet-8', 'activation': label, 'segments': None, 'depth': 8}
+  costs = {'parameters': 1000, 'bytes': 4100, 'macs': 2_500_000, 'milliseconds': 0.125}
+  scores = {'accuracy': accuracy, 'validation_accuracy': validation or accuracy}
+  return Row(**{'name': f'{label}-{method}', 'method': method, **same, **scores, **costs, **changes})
+
+
+BIG = {'network': 'resnet-20', 'depth': 20, 'parameters': 9000, 'bytes': 37_000, 'macs': 6_000_000}
+ROWS = [
+  row(TEACHER, [0.9], **BIG),
+  row('hard', [0.80, 0.82, 0.81]),
+  row('kd', [0.81, 0.84, 0.84]),
+  row('born-again', [0.9, 0.91, 0.92], **BIG),
+  row('lit', [0.85, 0.86, 0.84]),
+  row(TEACHER, [0.9], [0.815], label='lma', **BIG),
+  row('hard', [0.7, 0.7, 0.7], [0.81, 0.8, 0.82], label='lma'),
+]
+
+
+class TestReport:
+  def test_the_counterpart_has_the_same_activation(self):
+    assert counterpart(ROWS[4], ROWS, 'hard') == ROWS[1]
+    assert counterpart(ROWS[5], ROWS, 'hard') == ROWS[6]
+    assert counterpart(ROWS[5], ROWS, 'kd') is None
+
+  def test_a_line_says_differences_and_costs(self):
+    lines = report_lit.text(ROWS).splitlines()
+    cells = [cell.strip() for cell in lines[6].strip('|').split('|')]
+    interval = stats.ttest_rel(ROWS[4].accuracy, ROWS[2].accuracy).confidence_interval(0.95)
+    assert cells[:5] == [
+      'lit', 'resnet-8', 'relu', '85.00 ± 1.00', '+2.00'
+    ]  # fmt: skip
+    assert cells[5] == f'{100 * interval.low:+.2f} … {100 * interval.high:+.2f}'
+    assert cells[6] == '+4.00'
+    assert cells[9:] == ['8', '1,000', '4,100', '2.5', '125.00']
+    assert lines[2].startswith('| teacher | resnet-20 | relu | 90.00 |  |  |  |  |')
+    assert [cell.strip() for cell in lines[3].split('|')[7:9]] == ['', '']  # hard, from itself
+
+  def test_the_last_lines_judge_each_pair_on_validation(self):
+    first, second = report_lit.text(ROWS).splitlines()[-3::2]
+    assert 'relu teacher, resnet-20, is +9.00 points' in first and first.endswith('there is something to teach.')
+    assert 'lma teacher, resnet-20, is +0.50 points' in second and 'shows nothing' in second
+    assert 'something to teach' in verdict(row(TEACHER, [0.825]), row('hard', [0.81, 0.81]))
+    assert not report_lit.text([ROWS[0], ROWS[4]]).endswith('.')
+
+  def test_results_survive_the_file_and_stand_in_a_readme(self, tmp_path):
+    (tmp_path / 'lit').mkdir()
+    (tmp_path / 'lit' / 'metrics.jsonl').write_text('{"seconds": 1}\n')
+    (tmp_path / 'lit' / 'environment.json').write_text('[]')
+    report.write(tmp_path / 'lit', ALL, [each._asdict() for each in ROWS], report_lit.text(ROWS))
+    assert report.read(tmp_path / 'lit', 'lit', Row) == ROWS
+    text = filled('<!-- table of lit -->\n<!-- end of table -->', tmp_path)
+    assert report_lit.text(ROWS) in text
+
+  def test_pictures_are_drawn(self, tmp_path):
+    draw_lit.accuracy(tmp_path / 'accuracy.png', ROWS)
+    assert (tmp_path / 'accuracy.png').stat().st_size > 5000
+    (tmp_path / 'metrics.jsonl').write_text('{"phase": "relu-kd-whole", "train_loss": [1.0]}\n')
+    draw_lit.errors(tmp_path, {'relu-kd-whole': Arm('kd', 'relu', None)})
+    assert not (tmp_path / 'errors.png').exists()
+    (tmp_path / 'metrics.jsonl').write_text('{"phase": "relu-lit-stages", "train_error_0": [1.0, 2.0]}\n')
+    draw_lit.errors(tmp_path, {'relu-lit-stages': LIT})
+    assert (tmp_path / 'errors.png').stat().st_size > 5000

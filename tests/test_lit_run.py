@@ -1,0 +1,188 @@
+"""A whole run of lit, by every method: what stays frozen, what is scored, and killed it ends with the same bits."""
+
+import json
+import shutil
+import signal
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+
+from tests.programs import metrics, train
+from tests.test_lit import METHODS
+from tests.test_resume import digests, saved_steps
+from train import report, report_lit
+from train.__main__ import main
+from train.config import load
+from train.config_lit import Lit
+from train.evaluate import member
+from train.loop import fresh, saved
+from train.methods import Arm
+from train.recipes import lit
+from train.report import TEACHER
+
+OPTIONS = [
+  *('--methods', *METHODS, '--teacher', 'resnet-14', '--width', '2', '3', '4', '--seeds', '2', '--train-images', '120'),
+  *('--batch-size', '32', '--epochs', '3', '--finetune-epochs', '2', '--save-every', '2', '--learning-rate', '0.1'),
+]
+STEPS_AN_EPOCH = 3
+FITS = {
+  'relu-teacher': 5, 'relu-whole': 5, 'relu-hints': 2, 'relu-stages': 3, 'relu-merging-1': 1, 'relu-merging-2': 1,
+  'relu-merging-3': 1, 'relu-finetune': 2,
+}  # fmt: skip
+NAMES = [f'relu-{method}' for method in (TEACHER, *METHODS)]
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('whole') / 'run'
+  dots = folder.parent / 'dots'
+  done = train('lit', '--workdir', folder, *OPTIONS, counted=dots)
+  assert done.returncode == 0, done.stderr
+  assert dots.stat().st_size == STEPS_AN_EPOCH * sum(FITS.values())
+  assert (folder / 'results.md').read_text() in done.stdout
+  return folder
+
+
+@pytest.fixture(scope='module')
+def rows(whole):
+  return {row.name: row for row in report.read(whole, 'lit', report_lit.Row)}
+
+
+@pytest.fixture(scope='module')
+def plan(whole):
+  return lit.experiment(load(Lit, whole))
+
+
+@pytest.fixture(scope='module')
+def ends(whole, plan):
+  """What each group of each fit ended with: params, statistics."""
+  found = {each.name: saved(whole, each.name, each.cohort, plan.data) for each in plan.fits}
+  return {name: jax.device_get(progress.end) for fit in found.values() for name, progress in fit.items()}
+
+
+def parts(end, *, stages):
+  """The leaves of the stages, or of stem and head, parameters and statistics, by path."""
+  flat, _ = jax.tree_util.tree_flatten_with_path({'params': end.theta, **end.stats})
+  named = {jax.tree_util.keystr(path): leaf for path, leaf in flat}
+  return {path: leaf for path, leaf in named.items() if ('stages_' in path) == stages}
+
+
+def moved(end, other, **which):
+  one, two = parts(end, **which), parts(other, **which)
+  assert one.keys() == two.keys() and one
+  return {path for path in one if not np.array_equal(one[path], two[path])}
+
+
+class TestTraining:
+  def test_every_method_takes_as_many_steps(self, whole):
+    lines = metrics(whole)
+    for method in METHODS:
+      names = {f'relu-{method}-{phase.removeprefix("relu-")}' for phase in FITS}
+      ends = {line['phase']: line['step'] for line in lines if line['phase'] in names}
+      assert sum(ends.values()) == 5 * STEPS_AN_EPOCH
+
+  @pytest.mark.parametrize('method', ['lit', 'lit-own-inputs', 'lit-beta-1', 'lit-merging'])
+  def test_stem_and_head_stay_the_teachers_until_fine_tuning(self, ends, method):
+    last = 'merging-3' if method == 'lit-merging' else 'stages'
+    end, teacher = ends[f'relu-{method}-{last}'], ends['relu-teacher-teacher']
+    theirs = parts(teacher, stages=False)
+    for path, leaf in parts(end, stages=False).items():
+      np.testing.assert_array_equal(leaf, np.broadcast_to(theirs[path], leaf.shape))
+    assert any('mean' in path for path in theirs)
+    tuned = ends[f'relu-{method}-finetune']
+    assert moved(end, tuned, stages=False) == {*theirs}
+
+  def test_a_hint_trains_what_lies_below_it_alone(self, plan, ends):
+    hints = next(each for each in plan.fits if each.name == 'relu-hints')
+    begun = fresh(hints.cohort, plan.data.batches.blank)['relu-hint-hints'].end
+    end = ends['relu-hint-hints']
+    params = partial(jax.tree.map, lambda a, b: np.array_equal(a, b))
+    same = params(begun.theta, end.theta)
+    for name, part in same.items():
+      assert set(jax.tree.leaves(part)) == {name in ('stages_2', 'logits')}, name
+
+  def test_the_errors_of_compared_stages_are_noted(self, whole):
+    found = {}
+    for line in metrics(whole):
+      found.setdefault(line['phase'], set()).update(name for name in line if name.startswith('train_error_'))
+    every = {f'train_error_{i}' for i in range(3)}
+    assert found['relu-lit-stages'] == found['relu-lit-only-whole'] == found['relu-lit-beta-0-stages'] == every
+    assert found['relu-lit-one-boundary-stages'] == {'train_error_1'}
+    assert found['relu-lit-merging-merging-2'] == {'train_error_0', 'train_error_2'}
+    assert found['relu-lit-beta-1-stages'] == found['relu-lit-finetune'] == found['relu-kd-whole'] == set()
+
+
+class TestScores:
+  def test_there_is_a_row_for_each_method_and_the_teacher(self, rows):
+    assert list(rows) == NAMES
+    for name, row in rows.items():
+      seeds = 1 if name.endswith(TEACHER) else 2
+      assert len(row.accuracy) == len(row.validation_accuracy) == seeds
+      deep = row.method in (TEACHER, 'born-again')
+      assert (row.network, row.depth) == (('resnet-14', 14) if deep else ('resnet-8', 8))
+    big, small = rows['relu-born-again'], rows['relu-lit']
+    for cost in ('parameters', 'bytes', 'macs'):
+      assert getattr(big, cost) == getattr(rows['relu-teacher'], cost) > getattr(small, cost) > 0
+      assert getattr(small, cost) == getattr(rows['relu-hard'], cost)
+    assert small.milliseconds > 0
+
+  def test_the_accuracies_are_those_of_the_last_checkpoints(self, rows, plan, ends):
+    last = {'lit': 'finetune', 'kd': 'whole', 'hint': 'stages', 'lit-merging': 'finetune', 'lit-only': 'whole'}
+    for method, phase in last.items():
+      model, end = plan.pairs[Arm(TEACHER, 'relu', None)].student, ends[f'relu-{method}-{phase}']
+      for seed in (0, 1):
+        variables = member({'params': end.theta, **end.stats}, seed)
+        right = [
+          (np.asarray(model.apply(variables, batch.inputs, train=False)[0]).argmax(-1) == batch.labels)[mask]
+          for batch, mask in plan.test
+        ]
+        assert np.concatenate(right).mean() == pytest.approx(rows[f'relu-{method}'].accuracy[seed])
+
+  def test_evaluate_prints_the_table_again_and_report_none(self, whole, capsys):
+    assert main(['evaluate', str(whole)]) == 0
+    assert capsys.readouterr().out.strip() == (whole / 'results.md').read_text().strip()
+    assert main(['report', str(whole)]) == 2
+    assert capsys.readouterr().err.startswith(f'error: {whole} holds no run of distill')
+
+  def test_pictures_are_there(self, whole):
+    assert all((whole / f'{name}.png').stat().st_size > 5000 for name in ('accuracy', 'errors'))
+
+
+def results(folder):
+  """What a run found, without wall-clock times."""
+  values = json.loads((folder / 'results.json').read_text())
+  rows = [{name: value for name, value in row.items() if name != 'milliseconds'} for row in values['rows']]
+  return {**{name: value for name, value in values.items() if name != 'seconds_of_training'}, 'rows': rows}
+
+
+# What a process counts, at which one it is stopped, by what; how many steps are saved then. Epochs before: 12, 18.
+STOPS = [
+  (12 * STEPS_AN_EPOCH + 8, signal.SIGKILL, 14 * STEPS_AN_EPOCH),  # the third epoch of the stages, which none holds yet
+  (4 * STEPS_AN_EPOCH + 4, signal.SIGTERM, 18 * STEPS_AN_EPOCH + 4),  # the second epoch of fine-tuning
+]
+
+
+def test_stopped_in_either_phase_a_run_ends_with_the_same_bits(whole, tmp_path):
+  folder, given = tmp_path / 'run', OPTIONS
+  for number, (at, signum, saved_by_then) in enumerate(STOPS):
+    stopped = train('lit', '--workdir', folder, *given, counted=tmp_path / f'dots {number}', at=at, signum=signum)
+    assert stopped.returncode == (-signum if signum == signal.SIGKILL else 128 + signum), stopped.stderr
+    assert saved_steps(folder) == saved_by_then
+    given = ['--resume']
+  resumed = train('lit', '--workdir', folder, '--resume', counted=tmp_path / 'dots')
+  assert resumed.returncode == 0, resumed.stderr
+  assert (tmp_path / 'dots').stat().st_size == 2
+  assert list(digests(folder)) == sorted(FITS)
+  assert digests(folder) == digests(whole)
+  assert metrics(folder) == metrics(whole)
+  assert results(folder) == results(whole)
+
+
+def test_resuming_a_finished_run_computes_nothing_and_says_the_same(whole, tmp_path):
+  folder = shutil.copytree(whole, tmp_path / 'run')
+  again = train('lit', '--workdir', folder, '--resume', counted=tmp_path / 'dots')
+  assert again.returncode == 0, again.stderr
+  assert not (tmp_path / 'dots').exists()
+  assert (folder / 'results.json').read_bytes() == (whole / 'results.json').read_bytes()
