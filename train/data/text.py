@@ -65,7 +65,7 @@ def load(
   else:
     whole, test = _published(name, data_dir, known.columns if columns is None else columns)
     train, validation = _cut(whole)
-  num_classes = 1 + max(int(part.labels.max()) for part in (train, validation))
+  num_classes = 1 + int(train.labels.max())
   train, validation = _limited(name, train, validation, train_examples)
 
   def images(part: Texts) -> Examples:
