@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
@@ -12,7 +13,7 @@ from train.__main__ import main
 from train.config import load, save
 from train.config_lit import Lit, check, defaults
 from train.evaluate import member
-from train.loop import fresh
+from train.loop import cohort_step, fresh
 from train.methods import MERGING, TRANSPLANTED, Arm, Switches, arms, named, phases, switches
 from train.readme import filled
 from train.recipes import lit
@@ -145,6 +146,24 @@ class TestGroups:
         jax.tree.map(np.testing.assert_array_equal, member(ends, i), {name: expected[i][name] for name in ends})
     kernels = first['hard']['stages_0']
     assert not all(np.array_equal(leaf[0], leaf[1]) for leaf in jax.tree.leaves(kernels))
+
+  def test_every_method_takes_a_step_and_notes_its_errors(self, plan):
+    of_relu = [each for each in plan.fits if each.teacher == LIT.teacher]
+    begun = jax.eval_shape(lambda: fresh(of_relu[0].cohort, plan.data.batches.blank))['relu-teacher-teacher'].end
+    teacher = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), {'params': begun.theta, **begun.stats})
+    noted = {}
+    for each in of_relu:
+      start = jax.eval_shape(lambda each=each: fresh(each.cohort, plan.data.batches.blank))
+      moved = jax.eval_shape(cohort_step(each.cohort), start, teacher, plan.data.batches[0])
+      jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype) or pytest.fail('moved'), start, moved)
+      noted |= {name: tuple(sorted({*progress.sums} - {'loss'})) for name, progress in moved.items()}
+    every = ('error_0', 'error_1', 'error_2')
+    compared = {
+      **dict.fromkeys(('lit-only-whole', 'lit-stages', 'lit-beta-0-stages', 'lit-noise-stages'), every),
+      **{'lit-own-inputs-stages': every, 'lit-one-boundary-stages': ('error_1',), 'lit-merging-merging-1': every},
+      **{'lit-merging-merging-2': ('error_0', 'error_2'), 'lit-merging-merging-3': ('error_2',)},
+    }
+    assert {name.removeprefix('relu-'): errors for name, errors in noted.items() if errors} == compared
 
   def test_networks_are_named_by_the_options(self):
     assert {arm.method: named(ALL, arm) for arm in arms(ALL)} == {
