@@ -23,7 +23,7 @@ WRONG = [
   (['--epochs', '-1'], '--epochs is -1'),
   (['--teacher-epochs', '-3'], '--teacher-epochs is -3'),
   (['--batch-size', '0'], '--batch-size is 0'),
-  (['--batch-size', '5000'], 'batch size 5000 with 1097 images'),
+  (['--batch-size', '5000'], 'batch size 5000 with 1097 training examples'),
   (['--temperature', '0'], '--temperature is 0'),
   (['--soft-weight', '1.5'], '--soft-weight is 1.5'),
   (['--segments', '1'], '--segments is 1'),

@@ -49,7 +49,7 @@ def spelled(numbers) -> list[str]:
 
 
 def pairs(part):
-  return sorted(zip(spelled(part.images), part.labels.tolist(), strict=True))
+  return sorted(zip(spelled(part.inputs), part.labels.tolist(), strict=True))
 
 
 def error_of(folder, name='csv', **options) -> str:
@@ -99,12 +99,12 @@ class TestTables:
   def test_columns(self, write, name, columns, expected):
     rows = [[1, 'b', 'c'], ROWS[1]]
     data = text.load(name, data_dir=write(train=table(rows), test=table(ROWS[1:2])), columns=columns, length=30)
-    assert spelled(data.test.images) == [expected.ljust(30, '\0')]
+    assert spelled(data.test.inputs) == [expected.ljust(30, '\0')]
 
   def test_lengths(self, write):
     folder = write(train=table(ROWS), test=table(ROWS[:3]))
-    assert text.load('csv', data_dir=folder).train.images.shape[1] == 1014
-    assert text.load('ag-news', data_dir=folder).train.images.shape[1] == 256
+    assert text.load('csv', data_dir=folder).train.inputs.shape[1] == 1014
+    assert text.load('ag-news', data_dir=folder).train.inputs.shape[1] == 256
     assert error_of(folder, length=0) == 'texts of 0 characters; choose a length from 1'
 
   def test_parts_are_stratified_and_a_slice_holds_all_classes(self, write):
@@ -119,7 +119,7 @@ class TestTables:
     assert [np.bincount(part.labels).tolist() for part in few[1:3]] == [[9] * 4, [1] * 4]
     assert set(pairs(few.train)) < set(pairs(data.train)) and set(pairs(few.validation)) < set(pairs(data.validation))
     for a, b in zip(data[1:4], text.load('csv', data_dir=folder, length=3)[1:4], strict=True):
-      np.testing.assert_array_equal(a.images, b.images)
+      np.testing.assert_array_equal(a.inputs, b.inputs)
 
   @pytest.mark.parametrize('count', [1, 7])
   def test_too_few_or_too_many(self, write, count):
@@ -205,15 +205,15 @@ class TestDescriptions:
 
   def test_classes_are_balanced_and_the_set_is_always_the_same(self):
     data, again = text.load('descriptions'), text.load('descriptions')
-    assert [part.images.shape for part in data[1:4]] == [(720, 128), (240, 128), (240, 128)]
+    assert [part.inputs.shape for part in data[1:4]] == [(720, 128), (240, 128), (240, 128)]
     assert all((np.bincount(part.labels) == len(part.labels) // 6).all() for part in data[1:4])
-    assert (data.num_classes, (data.train.images == text.PADDING).sum()) == (6, 0)
+    assert (data.num_classes, (data.train.inputs == text.PADDING).sum()) == (6, 0)
     for a, b in zip(data[1:4], again[1:4], strict=True):
-      np.testing.assert_array_equal(a.images, b.images)
+      np.testing.assert_array_equal(a.inputs, b.inputs)
 
   def test_a_slice(self):
     data = text.load('descriptions', train_examples=48, length=40)
-    assert [part.images.shape for part in data[1:4]] == [(36, 40), (12, 40), (240, 40)]
+    assert [part.inputs.shape for part in data[1:4]] == [(36, 40), (12, 40), (240, 40)]
     assert [np.bincount(part.labels).tolist() for part in data[1:3]] == [[6] * 6, [2] * 6]
 
 
@@ -223,6 +223,6 @@ def test_the_real_ag_news():
   data = text.load('ag-news', data_dir=SHARED / 'ag_news')
   assert [len(part.labels) for part in data[1:4]] == [13_479, 1_498, 7_600]
   assert data.num_classes == 4 and (np.bincount(data.test.labels) == 1_900).all()
-  lengths = [np.median((part.images != text.PADDING).sum(1)) for part in data[1:4]]
+  lengths = [np.median((part.inputs != text.PADDING).sum(1)) for part in data[1:4]]
   assert 180 < min(lengths) <= max(lengths) < 210
-  assert (data.train.images == text.UNKNOWN).mean() < 1e-3
+  assert (data.train.inputs == text.UNKNOWN).mean() < 1e-3

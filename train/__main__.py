@@ -10,11 +10,12 @@ import jax
 import tyro
 
 from train import config as configs
-from train import config_lit, config_quantize, distributed
+from train import config_lit, config_lit_text, config_quantize, distributed
 from train.config import Distill, Training
 from train.config_bench import Bench
 from train.config_finished import Evaluate, Export, Predict, Readme, Report
 from train.config_lit import Lit
+from train.config_lit_text import LitText
 from train.config_quantize import Quantize
 from train.config_regions import Regions
 from train.errors import UserError
@@ -24,6 +25,7 @@ Command = (
   Annotated[Distill, tyro.conf.subcommand('distill')]
   | Annotated[Quantize, tyro.conf.subcommand('quantize')]
   | Annotated[Lit, tyro.conf.subcommand('lit')]
+  | Annotated[LitText, tyro.conf.subcommand('lit-text')]
   | Annotated[Evaluate, tyro.conf.subcommand('evaluate')]
   | Annotated[Report, tyro.conf.subcommand('report')]
   | Annotated[Readme, tyro.conf.subcommand('readme')]
@@ -99,11 +101,13 @@ def _quantize(command: Quantize, arguments: list[str]) -> None:
     print(f'\n{folder}: results.json, results.md, accuracy.png, models')
 
 
-def _lit(command: Lit, arguments: list[str]) -> None:
+def _lit(command: Lit | LitText, arguments: list[str]) -> None:
   from train import report_lit
   from train.recipes import lit
 
-  folder, rows = _run(lit, command, config_lit.defaults(command.data), arguments)
+  texts = isinstance(command, LitText)
+  default = config_lit_text.defaults(command.data) if texts else config_lit.defaults(command.data)
+  folder, rows = _run(lit, command, default, arguments)
   if distributed.first():
     print(report_lit.text(rows))
     print(f'\n{folder}: results.json, results.md, accuracy.png, errors.png')
@@ -147,8 +151,7 @@ def _new_folder(command: Any) -> Path:
   if distributed.several() and command.workdir is None:
     raise UserError('several processes need --workdir: a folder that all of them see')
   folder = (
-    command.workdir
-    or Path('runs') / f'{type(command).__name__.lower()}-{command.data}-{time.strftime("%Y%m%d-%H%M%S")}'
+    command.workdir or Path('runs') / f'{configs.recipe(command)}-{command.data}-{time.strftime("%Y%m%d-%H%M%S")}'
   )
   if distributed.first() and folder.is_dir() and any(folder.iterdir()):
     raise UserError(f'{folder} already holds files: go on with a run by --resume, or choose another --workdir')
@@ -171,8 +174,8 @@ def _evaluate(command: Evaluate, arguments: list[str]) -> None:
   if made_by == 'quantize':
     plan = quantize.experiment(configs.load(Quantize, command.run))
     print(report_quantize.text(quantize.evaluated(plan, command.run)))
-  elif made_by == 'lit':
-    plan = lit.experiment(configs.load(Lit, command.run))
+  elif made_by in ('lit', 'lit-text'):
+    plan = lit.experiment(configs.load(Lit if made_by == 'lit' else LitText, command.run))
     print(report_lit.text(lit.evaluated(plan, lit.restored(plan, command.run), command.run)))
   else:
     plan = distill.experiment(configs.load(Distill, command.run))
@@ -229,6 +232,7 @@ _COMMANDS = {
   Distill: _distill,
   Quantize: _quantize,
   Lit: _lit,
+  LitText: _lit,
   Evaluate: _evaluate,
   Report: _report,
   Readme: _readme,

@@ -14,10 +14,11 @@ from lmajax.activations import linen
 from lmajax.types import ActivationFactory
 from train import schedules, step
 from train.config import Training
-from train.config_lit import Lit
+from train.config_lit import Lit, Shallow
+from train.config_lit_text import LitText
 from train.config_regions import Regions
-from train.data import Dataset
-from train.data.batches import Batches, evaluation_batches, pixels
+from train.data import Dataset, load, text
+from train.data.batches import Batches, characters, evaluation_batches, pixels
 from train.errors import UserError
 from train.loop import Cohort, Data, Plan
 from train.objectives import supervised
@@ -35,7 +36,6 @@ _ACTIVATIONS: dict[str, Callable[[int], ActivationFactory]] = {
 }
 SEGMENTED = ('aplu', 'lma', 'lma-joined')
 
-_FAMILIES: dict[str, Callable[..., Any]] = {'resnet': models.ResNet, 'resnext': models.ResNeXt}
 _SCHEDULES = {'cosine': schedules.cosine, 'plateau': schedules.plateau, 'steps': schedules.steps}
 _CIFAR10_STUDENTS = {75: 1, 50: 2, 25: 3}
 _TEACHER_UNITS = {'digits': (64, 64), 'mnist': (256, 256), 'fashion-mnist': (256, 256)}
@@ -115,13 +115,20 @@ def network(config: Training, act: ActivationFactory, width: int, num_classes: i
   return models.MLP((width,), num_classes, act, dtype)
 
 
-def staged(config: Lit, option: str, act: ActivationFactory, *, num_classes: int, inputs: Any) -> Any:
+def families(config: Shallow) -> dict[str, Callable[..., Any]]:
+  """The staged networks that take a configuration's data, by name; of VDCNN's head, k stays the paper's 8."""
+  if isinstance(config, LitText):
+    return {'vdcnn': partial(models.VDCNN, vocabulary=text.VOCABULARY, units=config.units)}
+  return {'resnet': models.ResNet, 'resnext': models.ResNeXt}
+
+
+def staged(config: Shallow, option: str, act: ActivationFactory, *, num_classes: int, inputs: Any) -> Any:
   """The network that an option names, a family and a depth; tried on inputs, without computing."""
-  name = getattr(config, option)
+  name, known = getattr(config, option), families(config)
   family, _, depth = name.rpartition('-')
-  if family not in _FAMILIES or not depth.isdecimal():
-    raise UserError(f'--{option} is {name}: give one of {", ".join(_FAMILIES)} and a depth, as in resnet-20')
-  make = partial(_FAMILIES[family], num_classes=num_classes, act=act, channels=config.width)
+  if family not in known or not depth.isdecimal():
+    raise UserError(f'--{option} is {name}: give {" or ".join(known)} and a depth, as in {type(config).teacher}')
+  make = partial(known[family], num_classes=num_classes, act=act, channels=config.width)
   model = make(depth=int(depth), dtype=jnp.dtype(config.dtype))
   try:
     jax.eval_shape(partial(model.init, train=False), jax.random.key(0), inputs)
@@ -153,10 +160,19 @@ def sharding() -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec('data'))
 
 
+def read(config: Lit | LitText) -> Dataset:
+  """The data set of a configuration."""
+  if isinstance(config, LitText):
+    how = {'train_examples': config.train_texts, 'length': config.length, 'columns': config.columns or None}
+    return text.load(config.data, data_dir=config.data_dir, **how)
+  return load(config.data, data_dir=config.data_dir, train_images=config.train_images)
+
+
 def data(config: Training, dataset: Dataset) -> tuple[Data, list]:
   """What the phases read, and the test set as batches with masks."""
   spread = sharding()
-  how = {'prepare': pixels(dataset.pixel_mean, dataset.pixel_std, augment=dataset.augment), 'sharding': spread}
+  images = pixels(dataset.pixel_mean, dataset.pixel_std, augment=dataset.augment)
+  how = {'prepare': characters if isinstance(config, LitText) else images, 'sharding': spread}
   batches = Batches(dataset.train, batch_size=config.batch_size, seed=0, **how)
   evaluated = partial(evaluation_batches, batch_size=8 * config.batch_size, **how)
   walk = step.stepped if jax.default_backend() == 'cpu' else step.looped

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,12 +21,10 @@ ActivationName = Literal['relu', 'identity', 'prelu', 'swish', 'aplu', 'lma', 'l
 class Training:
   """What every command that trains a teacher and students under it asks for."""
 
-  data: DataName = 'digits'
-  """The images; digits come with scikit-learn, the others from --data-dir or the internet."""
+  data: str
+  """The data set."""
   data_dir: Path | None = None
   """A folder with the published files of the data set."""
-  train_images: int | None = None
-  """Keep only so many of the training images, validation included; by default all."""
   workdir: Path | None = None
   """The run's folder; by default a new one under runs/."""
   resume: bool = False
@@ -50,7 +49,7 @@ class Training:
   weight_decay: float = 2.2e-4
   """L2 on all parameters; by default 5e-4 for cifar100, both the paper's."""
   batch_size: int = 64
-  """Images a step, over all devices; by default 128 for the MNISTs and cifar100."""
+  """Examples a step, over all devices; by default 128 for the MNISTs and cifar100."""
   dtype: Literal['float32', 'bfloat16'] = 'float32'
   """Of the computation; parameters and statistics stay in float32."""
   save_every: int = 20
@@ -64,7 +63,17 @@ class Training:
 
 
 @dataclasses.dataclass(frozen=True)
-class Distill(Training):
+class Images(Training):
+  """What the commands for images ask for besides."""
+
+  data: DataName = 'digits'
+  """The images; digits come with scikit-learn, the others from --data-dir or the internet."""
+  train_images: int | None = None
+  """Keep only so many of the training images, validation included; by default all."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Distill(Images):
   """Distil a teacher into students of equal size, one per activation and seed, and show what came of it."""
 
   temperature: float = 2.0
@@ -96,6 +105,7 @@ def check(config: Distill) -> None:
   """Refuses what cannot be run, naming the option."""
   check_training(config)
   check_soft_targets([config.temperature], [config.soft_weight])
+  require(len(set(config.width)) == len(config.width), 'width', text(config.width), 'give each once')
 
 
 def check_training(config: Training) -> None:
@@ -106,12 +116,14 @@ def check_training(config: Training) -> None:
   require(teacher_epochs is None or teacher_epochs > 0, 'teacher_epochs', teacher_epochs, 'give a positive number')
   for name in ('width', 'segments', 'activations'):
     require(bool(numbers[name]), name, 'empty', 'give at least one')
+  for name in ('segments', 'activations'):
     require(len(set(numbers[name])) == len(numbers[name]), name, text(numbers[name]), 'give each once')
   require(min(config.segments) >= 2, 'segments', min(config.segments), 'give 2 or more')
   require(min(config.width) >= 1, 'width', min(config.width), 'give positive numbers')
   require(0 <= config.weight_decay < math.inf, 'weight_decay', config.weight_decay, 'give 0 or more')
   require(config.activations != ('aplu',) or max(config.segments) > 2, 'segments', 2, 'give aplu 3 or more')
-  require(config.data != 'digits' or config.data_dir is None, 'data_dir', config.data_dir, 'digits need none')
+  packaged = config.data in ('digits', 'descriptions')
+  require(not packaged or config.data_dir is None, 'data_dir', config.data_dir, f'{config.data} need none')
 
 
 def check_soft_targets(temperatures: Sequence[float], soft_weights: Sequence[float]) -> None:
@@ -150,7 +162,12 @@ def save(config: Any, folder: Path) -> None:
 
 def recipe(config: Any) -> str:
   """The command that a configuration belongs to."""
-  return type(config).__name__.lower()
+  return command(type(config))
+
+
+def command(kind: type[Any]) -> str:
+  """The name of a kind of configuration on the command line."""
+  return re.sub('(?<=[a-z])(?=[A-Z])', '-', kind.__name__).lower()
 
 
 def recipe_of(folder: Path) -> str:
@@ -166,8 +183,8 @@ def load(kind: type[Any], folder: Path) -> Any:
   """Reads the ``config.json`` of a run of that kind."""
   values = read_json(folder / 'config.json')
   names = {field.name for field in dataclasses.fields(kind)} - set(_NOT_SAVED)
-  if not isinstance(values, dict) or values.pop('recipe', None) != kind.__name__.lower() or set(values) != names:
-    raise UserError(f'{folder / "config.json"} is not the configuration of a {kind.__name__.lower()} run')
+  if not isinstance(values, dict) or values.pop('recipe', None) != command(kind) or set(values) != names:
+    raise UserError(f'{folder / "config.json"} is not the configuration of a {command(kind)} run')
   words = [word for name, value in values.items() for word in _words(name, value)]
   return tyro.cli(kind, args=[*words, '--workdir', str(folder)])  # the same parser: a spoilt value is named
 

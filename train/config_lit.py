@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Any, Literal
 
-from train.config import ActivationName, DataName, Training, check_soft_targets, check_training, require, text
+from train.config import ActivationName, DataName, Images, Training, check_soft_targets, check_training, require, text
 
 Method = Literal[
   'hard', 'kd', 'hint', 'born-again', 'lit', 'lit-own-inputs', 'lit-one-boundary', 'lit-beta-0', 'lit-beta-1',
@@ -12,21 +12,16 @@ Method = Literal[
 ]  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True)
-class Lit(Training):
-  """Train students as wide as their teacher and shallower, stage by stage on what the teacher's stages are given."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shallow(Training):
+  """What is asked of students that are shallower than their teacher, whatever they are to classify."""
 
-  train_images: int | None = None
-  """Keep only so many of the training images, validation included; by default all, but 10000 for cifar10."""
   seeds: int = 3
   """How many paired seeds."""
-  teacher: str = 'resnet-20'
-  """A family, resnet or resnext, and a depth."""
-  student: str = 'resnet-8'
+  teacher: str
+  """A family and a depth."""
+  student: str
   """Of the teacher's family, with fewer layers."""
-  width: tuple[int, ...] = (2, 4, 8)
-  """The channels of each stage, of teacher and student alike; by default 8 16 32 for all data but digits, where a
-  student so wide is as good as its teacher."""
   activations: tuple[ActivationName, ...] = ('relu',)
   """A teacher and its students for each: a student takes over its teacher's stem and head."""
   methods: tuple[Method, ...] = ('hard', 'kd', 'hint', 'born-again', 'lit')
@@ -60,6 +55,21 @@ class Lit(Training):
   """At the start of fine-tuning; by default a tenth of the other's default."""
   weight_decay: float = 1e-4
   """L2 on all parameters that are trained."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Lit(Shallow, Images):
+  """Train students as wide as their teacher and shallower, stage by stage on what the teacher's stages are given."""
+
+  train_images: int | None = None
+  """Keep only so many of the training images, validation included; by default all, but 10000 for cifar10."""
+  teacher: str = 'resnet-20'
+  """A family, resnet or resnext, and a depth."""
+  student: str = 'resnet-8'
+  """Of the teacher's family, with fewer layers."""
+  width: tuple[int, ...] = (2, 4, 8)
+  """The channels of each stage, of teacher and student alike; by default 8 16 32 for all data but digits, where a
+  student so wide is as good as its teacher."""
   batch_size: int = 64
   """Images a step, over all devices; by default 128 for all data but digits."""
   save_every: int = 20
@@ -75,7 +85,7 @@ def defaults(data: DataName) -> Lit:
   return Lit(data=data, **_BY_DATA.get(data, _LARGER))
 
 
-def check(config: Lit) -> None:
+def check(config: Shallow) -> None:
   """Refuses what cannot be run, naming the option."""
   check_training(config)
   check_soft_targets([config.temperature], [config.soft_weight])

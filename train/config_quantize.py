@@ -8,7 +8,7 @@ from train.config import (
   PUBLISHED,
   ActivationName,
   DataName,
-  Training,
+  Images,
   check_soft_targets,
   check_training,
   require,
@@ -22,7 +22,7 @@ SOFT_TARGETS = {1: (1.0, 0.95), 2: (1.0, 0.3), 3: (2.0, 0.3), 4: (2.0, 0.95), 8:
 
 
 @dataclasses.dataclass(frozen=True)
-class Quantize(Training):
+class Quantize(Images):
   """Train students whose weights are quantized, pack each into a file, and score what is read back from it."""
 
   activations: tuple[ActivationName, ...] = ('relu', 'lma')
@@ -71,7 +71,7 @@ def check(config: Quantize) -> None:
   """Refuses what cannot be run, naming the option."""
   check_training(config)
   check_soft_targets(config.temperature, config.soft_weight)
-  for name in ('bits', 'methods', 'centroids', 'temperature', 'soft_weight'):
+  for name in ('width', 'bits', 'methods', 'centroids', 'temperature', 'soft_weight'):
     values = getattr(config, name)
     require(len(set(values)) == len(values), name, text(values), 'give each once')
   for name, least, most in (('bits', 1, 8), ('centroids', 2, 256)):

@@ -26,8 +26,8 @@ _MARKERS, _STYLES = ('o', 's', '^', 'D', 'v', 'P', 'X'), ('-', '--', ':', '-.')
 _COSTS: dict[str, Callable[[Row], float]] = {
   'depth': lambda row: row.depth,
   'thousand parameters': lambda row: row.parameters / 1e3,
-  'million multiply-accumulates an image': lambda row: row.macs / 1e6,
-  'µs an image': lambda row: 1e3 * row.milliseconds,
+  'million multiply-accumulates an example': lambda row: row.macs / 1e6,
+  'µs an example': lambda row: 1e3 * row.milliseconds,
 }
 
 

@@ -13,7 +13,7 @@ from lmajax.losses import distillation
 from lmajax.types import Array
 from train import build, schedules
 from train.blockwise import check_boundaries, in_stages
-from train.config_lit import Lit
+from train.config_lit import Shallow
 from train.data.batches import Batch
 from train.loop import Plan
 from train.objectives import Taught, blockwise, distill, hint, supervised
@@ -54,14 +54,14 @@ class Arm(NamedTuple):
     return self._replace(method=TEACHER)
 
 
-def arms(config: Lit) -> Iterator[Arm]:
+def arms(config: Shallow) -> Iterator[Arm]:
   """Every row that a configuration asks for, each activation's teacher first."""
   for activation, segments in build.kinds(config):
     for method in (TEACHER, *config.methods):
       yield Arm(method, activation, segments)
 
 
-def named(config: Lit, arm: Arm) -> str:
+def named(config: Shallow, arm: Arm) -> str:
   """The network of an arm, as its option names it."""
   return config.teacher if arm.method in (TEACHER, BORN_AGAIN) else config.student
 
@@ -84,7 +84,7 @@ class Pair(NamedTuple):
     return (self.stages - 1) // 2
 
 
-def pair(config: Lit, arm: Arm, num_classes: int, inputs: Any) -> Pair:
+def pair(config: Shallow, arm: Arm, num_classes: int, inputs: Any) -> Pair:
   """The networks of an arm's activation, which must give representations of the same shapes."""
   act = build.activation(arm.activation, arm.segments)
   teacher, student = (
@@ -104,7 +104,7 @@ class Phase(NamedTuple):
   plan: Plan
 
 
-def phases(config: Lit, stages: int) -> list[Phase]:
+def phases(config: Shallow, stages: int) -> list[Phase]:
   """In their order; each method goes through as many epochs.
 
   A hint is a start alone, so that it gets the few epochs and distillation the many: its student has a fresh head.
@@ -140,7 +140,7 @@ class Switches(NamedTuple):
   noise: float
 
 
-def switches(config: Lit, method: str, phase: str, pair: Pair) -> Switches:
+def switches(config: Shallow, method: str, phase: str, pair: Pair) -> Switches:
   """LIT, but for the one thing that a method changes."""
   every = range(pair.stages)
   plain = Switches(config.beta, every, every, 0.0)
@@ -157,7 +157,7 @@ def switches(config: Lit, method: str, phase: str, pair: Pair) -> Switches:
   return plain._replace(**changes.get(method, {}))
 
 
-def group(config: Lit, arm: Arm, phase: str, pair: Pair) -> Group:
+def group(config: Shallow, arm: Arm, phase: str, pair: Pair) -> Group:
   """What the students of an arm train in a phase, and by which objective."""
   model = pair.of(arm)
   temperature, soft_weight = config.temperature, config.soft_weight

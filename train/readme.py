@@ -12,6 +12,7 @@ _TABLES = {
   'distill': (report.Row, report.table),
   'quantize': (report_quantize.Row, report_quantize.text),
   'lit': (report_lit.Row, report_lit.text),
+  'lit-text': (report_lit.Row, report_lit.text),
   'regions': (regions.Row, regions.table),
 }
 _BENCHMARKS = {

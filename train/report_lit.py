@@ -24,7 +24,7 @@ class Row(NamedTuple):
   parameters: int
   bytes: int
   macs: int
-  milliseconds: float  # an image
+  milliseconds: float  # an example
 
   @property
   def label(self) -> str:
@@ -38,7 +38,7 @@ def counterpart(row: Row, rows: Sequence[Row], method: str) -> Row | None:
 
 _HEAD = (
   'method', 'network', 'activation', 'accuracy %', '− KD', '95 % interval', '− hard', '95 % interval', 'validation %',
-  'depth', 'parameters', 'bytes', 'million MACs', 'µs an image',
+  'depth', 'parameters', 'bytes', 'million MACs', 'µs an example',
 )  # fmt: skip
 
 

@@ -44,7 +44,7 @@ def load(
   length: int | None = None,
   columns: Sequence[int] | None = None,
 ) -> Dataset:
-  """Reads a set of texts; its images are raw numbers of characters, ``[n, length]``.
+  """Reads a set of texts; its inputs are raw numbers of characters, ``[n, length]``.
 
   Args:
     name: descriptions, ag-news or csv.

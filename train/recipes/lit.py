@@ -1,4 +1,4 @@
-"""LIT: shallow students, trained stage by stage on what their teacher's stages are given; and what it is compared with.
+"""LIT: shallow students of images or texts, trained stage by stage on what their teacher is given; and its rivals.
 
 Every method has as many steps, on the same batches in the same order, and starts a seed's stages from the same weights.
 """
@@ -13,8 +13,8 @@ import jax
 from lmajax import models, tree
 from train import build, draw_lit, report, report_lit
 from train.blockwise import with_ends
-from train.config_lit import Lit, check
-from train.data import load
+from train.config_lit import Lit, Shallow, check
+from train.config_lit_text import LitText, check_texts
 from train.distributed import first
 from train.evaluate import member, scores
 from train.loop import Cohort, Data, Start, fit, fresh, saved, weights
@@ -40,17 +40,19 @@ class Fit(NamedTuple):
 class Experiment(NamedTuple):
   """A configuration made real: the data, the networks of each activation, and all fits in their order."""
 
-  config: Lit
+  config: Lit | LitText
   data: Data
   test: list
   pairs: dict[Arm, Pair]  # by the teacher
   fits: list[Fit]
 
 
-def experiment(config: Lit) -> Experiment:
+def experiment(config: Lit | LitText) -> Experiment:
   """Checks the options, reads the data and builds every model, before anything is trained or written."""
   check(config)
-  dataset = load(config.data, data_dir=config.data_dir, train_images=config.train_images)
+  if isinstance(config, LitText):
+    check_texts(config)
+  dataset = build.read(config)
   data, test = build.data(config, dataset)
   teachers = dict.fromkeys(arm.teacher for arm in arms(config))
   pairs = {arm: pair(config, arm, dataset.num_classes, data.batches.blank) for arm in teachers}
@@ -58,7 +60,7 @@ def experiment(config: Lit) -> Experiment:
   return Experiment(config, data, test, pairs, fits)
 
 
-def one(config: Lit, teacher: Arm, networks: Pair, phase: Phase) -> Fit:
+def one(config: Shallow, teacher: Arm, networks: Pair, phase: Phase) -> Fit:
   """A phase under one teacher; its groups have names of their own, or each fit would cut back the lines of the last."""
   of_phase = [arm for arm in arms(config) if arm.teacher == teacher and arm.method in phase.methods]
   by_name = {f'{arm.name}-{phase.name}': arm for arm in of_phase}
