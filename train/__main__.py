@@ -10,11 +10,12 @@ import jax
 import tyro
 
 from train import config as configs
-from train import config_lit, config_lit_text, config_quantize, distributed
+from train import config_lit, config_lit_gan, config_lit_text, config_quantize, distributed
 from train.config import Distill, Training
 from train.config_bench import Bench
 from train.config_finished import Evaluate, Export, Predict, Readme, Report
 from train.config_lit import Lit
+from train.config_lit_gan import LitGan
 from train.config_lit_text import LitText
 from train.config_quantize import Quantize
 from train.config_regions import Regions
@@ -26,6 +27,7 @@ Command = (
   | Annotated[Quantize, tyro.conf.subcommand('quantize')]
   | Annotated[Lit, tyro.conf.subcommand('lit')]
   | Annotated[LitText, tyro.conf.subcommand('lit-text')]
+  | Annotated[LitGan, tyro.conf.subcommand('lit-gan')]
   | Annotated[Evaluate, tyro.conf.subcommand('evaluate')]
   | Annotated[Report, tyro.conf.subcommand('report')]
   | Annotated[Readme, tyro.conf.subcommand('readme')]
@@ -113,6 +115,16 @@ def _lit(command: Lit | LitText, arguments: list[str]) -> None:
     print(f'\n{folder}: results.json, results.md, accuracy.png, errors.png')
 
 
+def _lit_gan(command: LitGan, arguments: list[str]) -> None:
+  from train import report_lit_gan
+  from train.recipes import lit_gan
+
+  folder, rows = _run(lit_gan, command, config_lit_gan.defaults(command.data), arguments)
+  if distributed.first():
+    print(report_lit_gan.text(rows))
+    print(f'\n{folder}: results.json, results.md, errors.png, sheet-*.png')
+
+
 def _regions(command: Regions, arguments: list[str]) -> None:
   from train.recipes import regions
 
@@ -167,8 +179,8 @@ def _create(folder: Path) -> None:
 
 def _evaluate(command: Evaluate, arguments: list[str]) -> None:
   del arguments
-  from train import report, report_lit, report_quantize
-  from train.recipes import distill, lit, quantize
+  from train import report, report_lit, report_lit_gan, report_quantize
+  from train.recipes import distill, lit, lit_gan, quantize
 
   made_by = configs.recipe_of(command.run)
   if made_by == 'quantize':
@@ -177,6 +189,9 @@ def _evaluate(command: Evaluate, arguments: list[str]) -> None:
   elif made_by in ('lit', 'lit-text'):
     plan = lit.experiment(configs.load(Lit if made_by == 'lit' else LitText, command.run))
     print(report_lit.text(lit.evaluated(plan, lit.restored(plan, command.run), command.run)))
+  elif made_by == 'lit-gan':
+    plan = lit_gan.experiment(configs.load(LitGan, command.run))
+    print(report_lit_gan.text(lit_gan.evaluated(plan, lit_gan.restored(plan, command.run), command.run)))
   else:
     plan = distill.experiment(configs.load(Distill, command.run))
     print(report.table(distill.evaluated(plan, distill.restored(plan, command.run))))
@@ -233,6 +248,7 @@ _COMMANDS = {
   Quantize: _quantize,
   Lit: _lit,
   LitText: _lit,
+  LitGan: _lit_gan,
   Evaluate: _evaluate,
   Report: _report,
   Readme: _readme,

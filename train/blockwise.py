@@ -1,5 +1,6 @@
 """What block-wise training starts from: fitting boundaries, and the teacher's stem and head in the student."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,14 +9,19 @@ import jax.numpy as jnp
 from lmajax import tree
 from lmajax.models import ByPath
 from train.errors import UserError
+from train.loop import Cohort, Start, fresh
 from train.optimizers import Where
+from train.step import Group
 
 
 def in_stages(model: Any) -> Where:
-  """Which parameters are those of stages: what a student whose stem and head are the teacher's is to train."""
+  """Which parameters are those of stages: what a student whose stem and head are the teacher's is to train.
+
+  Those of a model within the model count too; what stands beside that is then of its ends.
+  """
   if isinstance(model, ByPath):
     return lambda path, leaf: model.in_stages(path)
-  return lambda path, leaf: path.startswith('stages_')
+  return lambda path, leaf: '/stages_' in f'/{path}'
 
 
 def with_ends(student: Any, variables: Any, teacher: Any, teacher_variables: Any) -> dict[str, Any]:
@@ -32,6 +38,22 @@ def with_ends(student: Any, variables: Any, teacher: Any, teacher_variables: Any
     return tree.map_with_path(one, variables[collection])
 
   return {collection: chosen(collection) for collection in variables}
+
+
+def going_on(variables: dict[str, Any]) -> Start:
+  """What a group goes on with from the variables that it ended with."""
+  return Start(variables['params'], (), {name: part for name, part in variables.items() if name != 'params'})
+
+
+def between_ends(cohort: Cohort, inputs: Any, teacher: Any, teacher_variables: Any) -> dict[str, Start]:
+  """New weights for each group of a cohort, between their teacher's stem and head."""
+  theirs = jax.device_get(teacher_variables)
+
+  def starting(group: Group, begun: Start) -> Start:
+    return going_on(with_ends(group.model, {'params': begun.theta, **begun.stats}, teacher, theirs))
+
+  begun = fresh(cohort, inputs)
+  return {name: group.over(partial(starting, group))(begun[name].end) for name, group in cohort.groups.items()}
 
 
 def _ends(model: Any, variables: Any) -> dict[str, Any]:

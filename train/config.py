@@ -42,7 +42,7 @@ class Training:
   """Epochs of each student; by default 20 for the MNISTs and the paper's 200 for the CIFARs."""
   teacher_epochs: int | None = None
   """Epochs of the teacher; by default those of the students."""
-  schedule: Literal['cosine', 'plateau', 'steps'] = 'cosine'
+  schedule: Literal['cosine', 'plateau', 'steps', 'constant'] = 'cosine'
   """Of the learning rate; by default the paper's for cifar10 (plateau) and cifar100 (steps)."""
   learning_rate: float = 0.05
   """At the start; by default the paper's for cifar10 (0.01) and cifar100 (0.1)."""

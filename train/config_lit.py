@@ -47,7 +47,7 @@ class Shallow(Training):
   """Of the fine-tuning by kd."""
   teacher_epochs: int | None = None
   """Epochs of the teacher; by default those of both phases."""
-  schedule: Literal['cosine', 'plateau', 'steps'] = 'cosine'
+  schedule: Literal['cosine', 'plateau', 'steps', 'constant'] = 'cosine'
   """Of the learning rate in each phase; not plateau, which ends when it likes."""
   learning_rate: float = 0.05
   """At the start of all but fine-tuning."""

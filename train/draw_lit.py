@@ -89,7 +89,7 @@ def errors(folder: Path, arms: Mapping[str, Arm]) -> None:
   labels = list(dict.fromkeys(arm.label for arm in arms.values()))
   for axis, name in zip(axes, names, strict=True):
     for arm in dict.fromkeys(arms.values()):
-      of_arm = [line for line in lines if arms[line['phase']] == arm]
+      of_arm = [line for line in lines if arms.get(line['phase']) == arm]
       curve = [(epoch, np.mean(line[name])) for epoch, line in enumerate(of_arm, start=1) if name in line]
       style = _STYLES[labels.index(arm.label) % len(_STYLES)]
       if curve:

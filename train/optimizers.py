@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import jax
 import optax
 
 from lmajax import tree
@@ -17,6 +18,32 @@ def sgd(weight_decay: float) -> Optimizer:
 
   def of_rate(learning_rate: Array) -> optax.GradientTransformation:
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, momentum=0.9, nesterov=True))
+
+  return of_rate
+
+
+def adam(b1: float, b2: float, weight_decay: float) -> Optimizer:
+  """Adam, of gradients with L2 on all parameters."""
+
+  def of_rate(learning_rate: Array) -> optax.GradientTransformation:
+    return optax.chain(optax.add_decayed_weights(weight_decay), optax.adam(learning_rate, b1=b1, b2=b2))
+
+  return of_rate
+
+
+def adversarial(optimizer: Optimizer, critic_steps: int) -> Optimizer:
+  """Moves the discriminator at every step and the generator at the last of so many.
+
+  In between the generator's parameters and what its optimizer remembers stay as they are.
+  """
+
+  def labels(params):
+    return {player: jax.tree.map(lambda _, player=player: player, part) for player, part in params.items()}
+
+  def of_rate(learning_rate: Array) -> optax.GradientTransformation:
+    mine = optimizer(learning_rate)
+    in_turn = optax.transforms.conditionally_mask(mine, lambda step: step % critic_steps == critic_steps - 1)
+    return optax.multi_transform({'generator': in_turn, 'discriminator': mine}, labels)
 
   return of_rate
 

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from train import report, report_lit, report_quantize
+from train import report, report_lit, report_lit_gan, report_quantize
 from train.bench import activation, latency, record, scaling, stages, step
 from train.recipes import regions
 from train.run import read_json
@@ -13,6 +13,7 @@ _TABLES = {
   'quantize': (report_quantize.Row, report_quantize.text),
   'lit': (report_lit.Row, report_lit.text),
   'lit-text': (report_lit.Row, report_lit.text),
+  'lit-gan': (report_lit_gan.Row, report_lit_gan.text),
   'regions': (regions.Row, regions.table),
 }
 _BENCHMARKS = {

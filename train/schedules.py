@@ -7,6 +7,11 @@ Schedule = Callable[[Sequence[float]], float | None]
 """The errors (0 … 1) of the finished epochs -> the factor on the learning rate in the next one, or None to stop."""
 
 
+def constant(epochs: int) -> Schedule:
+  """The same all the time."""
+  return lambda errors: 1.0 if len(errors) < epochs else None
+
+
 def cosine(epochs: int) -> Schedule:
   """Half a cosine from 1 to 0 over the epochs."""
   return lambda errors: 0.5 * (1 + math.cos(math.pi * len(errors) / epochs)) if len(errors) < epochs else None

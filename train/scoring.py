@@ -148,11 +148,11 @@ def file_name(name: str, seed: int) -> str:
   return f'models/{name}-seed{seed}.safetensors'
 
 
-def timed(model: nn.Module, variables: Any, images: Any) -> float:
+def timed(model: nn.Module, variables: Any, inputs: Any) -> float:
   """Milliseconds an image, the median over passes of a whole batch."""
-  apply = jax.jit(lambda variables, images: model.apply(variables, images, train=False)[0])
-  samples = interleaved({'': lambda: jax.block_until_ready(apply(variables, images))}, rounds=_TIMED)
-  return 1000 * median(samples['']) / len(images)
+  apply = jax.jit(lambda variables, inputs: model.apply(variables, inputs, train=False)[0])
+  samples = interleaved({'': lambda: jax.block_until_ready(apply(variables, inputs))}, rounds=_TIMED)
+  return 1000 * median(samples['']) / len(jax.tree.leaves(inputs)[0])
 
 
 def _stacked(members: Sequence[Any]) -> Any:

@@ -30,14 +30,11 @@ def _norm(dtype: DTypeLike | None) -> nn.InstanceNorm:
   return nn.InstanceNorm(epsilon=1e-5, dtype=dtype)
 
 
-class _Transposed(nn.Module):
-  """``nn.ConvTranspose`` by 4 × 4 and stride 2: the 2 × 2 pixels that each becomes, by one 3 × 3 convolution.
+class _Transposed(nn.ConvTranspose):
+  """Its base by 4 × 4 and stride 2: the 2 × 2 pixels that each becomes, by one 3 × 3 convolution.
 
-  Five ninths of its kernel are 0, and yet it takes a fifth of the time on the CPU.
+  Five ninths of its kernel are 0, and yet it takes 0.2 to 0.35 of the time on the CPU.
   """
-
-  features: int
-  dtype: DTypeLike | None
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c'], /) -> Float[Array, 'b h2 w2 f']:
@@ -102,7 +99,7 @@ class _Up(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c'], *, train: bool) -> Float[Array, 'b h4 w4 colours']:
     for i in range(2):
-      x = _norm(self.dtype)(_Transposed(x.shape[-1] // 2, self.dtype)(x))
+      x = _norm(self.dtype)(_Transposed(x.shape[-1] // 2, (4, 4), (2, 2), dtype=self.dtype)(x))
       x = self.act(name=f'act{i + 1}')(x, train=train)
     return jnp.tanh(_conv(self.colours, 7, 1, self.dtype)(x))
 

@@ -8,16 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-
 from lmajax import models, tree
 from train import build, draw_lit, report, report_lit
-from train.blockwise import with_ends
+from train.blockwise import between_ends, going_on
 from train.config_lit import Lit, Shallow, check
 from train.config_lit_text import LitText, check_texts
 from train.distributed import first
 from train.evaluate import member, scores
-from train.loop import Cohort, Data, Start, fit, fresh, saved, weights
+from train.loop import Cohort, Data, Start, fit, saved, weights
 from train.methods import TRANSPLANTED, Arm, Pair, Phase, arms, group, named, pair, phases
 from train.objectives import teach
 from train.report import TEACHER
@@ -92,21 +90,11 @@ def by_arm(each: Fit, variables: dict[str, Any]) -> dict[Arm, Any]:
 
 def starts(plan: Experiment, each: Fit, trained: dict[Arm, Any], teacher: Any) -> dict[str, Start]:
   """What groups go on with, if not with new weights: what they ended with, or stages between the teacher's ends."""
-  found = {name: _start(trained[arm]) for name, arm in each.arms.items() if arm in trained}
+  found = {name: going_on(trained[arm]) for name, arm in each.arms.items() if arm in trained}
   new = {name for name, arm in each.arms.items() if name not in found and arm.method in TRANSPLANTED}
   groups = {name: each.cohort.groups[name] for name in sorted(new)}
-  networks, theirs = plan.pairs[each.teacher], jax.device_get(teacher)
-
-  def between(begun: Start) -> Start:
-    variables = {'params': begun.theta, **begun.stats}
-    return _start(with_ends(networks.student, variables, networks.teacher, theirs))
-
-  begun = fresh(each.cohort._replace(groups=groups), plan.data.batches.blank)
-  return found | {name: group.over(between)(begun[name].end) for name, group in groups.items()}
-
-
-def _start(variables: dict[str, Any]) -> Start:
-  return Start(variables['params'], (), {name: part for name, part in variables.items() if name != 'params'})
+  model, blank = plan.pairs[each.teacher].teacher, plan.data.batches.blank
+  return found | between_ends(each.cohort._replace(groups=groups), blank, model, teacher)
 
 
 def restored(plan: Experiment, folder: Path) -> dict[Arm, Any]:
