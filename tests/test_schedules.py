@@ -34,6 +34,10 @@ def test_an_improvement_of_a_tenth_of_a_point_or_less_does_not_count():
   assert schedule([0.5 - 0.0009 * (epoch > 5) for epoch in range(12)]) == 0.5
 
 
+def test_constant_changes_nothing():
+  assert [schedules.constant(3)([0.5] * epoch) for epoch in range(4)] == [1.0, 1.0, 1.0, None]
+
+
 def test_cosine_falls_from_one_to_zero_and_stops():
   schedule = schedules.cosine(10)
   factors = [schedule([0.5] * epoch) for epoch in range(11)]
@@ -43,7 +47,8 @@ def test_cosine_falls_from_one_to_zero_and_stops():
   assert factors[:-1] == sorted(factors[:-1], reverse=True)
 
 
-@pytest.mark.parametrize('schedule', [schedules.cosine(7), schedules.steps(7), schedules.plateau(7)])
-def test_every_schedule_ends_with_its_epochs(schedule):
+@pytest.mark.parametrize('make', [schedules.constant, schedules.cosine, schedules.steps, schedules.plateau])
+def test_every_schedule_ends_with_its_epochs(make):
+  schedule = make(7)
   assert schedule([0.1 * epoch for epoch in range(6)]) is not None
   assert schedule([0.1 * epoch for epoch in range(7)]) is None

@@ -1,7 +1,7 @@
 """Translation between styles: a generator and the discriminator it is trained against, by one objective."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -12,8 +12,8 @@ from lmajax.losses import gradient_penalty
 from lmajax.types import Array, Key, ModelStats, Params
 from train.data.batches import Batch
 from train.data.styles import STYLES, styled
-from train.objectives import Kept, Taught, supervised
-from train.step import ACCURACY, Frozen, Objective, Score
+from train.objectives import Kept, Taught
+from train.step import Frozen, Objective
 
 _BETWEEN = 0xBE7  # keeps the penalty's points apart from the draws of styles
 
@@ -74,7 +74,7 @@ class Weights(NamedTuple):
   penalty: float = 10.0
 
 
-TRANSLATED = ('critic', 'penalty', 'reconstruction', 'unlike_target')
+TRANSLATED: tuple[str, ...] = ('critic', 'penalty', 'reconstruction', 'unlike_target')
 """What ``translate`` says beside its loss."""
 
 
@@ -82,8 +82,9 @@ def translate(model: Adversaries, weights: Weights) -> Objective:
   """StarGAN: the discriminator's loss, the made images held fixed, plus the generator's, the discriminator held fixed.
 
   So the gradient of each player's parameters is that of its own loss, and one step moves both, or by its optimizer one
-  of them. Images are made once, for both losses. Statistics of the generator move under the images first, then under
-  those that it made of them, on the way back.
+  of them. Both look at the parameters before the step, where the authors' code moves the discriminator first. Images
+  are made once, for both losses. Statistics of the generator move under the images first, then under those that it
+  made of them, on the way back.
   """
 
   def objective(params: Params, stats: ModelStats, frozen: Frozen, batch: Batch, key: Key):
@@ -104,7 +105,7 @@ def translate(model: Adversaries, weights: Weights) -> Objective:
 
 def _judge(model: Adversaries, params: Params) -> Callable[[Array], tuple[Array, Array]]:
   def judge(images: Array) -> tuple[Array, Array]:
-    values, logits = model.apply({'params': params}, images, method='judge')
+    values, logits = cast(tuple[Array, Array], model.apply({'params': params}, images, method='judge'))
     return values.astype('float32'), logits
 
   return judge
@@ -134,76 +135,3 @@ def representing(objective: Objective, teacher: Adversaries) -> Objective:
     return objective(params, stats, jax.lax.stop_gradient(Taught(*said)), batch, key)
 
   return of_drawn
-
-
-class Asked(NamedTuple):
-  """Every image on its way to every style, each from another one; images and answers are [styles, b, h, w, c]."""
-
-  images: Array
-  targets: Array
-  answers: Array
-
-
-def asked(images: Array) -> Asked:
-  """The sources take turns from image to image, so that all are asked alike and nothing is left to chance."""
-  targets = jnp.broadcast_to(jnp.arange(len(STYLES))[:, None], (len(STYLES), len(images)))
-  sources = (targets + 1 + jnp.arange(len(images))[None] % (len(STYLES) - 1)) % len(STYLES)
-  each = jax.vmap(styled, in_axes=(None, 0))
-  return Asked(each(images, sources), targets, each(images, targets))
-
-
-def answered(model: Adversaries, variables: Any, images: Array) -> Array:
-  """What a generator makes of all that is asked, [styles, b, h, w, c]."""
-  question = asked(images)
-  made = [
-    model.apply(variables, given, targets, method='translate', train=False)
-    for given, targets in zip(question.images, question.targets, strict=True)
-  ]
-  return jnp.stack(made)
-
-
-def agreement(model: Any) -> Callable:
-  """A function (variables, batch, mask) -> 1 less the mean difference from the true styles, of which 2 is the most."""
-
-  def summed(variables: dict[str, Any], batch: Batch, mask: Array) -> Array:
-    apart = jnp.abs(answered(model, variables, batch.inputs) - asked(batch.inputs).answers) / 2
-    return jnp.sum((1 - apart.mean(axis=(0, 2, 3, 4))) * mask)
-
-  return summed
-
-
-AGREEMENT = Score('agreement', agreement)
-
-
-def told_apart(model: nn.Module, num_classes: int) -> Objective:
-  """Cross-entropy with style and class together, of images in drawn styles."""
-
-  def objective(params: Params, stats: ModelStats, frozen: Frozen, batch: Batch, key: Key):
-    drawn = draw(batch.inputs, key)
-    labels = drawn.source * num_classes + batch.labels
-    return supervised(model)(params, stats, frozen, Batch(drawn.images, labels), key)
-
-  return objective
-
-
-def in_every_style(num_classes: int) -> Score:
-  """The right answers of style and class together, each style a share of each image."""
-
-  def of(model: nn.Module) -> Callable:
-    def count(variables: dict[str, Any], batch: Batch, mask: Array) -> Array:
-      question, right = asked(batch.inputs), ACCURACY.of(model)
-      of_each = [
-        right(variables, Batch(images, i * num_classes + batch.labels), mask)
-        for i, images in enumerate(question.answers)
-      ]
-      return jnp.stack(of_each).mean()
-
-    return count
-
-  return Score('accuracy', of)
-
-
-def features(model: nn.Module, variables: Any, images: Array) -> Array:
-  """The last tap before the logits, averaged over positions."""
-  tap = model.apply(variables, images, train=False)[1][-1]
-  return tap.mean(axis=tuple(range(1, tap.ndim - 1))).astype('float32')

@@ -37,12 +37,15 @@ def adversarial(optimizer: Optimizer, critic_steps: int) -> Optimizer:
   In between the generator's parameters and what its optimizer remembers stay as they are.
   """
 
+  def last_of_turn(step, **_):
+    return step % critic_steps == critic_steps - 1
+
   def labels(params):
     return {player: jax.tree.map(lambda _, player=player: player, part) for player, part in params.items()}
 
   def of_rate(learning_rate: Array) -> optax.GradientTransformation:
     mine = optimizer(learning_rate)
-    in_turn = optax.transforms.conditionally_mask(mine, lambda step: step % critic_steps == critic_steps - 1)
+    in_turn = optax.transforms.conditionally_mask(mine, last_of_turn)
     return optax.multi_transform({'generator': in_turn, 'discriminator': mine}, labels)
 
   return of_rate

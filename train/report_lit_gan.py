@@ -75,11 +75,8 @@ def _plain(values: Sequence[float]) -> str:
 
 def _difference(row: Row, base: Row, *, several: bool) -> tuple[str, ...]:
   name = f'{row.method} − {base.method}' + (f', {row.label}' if several else '')
-  return (
-    name,
-    *_minus(row.frechet, base.frechet, 3),
-    *_minus(100 * np.array(row.pixel_error), 100 * np.array(base.pixel_error), 2),
-  )
+  points, base_points = ([100 * error for error in each.pixel_error] for each in (row, base))
+  return name, *_minus(row.frechet, base.frechet, 3), *_minus(points, base_points, 2)
 
 
 def _minus(values: Sequence[float], base: Sequence[float], digits: int) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""What translations of the test set are worth: how far they are from the images that they are meant to be."""
+"""What translations are worth: how far they are from the images that they are meant to be, by pixels and features."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -8,15 +8,94 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from train.adversarial import answered, asked, features
+from lmajax.types import Array, Key, ModelStats, Params
+from train.adversarial import draw
+from train.data.batches import Batch
+from train.data.styles import STYLES, styled
 from train.frechet import frechet_distance
+from train.objectives import supervised
+from train.step import ACCURACY, Frozen, Objective, Score
+
+
+class Asked(NamedTuple):
+  """Every image on its way to every style, each from another one; images and answers are [styles, b, h, w, c]."""
+
+  images: Array
+  targets: Array
+  answers: Array
+
+
+def asked(images: Array) -> Asked:
+  """The sources take turns from image to image, so that all are asked alike and nothing is left to chance."""
+  targets = jnp.broadcast_to(jnp.arange(len(STYLES))[:, None], (len(STYLES), len(images)))
+  sources = (targets + 1 + jnp.arange(len(images))[None] % (len(STYLES) - 1)) % len(STYLES)
+  each = jax.vmap(styled, in_axes=(None, 0))
+  return Asked(each(images, sources), targets, each(images, targets))
+
+
+def answered(model: Any, variables: Any, images: Array) -> Array:
+  """What a generator makes of all that is asked, [styles, b, h, w, c]."""
+  question = asked(images)
+  made = [
+    model.apply(variables, given, targets, method='translate', train=False)
+    for given, targets in zip(question.images, question.targets, strict=True)
+  ]
+  return jnp.stack(made)
+
+
+def agreement(model: Any) -> Callable:
+  """A function (variables, batch, mask) -> 1 less the mean difference from the true styles, of which 2 is the most."""
+
+  def summed(variables: dict[str, Any], batch: Batch, mask: Array) -> Array:
+    apart = jnp.abs(answered(model, variables, batch.inputs) - asked(batch.inputs).answers) / 2
+    return jnp.sum((1 - apart.mean(axis=(0, 2, 3, 4))) * mask)
+
+  return summed
+
+
+AGREEMENT = Score('agreement', agreement)
+
+
+def told_apart(model: nn.Module, num_classes: int) -> Objective:
+  """Cross-entropy with style and class together, of images in drawn styles."""
+
+  def objective(params: Params, stats: ModelStats, frozen: Frozen, batch: Batch, key: Key):
+    drawn = draw(batch.inputs, key)
+    labels = drawn.source * num_classes + batch.labels
+    return supervised(model)(params, stats, frozen, Batch(drawn.images, labels), key)
+
+  return objective
+
+
+def in_every_style(num_classes: int) -> Score:
+  """The right answers of style and class together, each style a share of each image."""
+
+  def of(model: nn.Module) -> Callable:
+    def count(variables: dict[str, Any], batch: Batch, mask: Array) -> Array:
+      question, right = asked(batch.inputs), ACCURACY.of(model)
+      of_each = [
+        right(variables, Batch(images, i * num_classes + batch.labels), mask)
+        for i, images in enumerate(question.answers)
+      ]
+      return jnp.stack(of_each).mean()
+
+    return count
+
+  return Score('accuracy', of)
+
+
+def features(model: nn.Module, variables: Any, images: Array) -> Array:
+  """The last tap before the logits, averaged over positions."""
+  said: Any = model.apply(variables, images, train=False)
+  tap = said[1][-1]
+  return tap.mean(axis=tuple(range(1, tap.ndim - 1))).astype('float32')
 
 
 class Made(NamedTuple):
   """All test images in each style, and the classifier's features of them."""
 
-  images: np.ndarray  # [styles, n, h, w, c]
-  features: np.ndarray  # [styles, n, d]
+  images: Any  # [styles, n, h, w, c]
+  features: Any  # [styles, n, d]
 
 
 Make = Callable[[Any, Any], Made]

@@ -37,10 +37,10 @@ class _Transposed(nn.ConvTranspose):
   """
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'b h w c'], /) -> Float[Array, 'b h2 w2 f']:
-    b, h, w, c = x.shape
+  def __call__(self, inputs: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 f']:
+    b, h, w, c = inputs.shape
     kernel = self.param('kernel', _INIT, (4, 4, c, self.features))
-    x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
+    x, kernel = promote_dtype(inputs, kernel, dtype=self.dtype)
     taps = jnp.pad(kernel, ((1, 1), (1, 1), (0, 0), (0, 0))).reshape(3, 2, 3, 2, c, -1)[:, ::-1, :, ::-1]
     taps = taps.transpose(0, 2, 4, 1, 3, 5).reshape(3, 3, c, -1)
     pixels = conv_general_dilated(x, taps, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))

@@ -11,27 +11,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lmajax import models, tree
 from lmajax.activations.linen import ReLU
 from train import build, draw_lit, draw_lit_gan, report, report_lit_gan
-from train.adversarial import (
-  AGREEMENT,
-  TRANSLATED,
-  Adversaries,
-  Weights,
-  answered,
-  asked,
-  generator_of,
-  in_every_style,
-  one_hot,
-  representing,
-  told_apart,
-  translate,
-)
+from train.adversarial import TRANSLATED, Adversaries, Weights, generator_of, one_hot, representing, translate
 from train.blockwise import between_ends, going_on, in_stages
 from train.config_lit_gan import LitGan, check
-from train.data import Dataset, load
+from train.data import Dataset, Examples, load
 from train.data.batches import normalized
 from train.data.styles import STYLES
 from train.distributed import first
@@ -45,7 +33,7 @@ from train.report_lit_gan import LIT, ONLY, SCRATCH, Row
 from train.run import Run, noted
 from train.scoring import timed
 from train.step import Group
-from train.translations import Make, apart, frechet, maker
+from train.translations import AGREEMENT, Make, answered, apart, asked, frechet, in_every_style, maker, told_apart
 
 CLASSIFIER = Arm('classifier', 'relu', None)
 _CLASSIFIER_RATE = 3e-3
@@ -72,14 +60,23 @@ class Experiment(NamedTuple):
 def experiment(config: LitGan) -> Experiment:
   """Checks the options, reads the data and builds every model, before anything is trained or written."""
   check(config)
-  dataset = load(config.data, data_dir=config.data_dir, train_images=config.train_images)
-  half = (8.0,) if config.data == 'digits' else (127.5,)
-  dataset = dataset._replace(pixel_mean=half, pixel_std=half)  # images between -1 and 1
+  dataset = readied(load(config.data, data_dir=config.data_dir, train_images=config.train_images))
   data, test = build.data(config, dataset)
   fits = {CLASSIFIER: classifier(config, dataset.num_classes)}
   for activation, segments in build.kinds(config):
     fits |= generators(config, Arm(TEACHER, activation, segments), data.batches.blank.shape)
   return Experiment(config, dataset, data, test, fits)
+
+
+def readied(dataset: Dataset) -> Dataset:
+  """Images from -1 to 1; a digit's pixels become 2 × 2, or the norms of the blocks would see but 2 × 2 positions."""
+  if dataset.name != 'digits':
+    return dataset._replace(pixel_mean=(127.5,), pixel_std=(127.5,))
+  parts = {
+    name: Examples(np.repeat(np.repeat(part.inputs, 2, axis=1), 2, axis=2), part.labels)
+    for name, part in (('train', dataset.train), ('validation', dataset.validation), ('test', dataset.test))
+  }
+  return dataset._replace(pixel_mean=(8.0,), pixel_std=(8.0,), **parts)
 
 
 def classifier(config: LitGan, num_classes: int) -> Fit:
