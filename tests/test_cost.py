@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from lmajax.activations.linen import LMA, ReLU
-from lmajax.models import CNN, MLP, ResNet, macs
+from lmajax.models import CNN, MLP, Generator, ResNet, macs
 from tests import oracles
 
 IMAGE = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
@@ -31,6 +31,15 @@ def test_convolutions_of_others(strides, groups, padding, positions):
 
 def test_a_transposed_one_is_laid_at_its_inputs():
   expect(nn.ConvTranspose(3, (4, 4), (2, 2)), jnp.zeros((1, 5, 6, 2)), [((4, 4, 2, 3), (5, 6))])
+
+
+def test_a_generator():
+  """Three convolutions down, two in each block, two transposed and one up; the norms count nothing."""
+  model = Generator(channels=4, blocks=2, colours=1, act=LMA)
+  images, target = jnp.zeros((1, 16, 12, 1)), jnp.zeros((1, 3))
+  layers = [((7, 7, 4, 4), (16, 12)), ((4, 4, 4, 8), (8, 6)), ((4, 4, 8, 16), (4, 3))]
+  layers += 4 * [((3, 3, 16, 16), (4, 3))] + [((4, 4, 16, 8), (4, 3)), ((4, 4, 8, 4), (8, 6))]
+  expect(model, (images, target), [*layers, ((7, 7, 4, 1), (16, 12))])
 
 
 class Foreign(nn.Module):

@@ -12,7 +12,7 @@ import pytest
 from lmajax import tree
 from lmajax.activations.linen import LMA, PReLU, ReLU
 from lmajax.models import Discriminator, Generator
-from lmajax.models._generator import _Transposed
+from lmajax.models._generator import Transposed
 from lmajax.types import Staged
 
 RNG = np.random.default_rng(0)
@@ -137,14 +137,14 @@ class TestGenerator:
 class TestTransposed:
   def test_is_that_of_flax(self):
     x = jnp.asarray(RNG.normal(size=(2, 5, 4, 6)), jnp.float32)
-    params = _Transposed(3, (4, 4), (2, 2)).init(jax.random.key(0), x)
+    params = Transposed(3, None).init(jax.random.key(0), x)
     theirs = nn.ConvTranspose(3, (4, 4), (2, 2), use_bias=False)
 
     def value_and_gradient(model):
       return jax.value_and_grad(lambda params: jnp.sin(model.apply(params, x)).sum())(params)
 
     close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
-    jax.tree.map(close, value_and_gradient(_Transposed(3, (4, 4), (2, 2))), value_and_gradient(theirs))
+    jax.tree.map(close, value_and_gradient(Transposed(3, None)), value_and_gradient(theirs))
 
   def test_pads_by_one_as_the_original(self):
     """An input pixel (a, b) is spread, times the kernel, over the 4 × 4 pixels from (2a - 1, 2b - 1) on."""
@@ -153,7 +153,7 @@ class TestTransposed:
     for a, b in np.ndindex(3, 4):
       slow[2 * a : 2 * a + 4, 2 * b : 2 * b + 4] += np.einsum('i,tsio->tso', x[a, b], kernel[::-1, ::-1])
     kernel, x = jnp.asarray(kernel, jnp.float32), jnp.asarray(x[None], jnp.float32)
-    y = _Transposed(3, (4, 4), (2, 2)).apply({'params': {'kernel': kernel}}, x)
+    y = Transposed(3, None).apply({'params': {'kernel': kernel}}, x)
     np.testing.assert_allclose(y[0], slow[1:7, 1:9], rtol=1e-4, atol=1e-5)
 
 

@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 from functools import partial
+from types import SimpleNamespace
 
 import chex
 import jax
@@ -19,18 +20,19 @@ from tests.programs import metrics, train
 from tests.test_cli import refused
 from tests.test_resume import assert_same_run, results
 from train import report_lit_gan
-from train.adversarial import _BETWEEN, TRANSLATED, Adversaries, Weights, draw, one_hot, representing, translate
-from train.blockwise import between_ends, going_on, in_stages
+from train.adversarial import _BETWEEN, Adversaries, Weights, draw, one_hot, representing, translate
 from train.config import command
 from train.config_lit_gan import LitGan, check, defaults
 from train.data.batches import Batch
 from train.data.styles import STYLES, styled
-from train.loop import Cohort, Plan, cohort_step, fresh
+from train.loop import cohort_step, fresh
+from train.methods import Arm
 from train.objectives import blockwise
 from train.optimizers import adam, adjustable, adversarial, sgd
+from train.recipes import lit_gan
 from train.report_lit_gan import Row
-from train.step import Group, make_train_step, unrolled
 from train.step import init_state as new_state
+from train.step import make_train_step
 from train.translations import Made, agreement, answered, apart, asked, frechet, in_every_style, told_apart
 
 RNG = np.random.default_rng(0)
@@ -132,21 +134,24 @@ class TestTranslate:
     np.testing.assert_array_equal(drawn.images, styled(jnp.zeros((400, 4, 4, 1)), drawn.source))
 
 
-def phase(objective, model, **options):
-  optimizer = adam(0.5, 0.999, 0.0)
-  plan = Plan(0.01, optimizer if 'trained' in options else adversarial(optimizer, 2), lambda errors: 1.0, 1)
-  return Cohort({'lit': Group(model, objective, (0, 1), unrolled, **options)}, plan)
+def plan_of(**options):
+  """The fits of a small run, whose images are those of this file."""
+  config = LitGan(width=(2,), teacher_blocks=TEACHER, student_blocks=STUDENT, seeds=2, critic_steps=2, **options)
+  data = SimpleNamespace(batches=SimpleNamespace(blank=IMAGES[:1]))
+  fits = lit_gan.generators(config, Arm('teacher', 'lma', 4), IMAGES.shape)
+  return lit_gan.Experiment(config, None, data, [], fits)
 
 
 def three_steps(cohort, frozen, starts):
-  progress, step = fresh(cohort, IMAGES, starts), jax.jit(cohort_step(cohort))
+  (name,) = cohort.groups
+  progress, step = fresh(cohort, IMAGES, starts)[name], jax.jit(cohort_step(cohort))
   rates = {'learning_rate': jnp.full(2, 0.01, jnp.float32)}
-  state = progress['lit'].state
-  opt_state = state.opt_state._replace(hyperparams=rates)
-  progress = {'lit': progress['lit']._replace(state=state._replace(opt_state=opt_state))}
+  state = progress.state._replace(opt_state=progress.state.opt_state._replace(hyperparams=rates))
+  progress = {name: progress._replace(state=state)}
   for _ in range(3):
     progress = step(progress, frozen, BATCH)
-  return progress['lit']
+  end = progress[name].end
+  return {'params': end.theta, **end.stats}
 
 
 def errors_of(student, teacher):
@@ -156,29 +161,38 @@ def errors_of(student, teacher):
 
 class TestPhases:
   def test_the_ends_stay_to_the_bit_in_the_first_phase_and_all_moves_in_the_second(self):
-    act = partial(LMA, num_segments=4)
-    student, teacher = players(act), players(act, TEACHER)
-    theirs = initial(teacher, 9)
-    first = phase(errors_of(student, teacher), student, trained=in_stages(student), metrics=('error_0',))
-    starts = between_ends(first, IMAGES, teacher, theirs)
-    begun = jax.tree.map(np.array, (starts['lit'].theta, starts['lit'].stats['batch_stats']))
-    end = three_steps(first, theirs, starts)
-    ended = end.state.params, end.state.stats['batch_stats']
-    for given, old, new in zip((theirs['params'], theirs['batch_stats']), begun, ended, strict=True):
+    plan = plan_of()
+    teacher, only, lit, _ = plan.fits
+    theirs = initial(plan.fits[teacher].group.model, 9)
+    starts = lit_gan.starts(plan, only, {}, theirs)
+    begun = jax.tree.map(np.array, starts[only.name])
+    first = three_steps(plan.fits[only].cohort, theirs, starts)
+    for given, new in ((theirs['params'], first['params']), (theirs['batch_stats'], first['batch_stats'])):
       for part in ('down', 'up'):
-        for leaves in zip(*map(jax.tree.leaves, (given['generator'][part], new['generator'][part])), strict=True):
-          np.testing.assert_array_equal(np.stack([leaves[0]] * 2), leaves[1])
-      assert all(self.moved(old['generator']['stages_0'], new['generator']['stages_0']))
+        twice = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), given['generator'][part])
+        chex.assert_trees_all_equal(new['generator'][part], twice)
+    assert all(self.moved(begun.theta['generator']['stages_0'], first['params']['generator']['stages_0']))
+    old, new = begun.stats['batch_stats'], first['batch_stats']
+    assert all(self.moved(old['generator']['stages_0'], new['generator']['stages_0']))
     discriminator = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), theirs['params']['discriminator'])
-    chex.assert_trees_all_equal(ended[0]['discriminator'], discriminator)
+    chex.assert_trees_all_equal(first['params']['discriminator'], discriminator)
 
-    before = jax.tree.map(np.array, end.state.params)
-    second = phase(translate(student, WEIGHTS), student, metrics=TRANSLATED)
-    variables = {'params': end.state.params, **end.state.stats}
-    after = three_steps(second, (), {'lit': going_on(variables)}).state.params
+    starts = lit_gan.starts(plan, lit, {only: first}, None)
+    before = jax.tree.map(np.array, starts[lit.name].theta)
+    chex.assert_trees_all_equal(before, jax.tree.map(np.array, first['params']))
+    after = three_steps(plan.fits[lit].cohort, None, starts)['params']
     for part in ('down', 'stages_0', 'up'):
       assert all(self.moved(before['generator'][part], after['generator'][part]))
     assert all(self.moved(before['discriminator'], after['discriminator']))
+
+  def test_as_many_steps_from_scratch_as_in_both_phases(self):
+    plan = plan_of(epochs=3, finetune_epochs=4)
+    lengths = {arm.method: each.epochs for arm, each in plan.fits.items()}
+    assert lengths == {'teacher': 7, 'lit-only': 3, 'lit': 4, 'scratch': 7}
+    for each in plan.fits.values():
+      assert each.cohort.plan.schedule([0.5] * (each.epochs - 1)) == 1.0
+      assert each.cohort.plan.schedule([0.5] * each.epochs) is None
+    assert plan_of(teacher_epochs=9).fits[Arm('teacher', 'lma', 4)].epochs == 9
 
   @staticmethod
   def moved(old, new):

@@ -6,7 +6,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from lmajax.models._generator import Transposed
 from lmajax.types import Staged
+
+_TRANSPOSED = nn.ConvTranspose | Transposed
 
 
 def macs(model: nn.Module, inputs: Any, **options: Any) -> int:
@@ -18,8 +21,8 @@ def macs(model: nn.Module, inputs: Any, **options: Any) -> int:
   laid, those over the padding too. A grouped kernel holds the channels of one group alone. Nothing is computed.
 
   Left out are norms, activations, pooling, additions and biases, products of two activations, as in attention, and
-  layers of other kinds than ``flax.linen``'s ``Dense``, ``Conv`` and ``ConvTranspose``. A layer counts as often as it
-  is called, but within ``nn.scan`` and ``nn.vmap`` once.
+  layers of other kinds than ``flax.linen``'s ``Dense``, ``Conv`` and ``ConvTranspose`` and the generator's own of the
+  last. A layer counts as often as it is called, but within ``nn.scan`` and ``nn.vmap`` once.
 
   Args:
     model: any Linen module.
@@ -39,9 +42,9 @@ def macs(model: nn.Module, inputs: Any, **options: Any) -> int:
 
   def count(call: Any, args: Any, options: Any, context: Any) -> Any:
     y, module = call(*args, **options), context.module
-    if context.method_name == '__call__' and isinstance(module, nn.Dense | nn.Conv | nn.ConvTranspose):
+    if context.method_name == '__call__' and isinstance(module, nn.Dense | nn.Conv | _TRANSPOSED):
       x = args[0]
-      positions = x.size // x.shape[-1] if isinstance(module, nn.ConvTranspose) else y.size // y.shape[-1]
+      positions = x.size // x.shape[-1] if isinstance(module, _TRANSPOSED) else y.size // y.shape[-1]
       counts.append(positions * module.get_variable('params', 'kernel').size)
     return y
 

@@ -30,17 +30,20 @@ def _norm(dtype: DTypeLike | None) -> nn.InstanceNorm:
   return nn.InstanceNorm(epsilon=1e-5, dtype=dtype)
 
 
-class _Transposed(nn.ConvTranspose):
-  """Its base by 4 × 4 and stride 2: the 2 × 2 pixels that each becomes, by one 3 × 3 convolution.
+class Transposed(nn.Module):
+  """``nn.ConvTranspose`` by 4 × 4 and stride 2: the 2 × 2 pixels that each becomes, by one 3 × 3 convolution.
 
   Five ninths of its kernel are 0, and yet it takes 0.2 to 0.35 of the time on the CPU.
   """
 
+  features: int
+  dtype: DTypeLike | None
+
   @nn.compact
-  def __call__(self, inputs: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 f']:
-    b, h, w, c = inputs.shape
+  def __call__(self, x: Float[Array, 'b h w c'], /) -> Float[Array, 'b h2 w2 f']:
+    b, h, w, c = x.shape
     kernel = self.param('kernel', _INIT, (4, 4, c, self.features))
-    x, kernel = promote_dtype(inputs, kernel, dtype=self.dtype)
+    x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
     taps = jnp.pad(kernel, ((1, 1), (1, 1), (0, 0), (0, 0))).reshape(3, 2, 3, 2, c, -1)[:, ::-1, :, ::-1]
     taps = taps.transpose(0, 2, 4, 1, 3, 5).reshape(3, 3, c, -1)
     pixels = conv_general_dilated(x, taps, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
@@ -99,7 +102,7 @@ class _Up(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c'], *, train: bool) -> Float[Array, 'b h4 w4 colours']:
     for i in range(2):
-      x = _norm(self.dtype)(_Transposed(x.shape[-1] // 2, (4, 4), (2, 2), dtype=self.dtype)(x))
+      x = _norm(self.dtype)(Transposed(x.shape[-1] // 2, self.dtype)(x))
       x = self.act(name=f'act{i + 1}')(x, train=train)
     return jnp.tanh(_conv(self.colours, 7, 1, self.dtype)(x))
 
