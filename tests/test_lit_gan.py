@@ -7,6 +7,7 @@ from functools import partial
 from types import SimpleNamespace
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -122,7 +123,8 @@ class TestTranslate:
     variables = initial(model)
     stats = {name: part for name, part in variables.items() if name != 'params'}
     _, (moved, _) = jax.jit(translate(model, WEIGHTS))(variables['params'], stats, (), BATCH, key)
-    drawn, run = draw(IMAGES, key), partial(model.apply, method='translate', train=True, mutable=list(stats))
+    drawn = draw(IMAGES, key)
+    run = jax.jit(partial(model.apply, method='translate', train=True, mutable=list(stats)))
     made, once = run(variables, drawn.images, drawn.target)
     _, twice = run({**variables, **once}, made, drawn.source)
     chex.assert_trees_all_close(moved, twice, rtol=1e-4, atol=1e-6)
@@ -136,7 +138,7 @@ class TestTranslate:
 
 def plan_of(**options):
   """The fits of a small run, whose images are those of this file."""
-  config = LitGan(width=(2,), teacher_blocks=TEACHER, student_blocks=STUDENT, seeds=2, critic_steps=2, **options)
+  config = LitGan(width=(2,), teacher_blocks=TEACHER, student_blocks=STUDENT, seeds=1, critic_steps=2, **options)
   data = SimpleNamespace(batches=SimpleNamespace(blank=IMAGES[:1]))
   fits = lit_gan.generators(config, Arm('teacher', 'lma', 4), IMAGES.shape)
   return lit_gan.Experiment(config, None, data, [], fits)
@@ -145,7 +147,7 @@ def plan_of(**options):
 def three_steps(cohort, frozen, starts):
   (name,) = cohort.groups
   progress, step = fresh(cohort, IMAGES, starts)[name], jax.jit(cohort_step(cohort))
-  rates = {'learning_rate': jnp.full(2, 0.01, jnp.float32)}
+  rates = {'learning_rate': jnp.full(1, 0.01, jnp.float32)}
   state = progress.state._replace(opt_state=progress.state.opt_state._replace(hyperparams=rates))
   progress = {name: progress._replace(state=state)}
   for _ in range(3):
@@ -169,12 +171,12 @@ class TestPhases:
     first = three_steps(plan.fits[only].cohort, theirs, starts)
     for given, new in ((theirs['params'], first['params']), (theirs['batch_stats'], first['batch_stats'])):
       for part in ('down', 'up'):
-        twice = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), given['generator'][part])
-        chex.assert_trees_all_equal(new['generator'][part], twice)
+        kept = jax.tree.map(lambda leaf: np.stack([leaf]), given['generator'][part])
+        chex.assert_trees_all_equal(new['generator'][part], kept)
     assert all(self.moved(begun.theta['generator']['stages_0'], first['params']['generator']['stages_0']))
     old, new = begun.stats['batch_stats'], first['batch_stats']
     assert all(self.moved(old['generator']['stages_0'], new['generator']['stages_0']))
-    discriminator = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), theirs['params']['discriminator'])
+    discriminator = jax.tree.map(lambda leaf: np.stack([leaf]), theirs['params']['discriminator'])
     chex.assert_trees_all_equal(first['params']['discriminator'], discriminator)
 
     starts = lit_gan.starts(plan, lit, {only: first}, None)
@@ -214,16 +216,18 @@ class TestPhases:
     mine, theirs = initial(student), initial(teacher, 9)
     drawn = draw(IMAGES, key)
     inputs = drawn.images, one_hot(drawn.target)
-    (_, taps), params = teacher.generator.apply({'params': theirs['params']['generator']}, inputs, train=False), mine
-    given = {'params': params['params']['generator']}
-    ours = student.generator.apply(given, 0, taps[0], method='stage', train=True)
+    whole = jax.jit(partial(teacher.generator.apply, train=False))
+    _, taps = whole({'params': theirs['params']['generator']}, inputs)
+    blocks = jax.jit(lambda given, tap: student.generator.apply(given, 0, tap, method='stage', train=True))
+    ours = blocks({'params': mine['params']['generator']}, taps[0])
     loss, _ = jax.jit(errors_of(student, teacher))(mine['params'], {}, theirs, BATCH, key)
     np.testing.assert_allclose(loss, np.square(np.asarray(ours) - np.asarray(taps[1])).mean(), rtol=1e-4)
 
 
-class Sayer(models.MLP):
+class Sayer(nn.Module):
   """Says what it is told, whatever the images."""
 
+  @nn.compact
   def __call__(self, inputs, *, train):
     logits = self.param('said', lambda key: jnp.arange(12.0))
     return jnp.broadcast_to(logits, (len(inputs), 12)), ()
@@ -245,11 +249,11 @@ class TestTranslations:
     model = players()
     variables, mask = initial(model), jnp.array([True, True, False, True])
     kept = np.asarray(mask)
-    made = answered(model, variables, IMAGES)
+    made = jax.jit(partial(answered, model))(variables, IMAGES)
     expected = [
       1 - np.abs(np.asarray(made[:, i] - asked(IMAGES).answers[:, i])).mean() / 2 for i in np.flatnonzero(kept)
     ]
-    np.testing.assert_allclose(agreement(model)(variables, BATCH, mask), sum(expected), rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(agreement(model))(variables, BATCH, mask), sum(expected), rtol=1e-5)
     cut = [Made(images[:, kept], None) for images in (made, asked(IMAGES).answers)]
     np.testing.assert_allclose(1 - apart(*cut), np.mean(expected), rtol=1e-5)
 
@@ -261,7 +265,7 @@ class TestTranslations:
     np.testing.assert_allclose(frechet(Made(None, features + shifts), made), np.mean([3 * s**2 for s in range(4)]))
 
   def test_classes_are_of_style_and_class_together(self):
-    model, key = Sayer((), 12, ReLU), jax.random.key(2)
+    model, key = Sayer(), jax.random.key(2)
     variables = model.init(key, IMAGES, train=False)
     loss, _ = told_apart(model, 3)(variables['params'], {}, (), BATCH, key)
     logits, source = np.arange(12.0), np.asarray(draw(IMAGES, key).source)
@@ -365,11 +369,9 @@ def test_killed_in_either_phase_a_run_ends_with_the_same_bits(whole, tmp_path):
     given = ['--resume']
   reached = {path.name.removeprefix('lma-4-') for path in (folder / 'checkpoints').iterdir()}
   assert 'lit' in reached and 'scratch' not in reached
+  shutil.copy(whole / 'milliseconds.json', folder)  # a clock's
   resumed = train('lit-gan', '--workdir', folder, '--resume')
   assert resumed.returncode == 0, resumed.stderr
-  shutil.copy(whole / 'milliseconds.json', folder)  # a clock's
-  again = train('lit-gan', '--workdir', folder, '--resume')
-  assert again.returncode == 0, again.stderr
   assert_same_run(folder, whole)
 
 
