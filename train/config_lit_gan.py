@@ -24,13 +24,13 @@ class LitGan(Training):
   many."""
   activations: tuple[ActivationName, ...] = ('relu',)
   """Of the generators; a teacher and its students for each: a student takes over its teacher's ends."""
-  epochs: int = 20
+  epochs: int = 8
   """Of the first phase, on the representations; by default 2 for the MNISTs."""
-  finetune_epochs: int = 40
+  finetune_epochs: int = 16
   """Of the second, against the discriminator; by default 3 for the MNISTs."""
   teacher_epochs: int | None = None
   """Epochs of the teacher; by default those of both phases, which are those of the students from scratch too."""
-  classifier_epochs: int = 20
+  classifier_epochs: int = 10
   """Epochs of the classifier whose features are compared; by default 2 for the MNISTs."""
   critic_steps: int = 5
   """Steps of the discriminator for each of the generator."""
@@ -42,7 +42,7 @@ class LitGan(Training):
   """Of the critic's gradient penalty."""
   schedule: Literal['cosine', 'plateau', 'steps', 'constant'] = 'constant'
   """Of the learning rate in each phase; not plateau, which ends when it likes."""
-  learning_rate: float = 1e-3
+  learning_rate: float = 3e-3
   """Adam's, at the start of each phase."""
   weight_decay: float = 0.0
   """L2 on all parameters that are trained."""

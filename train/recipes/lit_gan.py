@@ -207,10 +207,10 @@ def sheets(plan: Experiment, trained: dict[Arm, Any], folder: Path) -> None:
   """A sheet of pictures for each activation, of first seeds and the first test images."""
   raw = plan.dataset.test.inputs[: draw_lit_gan.SHOWN]
   images = normalized(jnp.asarray(raw), plan.dataset.pixel_mean, plan.dataset.pixel_std)
-  question = asked(images)
+  question, program = asked(images), jax.jit(answered, static_argnums=0)
   for teacher in (arm for arm in plan.fits if arm.method == TEACHER):
     columns = {'source': question.images, 'true style': question.answers}
     for method in (TEACHER, LIT, SCRATCH):
       arm = teacher._replace(method=method)
-      columns[method] = answered(plan.fits[arm].group.model, member(trained[arm], 0), images)
+      columns[method] = program(plan.fits[arm].group.model, member(trained[arm], 0), images)
     draw_lit_gan.sheet(folder / f'sheet-{teacher.label}.png', columns)
