@@ -28,9 +28,9 @@ ALL = Lit(methods=METHODS, seeds=2, width=(2, 3, 4), teacher='resnet-14', epochs
 LIT = Arm('lit', 'relu', None)
 
 WRONG = [
-  (['--teacher', 'vgg-16'], '--teacher is vgg-16: give one of resnet, resnext'),
-  (['--student', 'resnet'], '--student is resnet: give one of'),
-  (['--student', 'resnet-x'], '--student is resnet-x: give one of'),
+  (['--teacher', 'vgg-16'], '--teacher is vgg-16: give resnet or resnext and a depth, as in resnet-20'),
+  (['--student', 'resnet'], '--student is resnet: give resnet or resnext'),
+  (['--student', 'resnet-x'], '--student is resnet-x: give resnet or resnext'),
   (['--student', 'resnet-9'], '--student is resnet-9: depth is 9, and must be 8, 14'),
   (['--teacher', 'resnext-21'], '--teacher is resnext-21: depth is 21, and must be 11, 20'),
   (['--width', '8', '4', '16'], '--teacher is resnet-20: channels are (8, 4, 16)'),
