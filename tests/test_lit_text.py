@@ -60,7 +60,9 @@ class TestOptions:
     assert refused(capsys, 'lit-text', '--workdir', tmp_path / 'run', *options).startswith(expected)
     assert not (tmp_path / 'run').exists()
 
-  @pytest.mark.parametrize('command, option', [('lit', '--columns'), ('lit', '--units'), ('lit-text', '--train-images')])
+  @pytest.mark.parametrize(
+    'command, option', [('lit', '--columns'), ('lit', '--units'), ('lit-text', '--train-images')]
+  )
   def test_texts_have_no_options_of_images_nor_the_other_way_round(self, capsys, command, option):
     with pytest.raises(SystemExit) as stopped:
       main([command, option, '3'])
