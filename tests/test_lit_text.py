@@ -12,7 +12,7 @@ import pytest
 from tests.programs import metrics, train
 from tests.test_lit_run import results
 from tests.test_resume import digests, saved_steps
-from train import report, report_lit
+from train import build, report, report_lit
 from train.__main__ import main
 from train.config import check_training, load, recipe, save
 from train.config_lit import Lit
@@ -160,14 +160,28 @@ class TestRun:
     assert found == f'{folder / "config.json"} is not the configuration of a lit run'
 
 
-def test_a_table_of_ones_own_is_run(tmp_path):
-  draw = np.random.default_rng(0)
+@pytest.fixture(scope='module')
+def table(tmp_path_factory):
+  """A folder with a train.csv and a test.csv of a number and a text."""
+  folder, draw = tmp_path_factory.mktemp('table'), np.random.default_rng(0)
   words = [['red', 'rose', 'petal'], ['blue', 'wave', 'shore']]
   for part, count in (('train', 40), ('test', 10)):
-    with (tmp_path / f'{part}.csv').open('w', newline='') as file:
+    with (folder / f'{part}.csv').open('w', newline='') as file:
       csv.writer(file).writerows([i % 2 + 1, f'Nr. {i}', ' '.join(draw.choice(words[i % 2], 9))] for i in range(count))
-  options = ['--data', 'csv', '--data-dir', tmp_path, '--columns', '-1', *NARROW, '--student', 'vdcnn-9']
-  few = ['--methods', 'hard', '--seeds', '1', '--epochs', '1', '--finetune-epochs', '1', '--teacher', 'vdcnn-9']
+  return folder
+
+
+def test_a_table_of_ones_own_is_cut_as_the_options_say(table):
+  found = build.read(LitText(data='csv', data_dir=table, train_texts=20, length=30, columns=(2, 1)))
+  expected = text.load('csv', data_dir=table, train_examples=20, length=30, columns=(2, 1))
+  for part, other in zip(found[1:4], expected[1:4], strict=True):
+    np.testing.assert_array_equal(part.inputs, other.inputs)
+  assert (len(found.train.labels), found.train.inputs.shape[1]) == (18, 30)
+
+
+def test_a_table_of_ones_own_is_run(table, tmp_path):
+  options = ['--data', 'csv', '--data-dir', table, '--columns', '-1', *NARROW, '--teacher', 'vdcnn-9']
+  few = ['--methods', 'hard', '--seeds', '1', '--epochs', '1', '--finetune-epochs', '1']
   done = train('lit-text', '--workdir', tmp_path / 'run', *options, *few)
   assert done.returncode == 0, done.stderr
   rows = report.read(tmp_path / 'run', 'lit-text', report_lit.Row)
