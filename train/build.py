@@ -132,7 +132,9 @@ def staged(config: Shallow, option: str, act: ActivationFactory, *, num_classes:
   name, known = getattr(config, option), families(config)
   family, _, depth = name.rpartition('-')
   if family not in known or not depth.isdecimal():
-    raise UserError(f'--{option} is {name}: give {" or ".join(known)} and a depth, as in {getattr(type(config), option)}')
+    raise UserError(
+      f'--{option} is {name}: give {" or ".join(known)} and a depth, as in {getattr(type(config), option)}'
+    )
   make = partial(known[family], num_classes=num_classes, act=act, channels=config.width)
   model = make(depth=int(depth), dtype=jnp.dtype(config.dtype))
   try:

@@ -4,11 +4,11 @@ import dataclasses
 import math
 from typing import Any, Literal
 
-from train.config import ActivationName, Training, check_training, require, text
+from train.config import ActivationName, Images, check_training, require, text
 
 
 @dataclasses.dataclass(frozen=True)
-class LitGan(Training):
+class LitGan(Images):
   """Train a generator that takes images from style to style, then one of fewer blocks on its representations."""
 
   data: Literal['digits', 'mnist', 'fashion-mnist'] = 'digits'
