@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Any, Literal
 
-from train.config import ActivationName, DataName, Images, Training, check_soft_targets, check_training, require, text
+from train.config import ActivationName, DataName, Training, check_soft_targets, check_training, require, text
 
 Method = Literal[
   'hard', 'kd', 'hint', 'born-again', 'lit', 'lit-own-inputs', 'lit-one-boundary', 'lit-beta-0', 'lit-beta-1',
@@ -58,9 +58,11 @@ class Shallow(Training):
 
 
 @dataclasses.dataclass(frozen=True)
-class Lit(Shallow, Images):
+class Lit(Shallow):
   """Train students as wide as their teacher and shallower, stage by stage on what the teacher's stages are given."""
 
+  data: DataName = 'digits'
+  """The images; digits come with scikit-learn, the others from --data-dir or the internet."""
   train_images: int | None = None
   """Keep only so many of the training images, validation included; by default all, but 10000 for cifar10."""
   teacher: str = 'resnet-20'
