@@ -36,12 +36,7 @@ _ACTIVATIONS: dict[str, Callable[[int], ActivationFactory]] = {
 }
 SEGMENTED = ('aplu', 'lma', 'lma-joined')
 
-_SCHEDULES = {
-  'cosine': schedules.cosine,
-  'plateau': schedules.plateau,
-  'steps': schedules.steps,
-  'constant': schedules.constant,
-}
+_SCHEDULES = {'cosine': schedules.cosine, 'plateau': schedules.plateau, 'steps': schedules.steps}
 _CIFAR10_STUDENTS = {75: 1, 50: 2, 25: 3}
 _TEACHER_UNITS = {'digits': (64, 64), 'mnist': (256, 256), 'fashion-mnist': (256, 256)}
 
@@ -132,9 +127,8 @@ def staged(config: Shallow, option: str, act: ActivationFactory, *, num_classes:
   name, known = getattr(config, option), families(config)
   family, _, depth = name.rpartition('-')
   if family not in known or not depth.isdecimal():
-    raise UserError(
-      f'--{option} is {name}: give {" or ".join(known)} and a depth, as in {getattr(type(config), option)}'
-    )
+    example = getattr(type(config), option)
+    raise UserError(f'--{option} is {name}: give {" or ".join(known)} and a depth, as in {example}')
   make = partial(known[family], num_classes=num_classes, act=act, channels=config.width)
   model = make(depth=int(depth), dtype=jnp.dtype(config.dtype))
   try:
