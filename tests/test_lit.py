@@ -147,6 +147,15 @@ class TestGroups:
     kernels = first['hard']['stages_0']
     assert not all(np.array_equal(leaf[0], leaf[1]) for leaf in jax.tree.leaves(kernels))
 
+  def test_a_later_fit_goes_on_where_the_one_before_it_ended(self, plan):
+    for name in ('relu-finetune', 'relu-merging-2'):
+      each = next(each for each in plan.fits if each.name == name)
+      ended = {arm: {'params': f'{arm.name} weights', 'batch_stats': 'statistics'} for arm in each.arms.values()}
+      given = lit.starts(plan, each, ended, None)
+      assert {name: (start.theta, start.stats) for name, start in given.items()} == {
+        name: (f'{arm.name} weights', {'batch_stats': 'statistics'}) for name, arm in each.arms.items()
+      }
+
   def test_every_method_takes_a_step_and_notes_its_errors(self, plan):
     of_relu = [each for each in plan.fits if each.teacher == LIT.teacher]
     begun = jax.eval_shape(lambda: fresh(of_relu[0].cohort, plan.data.batches.blank))['relu-teacher-teacher'].end
