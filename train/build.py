@@ -36,7 +36,12 @@ _ACTIVATIONS: dict[str, Callable[[int], ActivationFactory]] = {
 }
 SEGMENTED = ('aplu', 'lma', 'lma-joined')
 
-_SCHEDULES = {'cosine': schedules.cosine, 'plateau': schedules.plateau, 'steps': schedules.steps}
+_SCHEDULES = {
+  'cosine': schedules.cosine,
+  'plateau': schedules.plateau,
+  'steps': schedules.steps,
+  'constant': schedules.constant,
+}
 _CIFAR10_STUDENTS = {75: 1, 50: 2, 25: 3}
 _TEACHER_UNITS = {'digits': (64, 64), 'mnist': (256, 256), 'fashion-mnist': (256, 256)}
 
