@@ -40,7 +40,7 @@ def test_equal_the_slow_ones_and_stay_in_range(shape, strict_dtypes):
 
 def test_differ_on_real_images():
   """By a tenth of the contrast, 2, averaged over the pixels of whichever two styles."""
-  pixels = jnp.asarray(load('digits').validation.images[:100], jnp.float32) / 8 - 1
+  pixels = jnp.asarray(load('digits').validation.inputs[:100], jnp.float32) / 8 - 1
   each = [styled(pixels, jnp.full(100, i)) for i in range(len(STYLES))]
   for i in range(len(STYLES)):
     for j in range(i):
