@@ -21,7 +21,7 @@ from train import step as steps
 from train.blockwise import check_boundaries, in_stages, with_ends
 from train.errors import UserError
 from train.loop import Cohort, Plan, cohort_step, fresh
-from train.objectives import Taught, blockwise, distill, hint, supervised, teach
+from train.objectives import Taught, blockwise, distill, hint, mixed, supervised, teach
 from train.optimizers import sgd
 
 ALL = (0, 1, 2)
@@ -201,7 +201,7 @@ class TestMix:
     variables, frozen = trained(plain.STUDENT), plain.SHARE(plain.frozen_of(), BATCH)
     end_to_end = partial(soft, soft_weight=0.7)
     ours = result(blockwise(plain.STUDENT, end_to_end, beta=1.0, fed=(0,), compared=(0,)), variables, frozen)
-    theirs = result(distill(plain.STUDENT, temperature=2.0, soft_weight=0.7), variables, frozen)
+    theirs = result(distill(plain.STUDENT, mixed(temperature=2.0, soft_weight=0.7)), variables, frozen)
     chex.assert_trees_all_close(ours, theirs, rtol=1e-6, atol=1e-7)
 
   def test_without_soft_targets_beta_1_is_hard_labels(self):

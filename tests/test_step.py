@@ -14,7 +14,7 @@ from lmajax.activations import linen
 from train import step as steps
 from train.data.batches import Batch
 from train.loop import _CODE, Cohort, Plan, Start, cohort_step, fresh, weights
-from train.objectives import distill, reparameterized, supervised, teach
+from train.objectives import distill, mixed, reparameterized, supervised, teach
 from train.optimizers import adjustable, sgd
 
 TEACHER = models.MLP((16,), 10, linen.ReLU)
@@ -50,7 +50,7 @@ def frozen_of(model=TEACHER):
 
 
 def objective(student=STUDENT):
-  return distill(student, temperature=2.0, soft_weight=0.7)
+  return distill(student, mixed(temperature=2.0, soft_weight=0.7))
 
 
 SHARE = teach(TEACHER)
@@ -65,7 +65,7 @@ def step_alone():
   return steps.make_train_step(objective(), TX, share=SHARE)
 
 
-def mixed(over=steps.vmapped):
+def assorted(over=steps.vmapped):
   """Students of several activations and widths, under soft targets and under labels alone, two seeds each."""
   joined = models.MLP((6,), 10, partial(LMA, num_segments=4, joined=True))
   students = {
@@ -82,7 +82,7 @@ def made(over=steps.vmapped):
   """Students whose weights are made from less, beside one whose weights are its own."""
   reparams = {'lma': compress.identity(), **MADE}
   groups = {name: steps.Group(STUDENT, objective(), (0, 1), over, reparam) for name, reparam in reparams.items()}
-  return mixed()._replace(groups=groups)
+  return assorted()._replace(groups=groups)
 
 
 def at_rate(progress, rate=0.1):
@@ -137,7 +137,7 @@ def test_loss_falls_on_one_batch():
 
 
 @pytest.mark.parametrize(
-  'over, members, kinds', [(steps.vmapped, 1, mixed), (steps.unrolled, 2, mixed), (steps.vmapped, 1, made)]
+  'over, members, kinds', [(steps.vmapped, 1, assorted), (steps.unrolled, 2, assorted), (steps.vmapped, 1, made)]
 )
 def test_traces_once_and_the_teacher_once_for_all(over, members, kinds):
   students, teachers = [], []
@@ -149,7 +149,7 @@ def test_traces_once_and_the_teacher_once_for_all(over, members, kinds):
   assert len(teachers) == 1
 
 
-@pytest.mark.parametrize('over, kinds', [(steps.vmapped, mixed), (steps.unrolled, mixed), (steps.vmapped, made)])
+@pytest.mark.parametrize('over, kinds', [(steps.vmapped, assorted), (steps.unrolled, assorted), (steps.vmapped, made)])
 def test_a_mixed_cohort_equals_its_members_trained_alone(over, kinds):
   cohort = kinds(over)
   start = at_rate(fresh(cohort, batch_of(0).inputs))
@@ -174,7 +174,7 @@ def test_the_teacher_runs_once_for_any_number_of_students():
 
   def flops(number):
     groups = {str(i): steps.Group(STUDENT, objective(), (0, 1, 2), steps.unrolled) for i in range(number)}
-    cohort = mixed()._replace(groups=groups, share=teach(wide))
+    cohort = assorted()._replace(groups=groups, share=teach(wide))
     start = fresh(cohort, batch_of(0).inputs)
     compiled = steps.compiled(cohort_step(cohort)).lower(start, frozen_of(wide), batch_of(0)).compile()
     return compiled.cost_analysis()['flops']
@@ -201,7 +201,7 @@ def test_data_parallel_steps_equal_those_of_one_device(devices):
 
 
 def test_a_student_that_has_stopped_stays_as_it_is_beside_others_that_go_on():
-  cohort = mixed()
+  cohort = assorted()
   start = at_rate(fresh(cohort, batch_of(0).inputs), rate=[0.0, 0.1])
   before = jax.tree.map(lambda leaf: np.asarray(leaf[0]), {name: numbers(p.state) for name, p in start.items()})
   together = ten_steps_together(cohort, start)

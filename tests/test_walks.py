@@ -21,7 +21,7 @@ from train import step as steps
 from train.data import Examples
 from train.data.batches import Batches, evaluation_batches, pixels
 from train.loop import Cohort, Data, Plan, cohort_step, fit, fresh, saved
-from train.objectives import distill, supervised, teach
+from train.objectives import distill, mixed, supervised, teach
 from train.optimizers import sgd
 from train.run import Run, Stopped
 from train.schedules import cosine
@@ -49,7 +49,7 @@ def batches(sharding=None, size=8):
 def cohort(epochs=2):
   soft, hard = models.MLP((4,), 10, LMA), models.MLP((5,), 10, linen.Swish)
   groups = {
-    'soft': steps.Group(soft, distill(soft, temperature=2.0, soft_weight=0.7), (0, 1), steps.vmapped),
+    'soft': steps.Group(soft, distill(soft, mixed(temperature=2.0, soft_weight=0.7)), (0, 1), steps.vmapped),
     'hard': steps.Group(hard, supervised(hard), (0, 1, 2), steps.unrolled),
   }
   return Cohort(groups, Plan(0.05, sgd(1e-3), cosine(epochs), 1), teach(TEACHER))
@@ -151,7 +151,7 @@ def test_a_signal_is_heard_at_the_end_of_a_chunk_and_the_run_goes_on_from_there(
 @pytest.mark.parametrize('platform', ['cuda', 'tpu'])
 def test_a_chunk_lowers_for_other_platforms(platform):
   student, teacher = models.cifar10_student(3, LMA), models.cifar10_teacher(linen.ReLU)
-  group = steps.Group(student, distill(student, temperature=2.0, soft_weight=0.7), (0, 1), steps.vmapped)
+  group = steps.Group(student, distill(student, mixed(temperature=2.0, soft_weight=0.7)), (0, 1), steps.vmapped)
   students, data = cohort()._replace(groups={'cnn': group}, share=teach(teacher)), batches(size=32)
   start = jax.eval_shape(lambda images: fresh(students, images), data[0].inputs)
   frozen = jax.eval_shape(lambda: frozen_of(teacher, 32))

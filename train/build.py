@@ -13,7 +13,7 @@ from lmajax import LMA, models
 from lmajax.activations import linen
 from lmajax.types import ActivationFactory
 from train import schedules, step
-from train.config import Training
+from train.config import Training, label
 from train.config_lit import Lit, Shallow
 from train.config_lit_text import LitText
 from train.config_regions import Regions
@@ -57,7 +57,7 @@ class Arm(NamedTuple):
 
   @property
   def label(self) -> str:
-    return self.activation if self.segments is None else f'{self.activation}-{self.segments}'
+    return label(self.activation, self.segments)
 
   @property
   def name(self) -> str:

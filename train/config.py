@@ -210,6 +210,11 @@ def refuse_differences(given: Any, saved: Any) -> None:
       )
 
 
+def label(activation: str, segments: int | None) -> str:
+  """What an activation is called, with its number of segments where it has one."""
+  return activation if segments is None else f'{activation}-{segments}'
+
+
 def text(value: Any) -> str:
   """A value as it is given on the command line."""
   return ' '.join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from train import build, report
 from train.build import Arm
+from train.config import label
 from train.evaluate import member
 from train.report import Row
 
@@ -42,8 +43,8 @@ def curves(path: Path, trained: dict[Arm, Any]) -> None:
         _curve(row[kinds.index((arm.activation, arm.segments))], arm, *found.get(site, ({}, {})))
   for (width, site), row in zip(rows, axes, strict=True):
     row[0].set_ylabel(f'width {width}\n{site}', fontsize=8)
-  for (activation, segments), axis in zip(kinds, axes[0], strict=True):
-    axis.set_title(activation if segments is None else f'{activation}-{segments}', fontsize=9)
+  for kind, axis in zip(kinds, axes[0], strict=True):
+    axis.set_title(label(*kind), fontsize=9)
   save(figure, path)
 
 

@@ -9,14 +9,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lmajax.losses import distillation
-from lmajax.types import Array
 from train import build, schedules
 from train.blockwise import check_boundaries, in_stages
+from train.config import label
 from train.config_lit import Shallow
-from train.data.batches import Batch
 from train.loop import Plan
-from train.objectives import Taught, blockwise, distill, hint, supervised
+from train.objectives import blockwise, distill, hint, mixed, supervised
 from train.report import TEACHER
 from train.step import Group
 
@@ -42,7 +40,7 @@ class Arm(NamedTuple):
 
   @property
   def label(self) -> str:
-    return self.activation if self.segments is None else f'{self.activation}-{self.segments}'
+    return label(self.activation, self.segments)
 
   @property
   def name(self) -> str:
@@ -160,9 +158,9 @@ def switches(config: Shallow, method: str, phase: str, pair: Pair) -> Switches:
 def group(config: Shallow, arm: Arm, phase: str, pair: Pair) -> Group:
   """What the students of an arm train in a phase, and by which objective."""
   model = pair.of(arm)
-  temperature, soft_weight = config.temperature, config.soft_weight
+  end_to_end = mixed(temperature=config.temperature, soft_weight=config.soft_weight)
   seeds = (0,) if arm.method == TEACHER else range(config.seeds)
-  plain = Group(model, distill(model, temperature=temperature, soft_weight=soft_weight), seeds, build.over(model))
+  plain = Group(model, distill(model, end_to_end), seeds, build.over(model))
   if arm.method in (TEACHER, 'hard'):
     return plain._replace(objective=supervised(model))
   if phase == _HINTS:
@@ -171,11 +169,6 @@ def group(config: Shallow, arm: Arm, phase: str, pair: Pair) -> Group:
     return plain._replace(objective=objective, trained=lambda path, leaf: path.split('/')[0] in below)
   if phase == _FINETUNE or arm.method not in TRANSPLANTED:
     return plain
-
-  def end_to_end(logits: Array, taught: Taught, batch: Batch) -> Array:
-    each = distillation(logits, taught.logits, batch.labels, temperature=temperature, soft_weight=soft_weight)
-    return each.mean()
-
   given = switches(config, arm.method, phase, pair)
   objective = blockwise(model, end_to_end, distance=_DISTANCES[config.error], **given._asdict())
   metrics = tuple(f'error_{i}' for i in given.compared) if given.beta < 1 else ()

@@ -67,13 +67,26 @@ def supervised(model: nn.Module) -> Objective:
   return objective
 
 
-def distill(student: nn.Module, *, temperature: float, soft_weight: float) -> Objective:
+EndToEnd = Callable[[Array, Taught, Batch], Array]
+"""A loss of a student's own logits, under what its teacher says."""
+
+
+def mixed(*, temperature: float, soft_weight: float) -> EndToEnd:
   """The paper's mix of soft targets and labels."""
+
+  def loss(logits: Array, taught: Taught, batch: Batch) -> Array:
+    each = distillation(logits, taught.logits, batch.labels, temperature=temperature, soft_weight=soft_weight)
+    return each.mean()
+
+  return loss
+
+
+def distill(student: nn.Module, end_to_end: EndToEnd) -> Objective:
+  """A loss of the student's logits under its teacher's."""
 
   def objective(params: Params, stats: ModelStats, frozen: Taught, batch: Batch, key: Key):
     logits, stats = forward(student, params, stats, batch.inputs, key)
-    loss = distillation(logits, frozen.logits, batch.labels, temperature=temperature, soft_weight=soft_weight)
-    return loss.mean(), (stats, {})
+    return end_to_end(logits, frozen, batch), (stats, {})
 
   return objective
 
@@ -94,7 +107,7 @@ def hint(student: Any, stage: int, *, distance: Distance = optax.losses.squared_
 
 def blockwise(
   student: Any,
-  end_to_end: Callable[[Array, Taught, Batch], Array],
+  end_to_end: EndToEnd,
   *,
   beta: float,
   fed: Sequence[int],

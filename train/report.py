@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from train.config import option, published, recipe, text
+from train.config import label, option, published, recipe, text
 from train.errors import UserError
 from train.run import read_json, write_atomically
 
@@ -27,7 +27,7 @@ class Row(NamedTuple):
 
   @property
   def label(self) -> str:
-    return self.activation if self.segments is None else f'{self.activation}-{self.segments}'
+    return label(self.activation, self.segments)
 
 
 class Difference(NamedTuple):
@@ -154,21 +154,24 @@ def _cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
   )
 
 
-def interval(difference: Difference) -> str:
-  """The interval in points."""
+def interval(difference: Difference, *, unit: float = 0.01, digits: int = 2) -> str:
+  """The interval, in points unless another unit is asked for."""
   if difference.half_width is None:
     return 'one seed'
-  low, high = (100 * (difference.mean + sign * difference.half_width) for sign in (-1, 1))
-  return f'{low:+.2f} … {high:+.2f}'
+  low, high = ((difference.mean + sign * difference.half_width) / unit for sign in (-1, 1))
+  return f'{low:+.{digits}f} … {high:+.{digits}f}'
 
 
-def difference(accuracy: Sequence[float], base: Sequence[float]) -> tuple[str, str]:
-  """The paired difference in points, and its interval."""
-  found = paired(accuracy, base)
-  return f'{round(100 * found.mean, 2) + 0.0:+.2f}', interval(found)
+def difference(
+  values: Sequence[float], base: Sequence[float], *, unit: float = 0.01, digits: int = 2
+) -> tuple[str, str]:
+  """The paired difference and its interval, in points unless another unit is asked for."""
+  found = paired(values, base)
+  return f'{round(found.mean / unit, digits) + 0.0:+.{digits}f}', interval(found, unit=unit, digits=digits)
 
 
-def spread(accuracy: Sequence[float]) -> str:
-  """The mean in percent, with the standard deviation over the seeds."""
-  values = 100 * np.asarray(accuracy)
-  return f'{values.mean():.2f}' + (f' ± {values.std(ddof=1):.2f}' if len(values) > 1 else '')
+def spread(values: Sequence[float], *, unit: float = 0.01, digits: int = 2) -> str:
+  """The mean, in percent unless another unit is asked for, with the standard deviation over the seeds."""
+  scaled = np.asarray(values) / unit
+  deviation = f' ± {scaled.std(ddof=1):.{digits}f}' if len(scaled) > 1 else ''
+  return f'{scaled.mean():.{digits}f}{deviation}'

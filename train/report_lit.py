@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from train.config import label
 from train.report import TEACHER, difference, markdown, spread
 
 _A_POINT = 0.01
@@ -28,7 +29,7 @@ class Row(NamedTuple):
 
   @property
   def label(self) -> str:
-    return self.activation if self.segments is None else f'{self.activation}-{self.segments}'
+    return label(self.activation, self.segments)
 
 
 def counterpart(row: Row, rows: Sequence[Row], method: str) -> Row | None:

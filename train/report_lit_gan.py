@@ -1,11 +1,10 @@
 """The table of generators that are shallower than their teacher: distances, paired differences, and what they cost."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from train.report import TEACHER, markdown, paired, spread
+from train.config import label
+from train.report import TEACHER, difference, markdown, spread
 
 ONLY, LIT, SCRATCH = 'lit-only', 'lit', 'scratch'
 """The student after the first phase, after both, and trained against the discriminator alone."""
@@ -30,7 +29,7 @@ class Row(NamedTuple):
 
   @property
   def label(self) -> str:
-    return self.activation if self.segments is None else f'{self.activation}-{self.segments}'
+    return label(self.activation, self.segments)
 
 
 _HEAD = (
@@ -38,6 +37,7 @@ _HEAD = (
   'parameters', 'bytes', 'million MACs', 'µs an image',
 )  # fmt: skip
 _PAIRED = ('paired difference', 'Fréchet distance', '95 % interval', 'pixel error, points', '95 % interval')
+_DISTANCE: dict[str, Any] = {'unit': 1, 'digits': 3}
 _NOTE = (
   "The Fréchet distance is that of our own classifier's features of styled test images, the mean over target styles;"
   ' its numbers are in units of their own. 0 is what the true styles have.'
@@ -58,7 +58,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     row.method,
     str(row.blocks),
     row.label,
-    _plain(row.frechet),
+    spread(row.frechet, **_DISTANCE),
     spread(row.pixel_error),
     '' if row.method == TEACHER else spread(row.teacher_error),
     spread(row.validation_error),
@@ -69,19 +69,7 @@ def _cells(row: Row) -> tuple[str, ...]:
   )
 
 
-def _plain(values: Sequence[float]) -> str:
-  return f'{np.mean(values):.3f}' + (f' ± {np.std(values, ddof=1):.3f}' if len(values) > 1 else '')
-
-
 def _difference(row: Row, base: Row, *, several: bool) -> tuple[str, ...]:
   name = f'{row.method} − {base.method}' + (f', {row.label}' if several else '')
-  points, base_points = ([100 * error for error in each.pixel_error] for each in (row, base))
-  return name, *_minus(row.frechet, base.frechet, 3), *_minus(points, base_points, 2)
-
-
-def _minus(values: Sequence[float], base: Sequence[float], digits: int) -> tuple[str, str]:
-  """The mean of the differences seed by seed, and its interval."""
-  mean, half = paired(values, base)
-  if half is None:
-    return f'{mean:+.{digits}f}', 'one seed'
-  return f'{mean:+.{digits}f}', f'{mean - half:+.{digits}f} … {mean + half:+.{digits}f}'
+  distances = difference(row.frechet, base.frechet, **_DISTANCE)
+  return name, *distances, *difference(row.pixel_error, base.pixel_error)

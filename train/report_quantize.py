@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from train.config import label
 from train.report import TEACHER, difference, markdown, spread
 
 AGAINST = {
@@ -38,7 +39,7 @@ class Row(NamedTuple):
 
   @property
   def label(self) -> str:
-    return self.activation if self.segments is None else f'{self.activation}-{self.segments}'
+    return label(self.activation, self.segments)
 
   @property
   def kind(self) -> str:

@@ -15,7 +15,7 @@ from train.bench.record import Record, caption, milliseconds, ratio_fields, rati
 from train.config_bench import Step
 from train.data.batches import Batch
 from train.loop import Cohort, Plan, Progress, cohort_step
-from train.objectives import distill, supervised, teach
+from train.objectives import distill, mixed, supervised, teach
 from train.optimizers import adjustable, sgd
 from train.step import Group, as_it_is, compiled
 
@@ -73,7 +73,7 @@ def contestant(case: Case, label: str, batch_size: int) -> timing.Contestant:
   """The step as ``loop.fit`` compiles it."""
   model, batch = networks.network(case.network, label), networks.batch(batch_size, _classes(case))
   teacher = models.cifar10_teacher(linen.ReLU)
-  objective = distill(model, **_SOFT) if case.distilled else supervised(model)
+  objective = distill(model, mixed(**_SOFT)) if case.distilled else supervised(model)
   group = Group(model, objective, range(case.students), build.over(model))
   step = compiled(cohort_step(Cohort({'students': group}, _PLAN, teach(teacher) if case.distilled else as_it_is)))
   frozen = networks.variables(teacher, batch.inputs) if case.distilled else None

@@ -13,7 +13,7 @@ from train.data import Dataset, load
 from train.distributed import first
 from train.evaluate import member, scores
 from train.loop import Cohort, Data, fit, saved, weights
-from train.objectives import distill, supervised, teach
+from train.objectives import distill, mixed, supervised, teach
 from train.report import TEACHER, Row
 from train.run import Run
 from train.step import Group
@@ -42,7 +42,7 @@ def experiment(config: Distill) -> Experiment:
 
   def group(arm: Arm) -> Group:
     model = build.student(config, arm, dataset.num_classes)
-    soft = distill(model, temperature=config.temperature, soft_weight=config.soft_weight)
+    soft = distill(model, mixed(temperature=config.temperature, soft_weight=config.soft_weight))
     return Group(model, supervised(model) if arm.hard_label else soft, range(config.seeds), build.over(model))
 
   arms = tuple(build.arms(config))

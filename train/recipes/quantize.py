@@ -16,7 +16,7 @@ from train.distributed import first
 from train.errors import UserError
 from train.evaluate import member
 from train.loop import Cohort, Data, Plan, Start, fit, weights
-from train.objectives import distill, teach
+from train.objectives import distill, mixed, teach
 from train.optimizers import sgd
 from train.quantizers import FROM_SCRATCH, Arm
 from train.report import TEACHER
@@ -129,7 +129,7 @@ def with_codebooks(plan: Experiment, to: Run, teacher: Any, trained: dict[Arm, T
 
 def group(plan: Experiment, arm: Arm, reparam: Reparam) -> Group:
   model = plan.models[arm]
-  objective = distill(model, temperature=arm.temperature, soft_weight=arm.soft_weight)
+  objective = distill(model, mixed(temperature=arm.temperature, soft_weight=arm.soft_weight))
   return Group(model, objective, range(plan.config.seeds), build.over(model), reparam)
 
 

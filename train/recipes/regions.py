@@ -49,7 +49,7 @@ class Row(NamedTuple):
 
   @property
   def label(self) -> str:
-    return self.activation if self.segments is None else f'{self.activation}-{self.segments}'
+    return config.label(self.activation, self.segments)
 
   @property
   def regions_per_parameter(self) -> float | None:
@@ -98,9 +98,7 @@ def experiment(asked: Regions) -> Experiment:
     model = models.MLP(units, dataset.num_classes, build.activation(activation, segments))
     return step.Group(model, supervised(model), range(asked.seeds), step.vmapped)
 
-  kinds = {
-    name if segments is None else f'{name}-{segments}': (name, segments) for name, segments in build.kinds(asked)
-  }
+  kinds = {config.label(*kind): kind for kind in build.kinds(asked)}
   networks = Cohort({name: group(*kind) for name, kind in kinds.items()}, build.plan(students, asked.epochs))
   return Experiment(asked, data, test, _inputs(asked, test), networks, kinds)
 
