@@ -1,5 +1,8 @@
 """lit-gan: two players under one objective, frozen ends, what translations are worth, a run killed in each phase."""
 
+import json
+import shutil
+import signal
 from functools import partial
 from types import SimpleNamespace
 
@@ -14,7 +17,9 @@ import pytest
 from lmajax import LMA, models, tree
 from lmajax.activations.linen import ReLU
 from lmajax.losses import gradient_penalty
+from tests.programs import metrics, train
 from tests.test_cli import refused
+from tests.test_resume import assert_same_run, results
 from train import report_lit_gan
 from train.adversarial import _BETWEEN, Adversaries, Weights, draw, one_hot, representing, translate
 from train.config import command
@@ -317,3 +322,61 @@ def test_the_command_is_named_with_a_dash():
 @pytest.mark.parametrize('data', ['digits', 'mnist', 'fashion-mnist'])
 def test_every_default_may_be_run(data):
   check(defaults(data))
+
+
+SMALL = [
+  '--train-images', '60', '--batch-size', '16', '--seeds', '1', '--width', '2', '--teacher-blocks', '2',
+  '--student-blocks', '1', '--epochs', '1', '--finetune-epochs', '1', '--classifier-epochs', '1', '--save-every', '1',
+  '--activations', 'lma', '--segments', '4', '--critic-steps', '2',
+]  # fmt: skip
+STEPS = 3  # an epoch
+PHASES = {'classifier': 1, 'teacher': 2, 'lit-only': 1, 'lit': 1, 'scratch': 2}
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('whole') / 'run'
+  dots = folder.parent / 'dots'
+  done = train('lit-gan', '--workdir', folder, *SMALL, counted=dots)
+  assert done.returncode == 0, done.stderr
+  assert dots.stat().st_size == STEPS * sum(PHASES.values())
+  assert (folder / 'results.md').read_text() in done.stdout
+  return folder
+
+
+def test_a_run_writes_its_folder(whole):
+  for name in ('config.json', 'metrics.jsonl', 'results.json', 'results.md', 'errors.png', 'sheet-lma-4.png'):
+    assert (whole / name).stat().st_size > 0
+  rows = [Row(**each) for each in results(whole)['rows']]
+  assert [each.name for each in rows] == [f'lma-4-{method}' for method in ('teacher', 'lit-only', 'lit', 'scratch')]
+  assert [len(each.frechet) for each in rows] == [1, 1, 1, 1]
+  assert rows[0].teacher_error == [0.0]
+  assert rows[0].parameters > rows[1].parameters == rows[2].parameters == rows[3].parameters
+  assert rows[0].macs > rows[1].macs
+  for each in rows:
+    assert all(0 < error < 1 for error in each.pixel_error + each.validation_error)
+  epochs = [line['phase'].removeprefix('lma-4-') for line in metrics(whole)]
+  assert epochs == [name.replace('classifier', 'relu-classifier') for name, n in PHASES.items() for _ in range(n)]
+
+
+def test_killed_in_either_phase_a_run_ends_with_the_same_bits(whole, tmp_path):
+  folder, given = tmp_path / 'run', SMALL
+  begun = STEPS * (PHASES['classifier'] + PHASES['teacher'])
+  for number, (at, signum) in enumerate([(begun + 2, signal.SIGTERM), (3, signal.SIGKILL)]):
+    moment = {'counted': tmp_path / f'dots {number}', 'at': at, 'signum': signum}
+    killed = train('lit-gan', '--workdir', folder, *given, **moment)
+    assert killed.returncode in (-signum, 128 + signum), killed.stderr
+    given = ['--resume']
+  reached = {path.name.removeprefix('lma-4-') for path in (folder / 'checkpoints').iterdir()}
+  assert 'lit' in reached and 'scratch' not in reached
+  shutil.copy(whole / 'milliseconds.json', folder)  # a clock's
+  resumed = train('lit-gan', '--workdir', folder, '--resume')
+  assert resumed.returncode == 0, resumed.stderr
+  assert_same_run(folder, whole)
+
+
+def test_evaluate_scores_the_checkpoints_as_the_run_did(whole):
+  scored = train('evaluate', whole)
+  assert scored.returncode == 0, scored.stderr
+  assert scored.stdout.strip() == (whole / 'results.md').read_text().strip()
+  assert json.loads((whole / 'config.json').read_text())['recipe'] == 'lit-gan'

@@ -1,6 +1,7 @@
 """What translations are worth: how far they are from the images that they are meant to be, by pixels and features."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -36,11 +37,9 @@ def asked(images: Array) -> Asked:
 def answered(model: Any, variables: Any, images: Array) -> Array:
   """What a generator makes of all that is asked, [styles, b, h, w, c]."""
   question = asked(images)
-  made = [
-    model.apply(variables, given, targets, method='translate', train=False)
-    for given, targets in zip(question.images, question.targets, strict=True)
-  ]
-  return jnp.stack(made)
+  return jax.lax.map(
+    lambda each: model.apply(variables, *each, method='translate', train=False), (question.images, question.targets)
+  )
 
 
 def agreement(model: Any) -> Callable:
@@ -73,11 +72,9 @@ def in_every_style(num_classes: int) -> Score:
   def of(model: nn.Module) -> Callable:
     def count(variables: dict[str, Any], batch: Batch, mask: Array) -> Array:
       question, right = asked(batch.inputs), ACCURACY.of(model)
-      of_each = [
-        right(variables, Batch(images, i * num_classes + batch.labels), mask)
-        for i, images in enumerate(question.answers)
-      ]
-      return jnp.stack(of_each).mean()
+      labels = jnp.arange(len(STYLES))[:, None] * num_classes + batch.labels[None, :]
+      of_each = jax.lax.map(lambda each: right(variables, Batch(*each), mask), (question.answers, labels))
+      return of_each.mean()
 
     return count
 
@@ -109,7 +106,7 @@ def maker(classifier: nn.Module, variables: Any, test: Sequence[Any], count: int
   def program(model: Any) -> Callable:
     def both(variables: Any, known: Any, images: Any) -> Made:
       made = asked(images).answers if model is None else answered(model, variables, images)
-      return Made(made, jnp.stack([features(classifier, known, each) for each in made]))
+      return Made(made, jax.lax.map(partial(features, classifier, known), made))
 
     return jax.jit(both, out_shardings=placed)
 

@@ -108,7 +108,7 @@ def generators(config: LitGan, arm: Arm, shape: tuple[int, ...]) -> dict[Arm, Fi
     student, representing(stages, teacher), seeds, build.over(student), trained=in_stages(student),
     metrics=('error_0',), score=AGREEMENT,
   )  # fmt: skip
-  plan = build.plan(config, long)._replace(optimizer=moved)
+  plan = build.plan(config, long)._replace(optimizer=adversarial(moved, config.critic_steps))
   return {
     arm: adversaries(TEACHER, teacher, (0,), own),
     arm._replace(method=ONLY): _alone(arm._replace(method=ONLY), long, group, plan),
