@@ -5,18 +5,11 @@ import json
 import pytest
 
 from tests.programs import SMALL, train
+from tests.runs import refused
 from train.__main__ import main
 from train.config import Distill, check, defaults, load, save
 from train.errors import UserError
 from train.run import Run
-
-
-def refused(capsys, *arguments):
-  assert main(list(map(str, arguments))) == 2
-  lines = capsys.readouterr().err.splitlines()
-  assert len(lines) == 1 and lines[0].startswith('error: ')
-  return lines[0]
-
 
 WRONG = [
   (['--seeds', '0'], '--seeds is 0'),

@@ -9,6 +9,7 @@ import pytest
 
 from tests.models import cifar10, written
 from tests.programs import train
+from tests.runs import refused
 from train import export, served, shipped
 from train.__main__ import main
 from train.config import Distill
@@ -33,13 +34,6 @@ def cifar(tmp_path_factory):
   folder = tmp_path_factory.mktemp('cifar')
   path, data_dir = folder / 'student.safetensors', cifar10(folder)
   return path, data_dir, *written(path, data='cifar10', data_dir=data_dir, width=25)
-
-
-def refused(capsys, *arguments):
-  assert main(list(map(str, arguments))) == 2
-  lines = capsys.readouterr().err.splitlines()
-  assert len(lines) == 1 and lines[0].startswith('error: '), lines
-  return lines[0]
 
 
 def exported(capsys, *arguments):

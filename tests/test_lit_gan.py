@@ -1,7 +1,6 @@
 """lit-gan: two players under one objective, frozen ends, what translations are worth, a run killed in each phase."""
 
 import json
-import shutil
 import signal
 from functools import partial
 from types import SimpleNamespace
@@ -18,8 +17,7 @@ from lmajax import LMA, models, tree
 from lmajax.activations.linen import ReLU
 from lmajax.losses import gradient_penalty
 from tests.programs import metrics, train
-from tests.test_cli import refused
-from tests.test_resume import assert_same_run, results
+from tests.runs import assert_same_run, refused, results, whole_run
 from train import report_lit_gan
 from train.adversarial import _BETWEEN, Adversaries, Weights, draw, one_hot, representing, translate
 from train.config import command
@@ -326,8 +324,8 @@ def test_every_default_may_be_run(data):
 
 SMALL = [
   '--train-images', '60', '--batch-size', '16', '--seeds', '1', '--width', '2', '--teacher-blocks', '2',
-  '--student-blocks', '1', '--epochs', '1', '--finetune-epochs', '1', '--classifier-epochs', '1', '--save-every', '1',
-  '--activations', 'lma', '--segments', '4', '--critic-steps', '2',
+  '--student-blocks', '1', '--epochs', '1', '--finetune-epochs', '1', '--teacher-epochs', '2',
+  '--classifier-epochs', '1', '--save-every', '1', '--activations', 'lma', '--segments', '4', '--critic-steps', '2',
 ]  # fmt: skip
 STEPS = 3  # an epoch
 PHASES = {'classifier': 1, 'teacher': 2, 'lit-only': 1, 'lit': 1, 'scratch': 2}
@@ -335,13 +333,7 @@ PHASES = {'classifier': 1, 'teacher': 2, 'lit-only': 1, 'lit': 1, 'scratch': 2}
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
-  folder = tmp_path_factory.mktemp('whole') / 'run'
-  dots = folder.parent / 'dots'
-  done = train('lit-gan', '--workdir', folder, *SMALL, counted=dots)
-  assert done.returncode == 0, done.stderr
-  assert dots.stat().st_size == STEPS * sum(PHASES.values())
-  assert (folder / 'results.md').read_text() in done.stdout
-  return folder
+  return whole_run(tmp_path_factory, 'lit-gan', SMALL, STEPS * sum(PHASES.values()))
 
 
 def test_a_run_writes_its_folder(whole):
@@ -369,7 +361,6 @@ def test_killed_in_either_phase_a_run_ends_with_the_same_bits(whole, tmp_path):
     given = ['--resume']
   reached = {path.name.removeprefix('lma-4-') for path in (folder / 'checkpoints').iterdir()}
   assert 'lit' in reached and 'scratch' not in reached
-  shutil.copy(whole / 'milliseconds.json', folder)  # a clock's
   resumed = train('lit-gan', '--workdir', folder, '--resume')
   assert resumed.returncode == 0, resumed.stderr
   assert_same_run(folder, whole)

@@ -1,6 +1,5 @@
 """A whole run of lit, through every kind of fit: what is frozen and scored, and killed it ends with the same bits."""
 
-import json
 import shutil
 import signal
 from functools import partial
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.programs import metrics, train
-from tests.test_resume import digests, saved_steps
+from tests.runs import assert_same_run, digests, saved_steps, whole_run
 from train import report, report_lit
 from train.__main__ import main
 from train.config import load
@@ -36,13 +35,7 @@ NAMES = [f'relu-{method}' for method in (TEACHER, *METHODS)]
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
-  folder = tmp_path_factory.mktemp('whole') / 'run'
-  dots = folder.parent / 'dots'
-  done = train('lit', '--workdir', folder, *OPTIONS, counted=dots)
-  assert done.returncode == 0, done.stderr
-  assert dots.stat().st_size == STEPS_AN_EPOCH * sum(FITS.values())
-  assert (folder / 'results.md').read_text() in done.stdout
-  return folder
+  return whole_run(tmp_path_factory, 'lit', OPTIONS, STEPS_AN_EPOCH * sum(FITS.values()))
 
 
 @pytest.fixture(scope='module')
@@ -146,13 +139,6 @@ class TestScores:
     assert all((whole / f'{name}.png').stat().st_size > 5000 for name in ('accuracy', 'errors'))
 
 
-def results(folder):
-  """What a run found, without wall-clock times."""
-  values = json.loads((folder / 'results.json').read_text())
-  rows = [{name: value for name, value in row.items() if name != 'milliseconds'} for row in values['rows']]
-  return {**{name: value for name, value in values.items() if name != 'seconds_of_training'}, 'rows': rows}
-
-
 # What a process counts, at which one it is stopped, by what; how many steps are saved then. Epochs before: 12, 18.
 STOPS = [
   (12 * STEPS_AN_EPOCH + 8, signal.SIGKILL, 14 * STEPS_AN_EPOCH),  # the third epoch of the stages, which none holds yet
@@ -171,9 +157,7 @@ def test_stopped_in_either_phase_a_run_ends_with_the_same_bits(whole, tmp_path):
   assert resumed.returncode == 0, resumed.stderr
   assert (tmp_path / 'dots').stat().st_size == 2
   assert list(digests(folder)) == sorted(FITS)
-  assert digests(folder) == digests(whole)
-  assert metrics(folder) == metrics(whole)
-  assert results(folder) == results(whole)
+  assert_same_run(folder, whole)
 
 
 def test_resuming_a_finished_run_computes_nothing_and_says_the_same(whole, tmp_path):

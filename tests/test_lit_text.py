@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from tests.programs import metrics, train
-from tests.test_lit_run import results
-from tests.test_resume import digests, saved_steps
+from tests.runs import assert_same_run, refused, saved_steps, whole_run
 from train import build, report, report_lit
 from train.__main__ import main
 from train.config import check_training, load, recipe, save
@@ -45,13 +44,6 @@ WRONG = [
   (['--data', 'csv', '--data-dir', 'nowhere'], 'nowhere/train.csv: no such file'),
   (['--beta', '2'], '--beta is 2'),
 ]  # fmt: skip
-
-
-def refused(capsys, *arguments):
-  assert main(list(map(str, arguments))) == 2
-  lines = capsys.readouterr().err.splitlines()
-  assert len(lines) == 1 and lines[0].startswith('error: '), lines
-  return lines[0].removeprefix('error: ')
 
 
 class TestOptions:
@@ -107,13 +99,7 @@ class TestPlan:
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
   """On real text, the descriptions."""
-  folder = tmp_path_factory.mktemp('whole') / 'run'
-  dots = folder.parent / 'dots'
-  done = train('lit-text', '--workdir', folder, *OPTIONS, counted=dots)
-  assert done.returncode == 0, done.stderr
-  assert dots.stat().st_size == STEPS_AN_EPOCH * sum(FITS.values())
-  assert (folder / 'results.md').read_text() in done.stdout
-  return folder
+  return whole_run(tmp_path_factory, 'lit-text', OPTIONS, STEPS_AN_EPOCH * sum(FITS.values()))
 
 
 class TestRun:
@@ -149,9 +135,7 @@ class TestRun:
     resumed = train('lit-text', '--workdir', folder, '--resume', counted=tmp_path / 'dots after')
     assert resumed.returncode == 0, resumed.stderr
     assert (tmp_path / 'dots after').stat().st_size == 3 * STEPS_AN_EPOCH
-    assert digests(folder) == digests(whole)
-    assert metrics(folder) == metrics(whole)
-    assert results(folder) == results(whole)
+    assert_same_run(folder, whole)
 
   def test_options_of_another_command_are_refused(self, whole, tmp_path, capsys):
     folder = shutil.copytree(whole, tmp_path / 'run')

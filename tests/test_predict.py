@@ -10,7 +10,8 @@ from PIL import Image
 from lmajax.compress import PackedTree, pack, unpack
 from lmajax.compress._tensors import Blocks
 from tests.models import cifar10, written
-from tests.test_export import FORMATS, ONNX, refused
+from tests.runs import refused
+from tests.test_export import FORMATS, ONNX
 from train import served
 from train.__main__ import main
 from train.data import load

@@ -1,6 +1,5 @@
 """A whole run of quantize, by every method: what it ships is what it scores, and killed it ends with the same bits."""
 
-import json
 import shutil
 import signal
 from functools import partial
@@ -15,7 +14,7 @@ from lmajax import LMA, models, tree
 from lmajax.activations import linen
 from lmajax.compress import unpack
 from tests.programs import metrics, train
-from tests.test_resume import digests, saved_steps
+from tests.runs import assert_same_run, digests, saved_steps, whole_run
 from train import build, loop, quantizers, report, report_quantize
 from train.__main__ import main
 from train.config import load
@@ -42,13 +41,7 @@ NAMES = [TEACHER, *(f'lma-8-w3-{kind}' for kind in KINDS)]
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
-  folder = tmp_path_factory.mktemp('whole') / 'run'
-  dots = folder.parent / 'dots'
-  done = train('quantize', '--workdir', folder, *OPTIONS, counted=dots)
-  assert done.returncode == 0, done.stderr
-  assert dots.stat().st_size == len(PHASES) * PHASE
-  assert (folder / 'results.md').read_text() in done.stdout
-  return folder
+  return whole_run(tmp_path_factory, 'quantize', OPTIONS, len(PHASES) * PHASE)
 
 
 @pytest.fixture(scope='module')
@@ -163,13 +156,6 @@ class TestScores:
     assert (whole / 'accuracy.png').stat().st_size > 5000
 
 
-def results(folder):
-  """What a run found, without wall-clock times."""
-  values = json.loads((folder / 'results.json').read_text())
-  rows = [{name: value for name, value in row.items() if name != 'milliseconds'} for row in values['rows']]
-  return {**{name: value for name, value in values.items() if name != 'seconds_of_training'}, 'rows': rows}
-
-
 def models_of(folder):
   return {path.name: path.read_bytes() for path in (folder / 'models').iterdir()}
 
@@ -199,10 +185,8 @@ def test_stopped_again_and_again_a_run_ends_with_the_same_bits(whole, tmp_path, 
   resumed = train('quantize', '--workdir', folder, '--resume', counted=tmp_path / 'dots')
   assert resumed.returncode == 0, resumed.stderr
   assert not (tmp_path / 'dots').exists()
-  assert digests(folder) == digests(whole)
   assert list(digests(folder)) == sorted(PHASES)
-  assert metrics(folder) == metrics(whole)
-  assert results(folder) == results(whole)
+  assert_same_run(folder, whole)
   assert models_of(folder) == models_of(whole)
 
 

@@ -5,9 +5,9 @@ import shutil
 import signal
 
 import pytest
-from orbax.checkpoint import v1 as ocp
 
 from tests.programs import SMALL, metrics, train
+from tests.runs import assert_same_run, saved_steps, whole_run
 from train.__main__ import main
 
 STEPS_AN_EPOCH = 17
@@ -17,35 +17,11 @@ TOTAL = 2 * PHASE
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
-  folder = tmp_path_factory.mktemp('whole') / 'run'
-  dots = folder.parent / 'dots'
-  done = train('distill', '--workdir', folder, *SMALL, counted=dots)
-  assert done.returncode == 0, done.stderr
-  assert dots.stat().st_size == TOTAL
+  folder = whole_run(tmp_path_factory, 'distill', SMALL, TOTAL)
   arms = (['teacher'], ['lma-8-w3-distilled', 'lma-8-w3-hard'])
   epochs = [(phase, STEPS_AN_EPOCH * epoch) for together in arms for epoch in (1, 2, 3) for phase in together]
   assert [(line['phase'], line['step']) for line in metrics(folder)] == epochs
   return folder
-
-
-def digests(folder):
-  """Phase -> the digests of its last checkpoint: parameters, statistics, optimizer, keys."""
-  found = {}
-  for phase in sorted((folder / 'checkpoints').iterdir()):
-    with ocp.training.Checkpointer(str(phase)) as checkpoints:
-      metadata = checkpoints.metadata(checkpoints.latest.step).custom_metadata
-      found[phase.name] = checkpoints.latest.step, metadata
-  return found
-
-
-def results(folder):
-  return {k: v for k, v in json.loads((folder / 'results.json').read_text()).items() if k != 'seconds_of_training'}
-
-
-def assert_same_run(folder, whole):
-  assert digests(folder) == digests(whole)
-  assert metrics(folder) == metrics(whole)
-  assert results(folder) == results(whole)
 
 
 @pytest.fixture(scope='module')
@@ -57,12 +33,6 @@ def stopped(tmp_path_factory):
   assert done.returncode == 128 + signal.SIGTERM
   assert done.stderr.splitlines()[-1] == f'stopped by SIGTERM; go on with --resume --workdir {folder}'
   return folder, dots
-
-
-def saved_steps(folder):
-  """How many steps need not be computed again."""
-  phases = (folder / 'checkpoints').glob('*')
-  return sum(max((int(path.name) for path in phase.iterdir() if path.name.isdigit()), default=0) for phase in phases)
 
 
 # What a process counts, whether it is killed after it or before, at which one; and how many steps are saved by then.

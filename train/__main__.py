@@ -1,5 +1,6 @@
 """The command line: arguments -> configuration -> recipe, nothing else."""
 
+import importlib
 import sys
 import time
 from collections.abc import Callable
@@ -83,46 +84,13 @@ def _ended(work: Callable[[], None]) -> int:
   return 0
 
 
-def _distill(command: Distill, arguments: list[str]) -> None:
-  from train import report
-  from train.recipes import distill
-
-  folder, rows = _run(distill, command, configs.defaults(command.data), arguments)
+def _train(command: Training, arguments: list[str]) -> None:
+  name, defaults = _RECIPES[type(command)]
+  recipe = _recipe(name)
+  folder, rows = _run(recipe, command, defaults(command.data), arguments)
   if distributed.first():
-    print(report.table(rows))
-    print(f'\n{folder}: results.json, results.md, curves.png')
-
-
-def _quantize(command: Quantize, arguments: list[str]) -> None:
-  from train import report_quantize
-  from train.recipes import quantize
-
-  folder, rows = _run(quantize, command, config_quantize.defaults(command.data), arguments)
-  if distributed.first():
-    print(report_quantize.text(rows))
-    print(f'\n{folder}: results.json, results.md, accuracy.png, models')
-
-
-def _lit(command: Lit | LitText, arguments: list[str]) -> None:
-  from train import report_lit
-  from train.recipes import lit
-
-  texts = isinstance(command, LitText)
-  default = config_lit_text.defaults(command.data) if texts else config_lit.defaults(command.data)
-  folder, rows = _run(lit, command, default, arguments)
-  if distributed.first():
-    print(report_lit.text(rows))
-    print(f'\n{folder}: results.json, results.md, accuracy.png, errors.png')
-
-
-def _lit_gan(command: LitGan, arguments: list[str]) -> None:
-  from train import report_lit_gan
-  from train.recipes import lit_gan
-
-  folder, rows = _run(lit_gan, command, config_lit_gan.defaults(command.data), arguments)
-  if distributed.first():
-    print(report_lit_gan.text(rows))
-    print(f'\n{folder}: results.json, results.md, errors.png, sheet-*.png')
+    print(recipe.text(rows))
+    print(f'\n{folder}: {recipe.LEFT}')
 
 
 def _regions(command: Regions, arguments: list[str]) -> None:
@@ -131,6 +99,10 @@ def _regions(command: Regions, arguments: list[str]) -> None:
   folder, rows = _run(regions, command, Regions(), arguments)
   print(regions.table(rows))
   print(f'\n{folder}: results.json, results.md, regions.png')
+
+
+def _recipe(name: str) -> Any:
+  return importlib.import_module(f'train.recipes.{name}')  # what only training needs is not imported before
 
 
 def _run(recipe: Any, command: Any, default: Any, arguments: list[str]) -> tuple[Path, list]:
@@ -179,22 +151,11 @@ def _create(folder: Path) -> None:
 
 def _evaluate(command: Evaluate, arguments: list[str]) -> None:
   del arguments
-  from train import report, report_lit, report_lit_gan, report_quantize
-  from train.recipes import distill, lit, lit_gan, quantize
-
   made_by = configs.recipe_of(command.run)
-  if made_by == 'quantize':
-    plan = quantize.experiment(configs.load(Quantize, command.run))
-    print(report_quantize.text(quantize.evaluated(plan, command.run)))
-  elif made_by in ('lit', 'lit-text'):
-    plan = lit.experiment(configs.load(Lit if made_by == 'lit' else LitText, command.run))
-    print(report_lit.text(lit.evaluated(plan, lit.restored(plan, command.run), command.run)))
-  elif made_by == 'lit-gan':
-    plan = lit_gan.experiment(configs.load(LitGan, command.run))
-    print(report_lit_gan.text(lit_gan.evaluated(plan, lit_gan.restored(plan, command.run), command.run)))
-  else:
-    plan = distill.experiment(configs.load(Distill, command.run))
-    print(report.table(distill.evaluated(plan, distill.restored(plan, command.run))))
+  kind = next((kind for kind in _RECIPES if configs.command(kind) == made_by), Distill)
+  recipe = _recipe(_RECIPES[kind][0])
+  plan = recipe.experiment(configs.load(kind, command.run))
+  print(recipe.text(recipe.again(plan, command.run)))
 
 
 def _report(command: Report, arguments: list[str]) -> None:
@@ -243,12 +204,17 @@ def _predict(command: Predict, arguments: list[str]) -> None:
     print(line)
 
 
+_RECIPES: dict[type[Any], tuple[str, Callable[[Any], Training]]] = {
+  Distill: ('distill', configs.defaults),
+  Quantize: ('quantize', config_quantize.defaults),
+  Lit: ('lit', config_lit.defaults),
+  LitText: ('lit', config_lit_text.defaults),
+  LitGan: ('lit_gan', config_lit_gan.defaults),
+}
+"""Where each is made real, and what stands where a person gives nothing."""
+
 _COMMANDS = {
-  Distill: _distill,
-  Quantize: _quantize,
-  Lit: _lit,
-  LitText: _lit,
-  LitGan: _lit_gan,
+  **dict.fromkeys(_RECIPES, _train),
   Evaluate: _evaluate,
   Report: _report,
   Readme: _readme,

@@ -19,6 +19,8 @@ from train.run import Run
 from train.step import Group
 
 STUDENTS = 'students'
+text = report.table
+LEFT = 'results.json, results.md, curves.png'
 
 
 class Experiment(NamedTuple):
@@ -61,7 +63,7 @@ def run(plan: Experiment, to: Run) -> list[Row]:
   trained |= weights(plan.students)(fit(to, STUDENTS, plan.students, plan.data, member(trained[TEACHER], 0)))
   rows = evaluated(plan, trained)
   if first():
-    report.write(to.folder, config, [row._asdict() for row in rows], report.table(rows))
+    report.write(to.folder, config, [row._asdict() for row in rows], text(rows))
     own = jax.device_get(trained)  # what one process computes alone must lie with it alone
     draw.curves(to.folder / 'curves.png', {arm: own[arm.name] for arm in plan.arms})
     draw.comparisons(to.folder, rows)
@@ -73,6 +75,11 @@ def restored(plan: Experiment, folder: Path) -> dict[str, Any]:
   phases = {TEACHER: plan.teacher, STUDENTS: plan.students}
   parts = [weights(cohort)(saved(folder, phase, cohort, plan.data)) for phase, cohort in phases.items()]
   return {name: variables for part in parts for name, variables in part.items()}
+
+
+def again(plan: Experiment, folder: Path) -> list[Row]:
+  """The rows of a finished run, from its checkpoints."""
+  return evaluated(plan, restored(plan, folder))
 
 
 def evaluated(plan: Experiment, trained: dict[str, Any]) -> list[Row]:

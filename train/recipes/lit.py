@@ -24,6 +24,9 @@ from train.run import Run, noted
 from train.scoring import timed
 from train.step import as_it_is
 
+text = report_lit.text
+LEFT = 'results.json, results.md, accuracy.png, errors.png'
+
 
 class Fit(NamedTuple):
   """Students of one teacher that go through a phase together."""
@@ -77,7 +80,7 @@ def run(plan: Experiment, to: Run) -> list[Row]:
     trained |= by_arm(each, weights(each.cohort)(progress))
   rows = evaluated(plan, trained, to.folder)
   if first():
-    report.write(to.folder, plan.config, [row._asdict() for row in rows], report_lit.text(rows))
+    report.write(to.folder, plan.config, [row._asdict() for row in rows], text(rows))
     draw_lit.accuracy(to.folder / 'accuracy.png', rows)
     draw_lit.errors(to.folder, {name: arm for each in plan.fits for name, arm in each.arms.items()})
   return rows
@@ -103,6 +106,11 @@ def restored(plan: Experiment, folder: Path) -> dict[Arm, Any]:
   for each in plan.fits:
     trained |= by_arm(each, weights(each.cohort)(saved(folder, each.name, each.cohort, plan.data)))
   return trained
+
+
+def again(plan: Experiment, folder: Path) -> list[Row]:
+  """The rows of a finished run, from its checkpoints."""
+  return evaluated(plan, restored(plan, folder), folder)
 
 
 def evaluated(plan: Experiment, trained: dict[Arm, Any], folder: Path) -> list[Row]:

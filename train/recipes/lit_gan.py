@@ -1,7 +1,7 @@
 """LIT for a generator: fewer blocks on the teacher's representations alone, then all of it against a discriminator.
 
-It is compared with the same generator trained against a discriminator from the start, in as many steps. Those of the
-first phase each move the blocks and cost little; all others move the generator at every so-many-th, as is usual.
+It is compared with the same generator trained against a discriminator from the start, in as many steps, of which as
+many move the generator.
 """
 
 from collections.abc import Iterator
@@ -37,6 +37,8 @@ from train.translations import AGREEMENT, Make, answered, apart, asked, frechet,
 
 CLASSIFIER = Arm('classifier', 'relu', None)
 _CLASSIFIER_RATE = 3e-3
+text = report_lit_gan.text
+LEFT = 'results.json, results.md, errors.png, sheet-*.png'
 
 
 class Fit(NamedTuple):
@@ -140,7 +142,7 @@ def run(plan: Experiment, to: Run) -> list[Row]:
     trained[arm] = weights(each.cohort)(progress)[arm.name]
   rows = evaluated(plan, trained, to.folder)
   if first():
-    report.write(to.folder, plan.config, [row._asdict() for row in rows], report_lit_gan.text(rows))
+    report.write(to.folder, plan.config, [row._asdict() for row in rows], text(rows))
     draw_lit.errors(to.folder, {arm.name: arm for arm in plan.fits if arm.method == ONLY})
     sheets(plan, jax.device_get(trained), to.folder)  # what one process computes alone must lie with it alone
   return rows
@@ -162,6 +164,11 @@ def restored(plan: Experiment, folder: Path) -> dict[Arm, Any]:
     arm: weights(each.cohort)(saved(folder, arm.name, each.cohort, plan.data))[arm.name]
     for arm, each in plan.fits.items()
   }
+
+
+def again(plan: Experiment, folder: Path) -> list[Row]:
+  """The rows of a finished run, from its checkpoints."""
+  return evaluated(plan, restored(plan, folder), folder)
 
 
 def evaluated(plan: Experiment, trained: dict[Arm, Any], folder: Path) -> list[Row]:

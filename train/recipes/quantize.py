@@ -26,6 +26,8 @@ from train.scoring import Scoring, Trained, file_name
 from train.step import Group
 
 _SHARING = 5  # training batches whose gradients share the points out
+text = report_quantize.text
+LEFT = 'results.json, results.md, accuracy.png, models'
 
 
 class Experiment(NamedTuple):
@@ -67,12 +69,12 @@ def run(plan: Experiment, to: Run) -> list[Row]:
   rows = [scoring.teacher(Trained(plan.teacher.groups[TEACHER], teacher[TEACHER].end))]
   rows += [scoring.student(arm, trained[arm]) for arm in plan.models]
   if first():
-    report.write(to.folder, plan.config, [row._asdict() for row in rows], report_quantize.text(rows))
+    report.write(to.folder, plan.config, [row._asdict() for row in rows], text(rows))
     draw_quantize.accuracy(to.folder / 'accuracy.png', rows)
   return rows
 
 
-def evaluated(plan: Experiment, folder: Path) -> list[Row]:
+def again(plan: Experiment, folder: Path) -> list[Row]:
   """The rows of a finished run, with the accuracies of its files as they lie there now."""
   rows = report.read(folder, 'quantize', Row)
   scoring = Scoring(plan.config, plan.dataset, plan.data, plan.test, folder)
@@ -82,11 +84,11 @@ def evaluated(plan: Experiment, folder: Path) -> list[Row]:
     if row.name not in known:
       raise UserError(f'{folder / "results.json"} has {row.name}, which is not among the students of its config.json')
 
-  def again(row: Row) -> list[float]:
+  def scored(row: Row) -> list[float]:
     each, student = known[row.name]
     return scoring.accuracy(each, student, [folder / file_name(row.name, seed) for seed in each.seeds])
 
-  return [row._replace(accuracy=again(row)) for row in rows]
+  return [row._replace(accuracy=scored(row)) for row in rows]
 
 
 def from_scratch(plan: Experiment, to: Run, teacher: Any) -> dict[Arm, Trained]:
