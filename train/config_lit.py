@@ -42,17 +42,17 @@ class Shallow(Training):
   soft_weight: float = 0.05
   """The weight of the soft targets, times T²; the labels get the rest."""
   epochs: int = 12
-  """Of the first phase."""
+  """Of the first phase; by default 8 for ag-news."""
   finetune_epochs: int = 4
-  """Of the fine-tuning by kd."""
+  """Of the fine-tuning by kd; by default 3 for ag-news."""
   teacher_epochs: int | None = None
-  """Epochs of the teacher; by default those of both phases."""
+  """Epochs of the teacher; by default those of both phases, but 40 for ag-news."""
   schedule: Literal['cosine', 'plateau', 'steps', 'constant'] = 'cosine'
   """Of the learning rate in each phase; not plateau, which ends when it likes."""
   learning_rate: float = 0.05
-  """At the start of all but fine-tuning."""
+  """At the start of all but fine-tuning; by default 0.01 for ag-news."""
   finetune_learning_rate: float = 0.005
-  """At the start of fine-tuning; by default a tenth of the other's default."""
+  """At the start of fine-tuning; by default a tenth of the other's default: 0.001 for ag-news."""
   weight_decay: float = 1e-4
   """L2 on all parameters that are trained."""
 
