@@ -24,7 +24,7 @@ from train.config import command
 from train.config_lit_gan import LitGan, check, defaults
 from train.data.batches import Batch
 from train.data.styles import STYLES, styled
-from train.loop import cohort_step, fresh
+from train.loop import cohort_step, fresh, optimizer_of
 from train.methods import Arm
 from train.objectives import blockwise
 from train.optimizers import adam, adjustable, adversarial, sgd
@@ -193,6 +193,17 @@ class TestPhases:
       assert each.cohort.plan.schedule([0.5] * (each.epochs - 1)) == 1.0
       assert each.cohort.plan.schedule([0.5] * each.epochs) is None
     assert plan_of(teacher_epochs=9).fits[Arm('teacher', 'lma', 4)].epochs == 9
+
+  def test_in_the_first_phase_too_the_blocks_move_at_every_so_many_th_step(self):
+    plan = plan_of()
+    only = plan.fits[Arm('lit-only', 'lma', 4)]
+    tx, params = optimizer_of(only.group, only.cohort.plan), initial(only.group.model)['params']
+    state = tx.init(params)
+    state = state._replace(hyperparams={'learning_rate': jnp.float32(0.1)})
+    for step in range(4):
+      updates, state = tx.update(jax.tree.map(jnp.ones_like, params), state, params)
+      moved = [np.any(leaf != 0) for leaf in jax.tree.leaves(updates['generator']['stages_0'])]
+      assert {*moved} == {step % 2 == 1}
 
   @staticmethod
   def moved(old, new):
