@@ -52,7 +52,7 @@ class Shallow(Training):
   learning_rate: float = 0.05
   """At the start of all but fine-tuning; by default 0.01 for ag-news."""
   finetune_learning_rate: float = 0.005
-  """At the start of fine-tuning; by default a tenth of the other's default: 0.001 for ag-news."""
+  """At the start of fine-tuning; by default a tenth of the other's default, but 0.01 for ag-news."""
   weight_decay: float = 1e-4
   """L2 on all parameters that are trained."""
 

@@ -45,7 +45,7 @@ _BY_DATA: dict[TextName, dict[str, Any]] = {
   'descriptions': {},
   'ag-news': {
     'train_texts': 12_000, 'width': (16, 16, 32, 32), 'batch_size': 32, 'save_every': 1, 'learning_rate': 0.01,
-    'finetune_learning_rate': 0.001, 'epochs': 8, 'finetune_epochs': 3, 'teacher_epochs': 40,
+    'finetune_learning_rate': 0.01, 'epochs': 8, 'finetune_epochs': 3, 'teacher_epochs': 40,
   },
   'csv': {'batch_size': 128, 'save_every': 1},
 }  # fmt: skip
