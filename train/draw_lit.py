@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
 from train.draw import save
@@ -98,6 +98,7 @@ def errors(folder: Path, arms: Mapping[str, Arm]) -> None:
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
     axis.yaxis.set_major_formatter('{x:g}')
     axis.minorticks_off()
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel('epoch')
     axis.set_title(f'stage {int(name.rpartition("_")[2]) + 1}', fontsize=10)
   axes[0].set_ylabel('representation error in training')
