@@ -223,6 +223,7 @@ class TestReport:
     assert 'relu teacher, resnet-20, is +9.00 points' in first and first.endswith('there is something to teach.')
     assert 'lma teacher, resnet-20, is +0.50 points' in second and 'shows nothing' in second
     assert 'something to teach' in verdict(row(TEACHER, [0.825]), row('hard', [0.81, 0.81]))
+    assert 'something to teach' in verdict(row(TEACHER, [0.965]), row('hard', [0.955]))  # less by a rounding
     assert not report_lit.text([ROWS[0], ROWS[4]]).endswith('.')
 
   def test_results_survive_the_file_and_stand_in_a_readme(self, tmp_path):
