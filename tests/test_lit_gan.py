@@ -17,8 +17,8 @@ from lmajax import LMA, models, tree
 from lmajax.activations.linen import ReLU
 from lmajax.losses import gradient_penalty
 from tests.programs import metrics, train
-from tests.runs import assert_same_run, refused, results, whole_run
-from train import report_lit_gan
+from tests.runs import assert_same_run, refused, whole_run
+from train import report, report_lit_gan
 from train.adversarial import _BETWEEN, Adversaries, Weights, draw, one_hot, representing, translate
 from train.config import command
 from train.config_lit_gan import LitGan, check, defaults
@@ -202,7 +202,7 @@ class TestPhases:
     state = state._replace(hyperparams={'learning_rate': jnp.float32(0.1)})
     for step in range(4):
       updates, state = tx.update(jax.tree.map(jnp.ones_like, params), state, params)
-      moved = [np.any(leaf != 0) for leaf in jax.tree.leaves(updates['generator']['stages_0'])]
+      moved = [bool(np.any(leaf != 0)) for leaf in jax.tree.leaves(updates['generator']['stages_0'])]
       assert {*moved} == {step % 2 == 1}
 
   @staticmethod
@@ -350,7 +350,7 @@ def whole(tmp_path_factory):
 def test_a_run_writes_its_folder(whole):
   for name in ('config.json', 'metrics.jsonl', 'results.json', 'results.md', 'errors.png', 'sheet-lma-4.png'):
     assert (whole / name).stat().st_size > 0
-  rows = [Row(**each) for each in results(whole)['rows']]
+  rows = report.read(whole, 'lit-gan', Row)
   assert [each.name for each in rows] == [f'lma-4-{method}' for method in ('teacher', 'lit-only', 'lit', 'scratch')]
   assert [len(each.frechet) for each in rows] == [1, 1, 1, 1]
   assert rows[0].teacher_error == [0.0]
