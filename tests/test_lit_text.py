@@ -22,11 +22,11 @@ from train.recipes import lit
 
 NARROW = ['--width', '2', '3', '3', '4', '--units', '5', '4', '--length', '64', '--batch-size', '16']
 OPTIONS = [
-  *NARROW, *('--teacher', 'vdcnn-17', '--methods', 'lit', '--seeds', '1', '--train-texts', '64'),
+  *NARROW, *('--teacher', 'vdcnn-17', '--methods', 'hard', 'lit', '--seeds', '2', '--train-texts', '64'),
   *('--epochs', '2', '--finetune-epochs', '2', '--save-every', '1', '--learning-rate', '0.02'),
 ]  # fmt: skip
 STEPS_AN_EPOCH = 3
-FITS = {'relu-teacher': 4, 'relu-stages': 2, 'relu-finetune': 2}
+FITS = {'relu-teacher': 4, 'relu-whole': 4, 'relu-stages': 2, 'relu-finetune': 2}
 
 WRONG = [
   (['--teacher', 'resnet-20'], '--teacher is resnet-20: give vdcnn and a depth, as in vdcnn-17'),
@@ -106,9 +106,10 @@ class TestRun:
   def test_its_rows_are_those_of_the_pair(self, whole):
     rows = report.read(whole, 'lit-text', report_lit.Row)
     assert [(row.name, row.network, row.depth) for row in rows] == [
-      ('relu-teacher', 'vdcnn-17', 17), ('relu-lit', 'vdcnn-9', 9)
+      ('relu-teacher', 'vdcnn-17', 17), ('relu-hard', 'vdcnn-9', 9), ('relu-lit', 'vdcnn-9', 9)
     ]  # fmt: skip
-    assert rows[0].parameters > rows[1].parameters and rows[0].macs > rows[1].macs
+    assert rows[0].parameters > rows[1].parameters == rows[2].parameters
+    assert rows[0].macs > rows[1].macs
     line = next(line for line in metrics(whole) if line['phase'] == 'relu-lit-stages')
     assert {f'train_error_{i}' for i in range(4)} <= line.keys()
     assert all((whole / f'{name}.png').stat().st_size > 5000 for name in ('accuracy', 'errors'))
@@ -128,10 +129,10 @@ class TestRun:
     assert not (whole / 'exports').exists()
 
   def test_killed_among_the_stages_it_ends_with_the_same_bits(self, whole, tmp_path):
-    folder, at = tmp_path / 'run', 4 * STEPS_AN_EPOCH + 5
+    folder, at = tmp_path / 'run', 8 * STEPS_AN_EPOCH + 5
     killed = train('lit-text', '--workdir', folder, *OPTIONS, counted=tmp_path / 'dots', at=at, signum=signal.SIGKILL)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert saved_steps(folder) == 5 * STEPS_AN_EPOCH
+    assert saved_steps(folder) == 9 * STEPS_AN_EPOCH
     resumed = train('lit-text', '--workdir', folder, '--resume', counted=tmp_path / 'dots after')
     assert resumed.returncode == 0, resumed.stderr
     assert (tmp_path / 'dots after').stat().st_size == 3 * STEPS_AN_EPOCH

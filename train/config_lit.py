@@ -42,17 +42,17 @@ class Shallow(Training):
   soft_weight: float = 0.05
   """The weight of the soft targets, times T²; the labels get the rest."""
   epochs: int = 12
-  """Of the first phase; by default 8 for ag-news."""
+  """Of the first phase."""
   finetune_epochs: int = 4
-  """Of the fine-tuning by kd; by default 3 for ag-news."""
+  """Of the fine-tuning by kd."""
   teacher_epochs: int | None = None
-  """Epochs of the teacher; by default those of both phases, but 40 for ag-news."""
+  """Epochs of the teacher; by default those of both phases."""
   schedule: Literal['cosine', 'plateau', 'steps', 'constant'] = 'cosine'
   """Of the learning rate in each phase; not plateau, which ends when it likes."""
   learning_rate: float = 0.05
-  """At the start of all but fine-tuning; by default 0.01 for ag-news."""
+  """At the start of all but fine-tuning."""
   finetune_learning_rate: float = 0.005
-  """At the start of fine-tuning; by default a tenth of the other's default, but 0.01 for ag-news."""
+  """At the start of fine-tuning; by default a tenth of the other's default."""
   weight_decay: float = 1e-4
   """L2 on all parameters that are trained."""
 

@@ -35,6 +35,16 @@ class LitText(Shallow):
   as these would vanish."""
   beta: float = 0.05
   """The weight of the soft targets and labels in the first phase of lit; the stages' errors get the rest, each."""
+  epochs: int = 12
+  """Of the first phase; by default 8 for ag-news."""
+  finetune_epochs: int = 4
+  """Of the fine-tuning by kd; by default 3 for ag-news."""
+  teacher_epochs: int | None = None
+  """Epochs of the teacher; by default those of both phases, but 40 for ag-news."""
+  learning_rate: float = 0.05
+  """At the start of all but fine-tuning; by default 0.01 for ag-news."""
+  finetune_learning_rate: float = 0.005
+  """At the start of fine-tuning; by default 0.01 for ag-news."""
   batch_size: int = 64
   """Texts a step, over all devices; by default 32 for ag-news and 128 for csv."""
   save_every: int = 20
