@@ -107,3 +107,40 @@ class Reparam(NamedTuple):
   apply: Callable[[Theta, Code, Key | None], Params]
   refresh: Callable[[Theta, Code, Key], Code]
   stored: Callable[[Theta, Code], Packed]
+
+
+class Channels(NamedTuple):
+  """Channels of a network that go or stay together: what writes them, what has a number for each, and what reads them.
+
+  Every leaf is named by its collection and its keys, as in ``params/stages_0/Conv_0/kernel``. ``kernels`` write the
+  channels on their last axis; where outputs are added there are several, and one width for all. ``along`` are the other
+  leaves with the channels on their last axis: biases, norms and their running statistics, parameters of activations.
+  ``consumers`` are the kernels that read them on the axis before their last, position after position where a map was
+  flattened. ``scales`` are those of ``along`` by which a batch norm scales each kernel. ``first`` says that a kernel
+  reads the network's own inputs.
+  """
+
+  kernels: tuple[str, ...]
+  along: tuple[str, ...] = ()
+  consumers: tuple[str, ...] = ()
+  scales: tuple[str, ...] = ()
+  first: bool = False
+
+
+ChannelGraph = tuple[Channels, ...]
+"""All channels of a network that may be taken out; what stands in none of them stays whole."""
+Widths = tuple[int, ...]
+"""How many channels each entry of a graph has, in its order."""
+
+
+@runtime_checkable
+class Slimmable(Protocol):
+  """A model that says where its channels are, and that can be had with fewer of them."""
+
+  def graph(self) -> ChannelGraph:
+    """Names the leaves of all channels that may be taken out."""
+    ...
+
+  def thinned(self, widths: Widths) -> Any:
+    """Makes the same model with so many channels for each entry of its graph."""
+    ...

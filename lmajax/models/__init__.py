@@ -1,7 +1,7 @@
 """Models in three parts, stem, stages and head, that return their output and every tap between the stages."""
 
 from lmajax.models._by_path import ByPath
-from lmajax.models._cnn import CNN, cifar10_student, cifar10_teacher
+from lmajax.models._cnn import CNN, cifar10_student, cifar10_teacher, vgg16
 from lmajax.models._cost import macs
 from lmajax.models._generator import Discriminator, Generator
 from lmajax.models._mlp import MLP
@@ -22,4 +22,5 @@ __all__ = [
   'cifar10_student',
   'cifar10_teacher',
   'macs',
+  'vgg16',
 ]

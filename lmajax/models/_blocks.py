@@ -1,6 +1,6 @@
 """What the networks are made of: kinds of block, and how stem, stages and head go together."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -80,15 +80,14 @@ class DenseBlock(nn.Module):
 class Group(nn.Module):
   """One resolution: a block that may change the shape, then blocks that keep it."""
 
-  block: Callable[..., Any]
+  blocks: Sequence[Callable[..., Any]]
   features: int
   stride: int
-  blocks: int
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c'], *, train: bool) -> Float[Array, 'b h2 w2 f']:
-    for i in range(self.blocks):
-      x = self.block(features=self.features, stride=self.stride if i == 0 else 1)(x, train=train)
+    for i, block in enumerate(self.blocks):
+      x = block(features=self.features, stride=self.stride if i == 0 else 1)(x, train=train)
     return x
 
 

@@ -1,4 +1,4 @@
-"""The convolutional teacher and students of the LMA paper's CIFAR-10 experiment."""
+"""Networks of plain convolutions: those of the LMA paper's CIFAR-10 experiment, and VGG-16."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,8 @@ import flax.linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from lmajax.models import _blocks
-from lmajax.types import ActivationFactory
+from lmajax.models import _blocks, _channels
+from lmajax.types import ActivationFactory, ChannelGraph, Widths
 
 
 class CNN(nn.Module):
@@ -63,14 +63,26 @@ class CNN(nn.Module):
     """Applies block ``i``."""
     return self.stages[i](tap, train=train)
 
-  def head(self, tap: Float[Array, 'b f'], *, train: bool) -> Float[Array, 'b classes']:
-    """Returns the logits."""
+  def head(self, tap: Float[Array, 'b ...'], *, train: bool) -> Float[Array, 'b classes']:
+    """Flattens what is a map still, and returns the logits."""
     del train
-    return self.logits(tap)
+    return self.logits(tap.reshape(tap.shape[0], -1))
 
   def __call__(self, inputs: Float[Array, 'b h w c'], *, train: bool):
     """Returns the logits and the taps."""
     return _blocks.output_and_taps(self, inputs, train=train)
+
+  @nn.nowrap
+  def graph(self) -> ChannelGraph:
+    """Names the leaves of each convolution's channels and each dense layer's units."""
+    kinds = ['Conv_0'] * len(self.channels) + ['Dense_0'] * len(self.units)
+    return _channels.chain(self.act, [f'stages_{i}/{kind}' for i, kind in enumerate(kinds)])
+
+  @nn.nowrap
+  def thinned(self, widths: Widths) -> 'CNN':
+    """Makes the same with so many channels and units."""
+    convolutions = len(self.channels)
+    return self.clone(channels=tuple(widths[:convolutions]), units=tuple(widths[convolutions:]))
 
 
 def cifar10_teacher(act: ActivationFactory, *, num_classes: int = 10, dtype: DTypeLike | None = None) -> CNN:
@@ -124,3 +136,32 @@ def cifar10_student(
     unit_dropout=0.4,
     dtype=dtype,
   )
+
+
+def vgg16(
+  act: ActivationFactory,
+  *,
+  channels: Sequence[int] = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512),
+  num_classes: int = 10,
+  dtype: DTypeLike | None = None,
+) -> CNN:
+  """Builds VGG-16 with batch norm for images of 32 × 32 pixels: 14,728,266 parameters with ReLU.
+
+  Args:
+    act: a factory, called once per block.
+    channels: of the thirteen convolutions.
+    num_classes: of the logits.
+    dtype: of the computation.
+
+  Raises:
+    ValueError: the channels are not thirteen.
+
+  >>> vgg16(LMA).pool_after
+  (1, 3, 6, 9, 12)
+
+  Source: Simonyan & Zisserman 2015, table 1, column D. That one dense layer is left of three, of 512 inputs, is the
+  form in which pruning papers have it for CIFAR.
+  """
+  if len(channels) != 13:
+    raise ValueError(f'channels are {len(channels)}, and must be 13')
+  return CNN(tuple(channels), (), num_classes, act, pool_after=(1, 3, 6, 9, 12), dtype=dtype)

@@ -6,8 +6,8 @@ import flax.linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from lmajax.models import _blocks
-from lmajax.types import ActivationFactory
+from lmajax.models import _blocks, _channels
+from lmajax.types import ActivationFactory, ChannelGraph, Widths
 
 
 class MLP(nn.Module):
@@ -53,3 +53,13 @@ class MLP(nn.Module):
   def __call__(self, inputs: Float[Array, 'b ...'], *, train: bool):
     """Returns the logits and the taps."""
     return _blocks.output_and_taps(self, inputs, train=train)
+
+  @nn.nowrap
+  def graph(self) -> ChannelGraph:
+    """Names the leaves of each hidden layer's units."""
+    return _channels.chain(self.act, [f'stages_{i}/Dense_0' for i in range(len(self.units))])
+
+  @nn.nowrap
+  def thinned(self, widths: Widths) -> 'MLP':
+    """Makes the same with so many units in each hidden layer."""
+    return self.clone(units=tuple(widths))

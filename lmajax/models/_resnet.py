@@ -1,8 +1,7 @@
 """Residual networks for small images, whose stages of equal width differ in depth alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -10,8 +9,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from lmajax.activations import Stats
-from lmajax.models import _blocks
-from lmajax.types import ActivationFactory
+from lmajax.models import _blocks, _channels
+from lmajax.types import ActivationFactory, ChannelGraph, Widths
 
 
 class _ConvNorm(nn.Module):
@@ -51,19 +50,26 @@ class _Stem(nn.Module):
 
 
 class _BasicBlock(nn.Module):
-  """Two 3 × 3 convolutions beside a shortcut without parameters; the sum is activated."""
+  """Two 3 × 3 convolutions beside a shortcut; the sum is activated."""
 
   features: int
   stride: int
+  inner: int | None
+  projected: bool
   act: ActivationFactory
   dtype: DTypeLike | None
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c'], *, train: bool) -> Float[Array, 'b h2 w2 f']:
-    y, stats = _ConvNorm(self.features, 3, self.stride, dtype=self.dtype)(x, train=train)
+    inner = self.features if self.inner is None else self.inner
+    y, stats = _ConvNorm(inner, 3, self.stride, dtype=self.dtype)(x, train=train)
     y = self.act(name='act1')(y, train=train, stats=stats)
     y, _ = _ConvNorm(self.features, 3, dtype=self.dtype)(y, train=train)
-    return self.act(name='act2')(y + _padded(x, self.features, self.stride), train=train)
+    if self.projected and self.stride != 1:
+      x, _ = _ConvNorm(self.features, 1, self.stride, dtype=self.dtype, name='shortcut')(x, train=train)
+    else:
+      x = _padded(x, self.features, self.stride)
+    return self.act(name='act2')(y + x, train=train)
 
 
 def _padded(x: Float[Array, 'b h w c'], features: int, stride: int) -> Float[Array, 'b h2 w2 f']:
@@ -105,11 +111,14 @@ class ResNet(nn.Module):
     depth: 6 n + 2, for n blocks a stage.
     num_classes: of the logits.
     act: a factory, called at every activation.
-    channels: of each stage, the first also of the stem; they must not fall.
+    channels: of each stage, the first also of the stem; without ``projected`` they must not fall.
+    inner: between the two convolutions of each block, block after block; None: the stage's own.
+    projected: whether the shortcut is a 1 × 1 convolution with a batch norm where a stage begins (option B).
     dtype: of the computation; parameters stay in float32.
 
   Raises:
-    ValueError: the depth is not 6 n + 2, or the channels fall.
+    ValueError: the depth is not 6 n + 2, the channels fall without ``projected``, or there is not an inner width for
+      each block.
 
   >>> model = ResNet(depth=8, num_classes=10, act=LMA, channels=(4, 8, 16))
   >>> (output, taps), _ = model.init_with_output(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=False)
@@ -124,14 +133,24 @@ class ResNet(nn.Module):
   num_classes: int
   act: ActivationFactory
   channels: Sequence[int] = (16, 32, 64)
+  inner: Sequence[int] | None = None
+  projected: bool = False
   dtype: DTypeLike | None = None
 
   def setup(self):
-    if sorted(self.channels) != list(self.channels):
+    if not self.projected and sorted(self.channels) != list(self.channels):
       raise ValueError(f'channels are {tuple(self.channels)}, and must not fall: the shortcuts can add zeros alone')
-    block = partial(_BasicBlock, act=self.act, dtype=self.dtype)
+    each = _blocks_a_stage(self.depth, 2, len(self.channels))
+    inner = [None] * (each * len(self.channels)) if self.inner is None else self.inner
+    if len(inner) != each * len(self.channels):
+      raise ValueError(f'inner has {len(inner)} widths, and there are {each * len(self.channels)} blocks')
+    block = partial(_BasicBlock, projected=self.projected, act=self.act, dtype=self.dtype)
+    blocks = [partial(block, inner=width) for width in inner]
     self.first = _Stem(self.channels[0], self.act, self.dtype)
-    self.stages = _stages([block] * len(self.channels), self.channels, self.depth, 2)
+    self.stages = [
+      _blocks.Group(blocks[i * each : (i + 1) * each], width, 1 if i == 0 else 2)
+      for i, width in enumerate(self.channels)
+    ]
     self.logits = _blocks.logits(self.num_classes, self.dtype)
 
   def stem(self, inputs: Float[Array, 'b h w c'], *, train: bool) -> Float[Array, 'b h w f']:
@@ -150,6 +169,31 @@ class ResNet(nn.Module):
   def __call__(self, inputs: Float[Array, 'b h w c'], *, train: bool):
     """Returns the logits and the taps."""
     return _blocks.output_and_taps(self, inputs, train=train)
+
+  @nn.nowrap
+  def graph(self, *, coupled: bool = False) -> ChannelGraph:
+    """Names the leaves of the channels within each block; ``coupled``: of each stage's too, which add up to one sum.
+
+    Raises:
+      ValueError: ``coupled`` without ``projected``: zeros that are added tie the stages' channels to each other.
+    """
+    if coupled and not self.projected:
+      raise ValueError('the stages of this network are coupled by zeros: give it projected=True to slim them')
+    stages = self._stages()
+    inner = tuple(_channels.within(self.act, block) for blocks in stages for block in blocks)
+    return (*inner, *(_channels.trunk(self.act, stages, i) for i in range(len(stages) if coupled else 0)))
+
+  @nn.nowrap
+  def thinned(self, widths: Widths) -> 'ResNet':
+    """Makes the same with so many channels within each block, and where there are more widths, in each stage."""
+    blocks = sum(map(len, self._stages()))
+    return self.clone(inner=tuple(widths[:blocks]), channels=tuple(widths[blocks:]) or tuple(self.channels))
+
+  @nn.nowrap
+  def _stages(self) -> list[list[str]]:
+    """The blocks of each stage, by their modules."""
+    each = range(_blocks_a_stage(self.depth, 2, len(self.channels)))
+    return [[f'stages_{i}/_BasicBlock_{j}' for j in each] for i in range(len(self.channels))]
 
 
 class ResNeXt(nn.Module):
@@ -197,7 +241,11 @@ class ResNeXt(nn.Module):
       for width in widths
     ]
     self.first = _Stem(self.channels[0], self.act, self.dtype)
-    self.stages = _stages(blocks, [4 * channels for channels in self.channels], self.depth, 3)
+    each = _blocks_a_stage(self.depth, 3, len(self.channels))
+    self.stages = [
+      _blocks.Group([block] * each, 4 * width, 1 if i == 0 else 2)
+      for i, (block, width) in enumerate(zip(blocks, self.channels, strict=True))
+    ]
     self.logits = _blocks.logits(self.num_classes, self.dtype)
 
   def stem(self, inputs: Float[Array, 'b h w c'], *, train: bool) -> Float[Array, 'b h w f']:
@@ -218,14 +266,9 @@ class ResNeXt(nn.Module):
     return _blocks.output_and_taps(self, inputs, train=train)
 
 
-def _stages(
-  blocks: Sequence[Callable[..., Any]], features: Sequence[int], depth: int, layers: int
-) -> list[_blocks.Group]:
-  """One group of blocks, of so many layers each, for each width; all but the first halve the resolution."""
-  period = layers * len(features)
+def _blocks_a_stage(depth: int, layers: int, stages: int) -> int:
+  """How many blocks, of so many layers each, a stage has in a network of a depth."""
+  period = layers * stages
   if (depth - 2) % period or depth <= 2:
     raise ValueError(f'depth is {depth}, and must be {period + 2}, {2 * period + 2}, ... ({period} n + 2)')
-  return [
-    _blocks.Group(block, width, 1 if i == 0 else 2, (depth - 2) // period)
-    for i, (block, width) in enumerate(zip(blocks, features, strict=True))
-  ]
+  return (depth - 2) // period

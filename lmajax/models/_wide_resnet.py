@@ -77,7 +77,7 @@ class WideResNet(nn.Module):
     self.first = _conv(16, 3, 1, self.dtype)
     block = partial(_WideBlock, act=inner, dropout=self.dropout, dtype=self.dtype)
     self.stages = [
-      _blocks.Group(block, 16 * 2**i * self.widen, 1 if i == 0 else 2, (self.depth - 4) // 6) for i in range(3)
+      _blocks.Group([block] * ((self.depth - 4) // 6), 16 * 2**i * self.widen, 1 if i == 0 else 2) for i in range(3)
     ]
     self.last = _Last(self.num_classes, self.act, self.dtype)
 
