@@ -49,6 +49,20 @@ def map_with_path(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
   return jax.tree_util.tree_map_with_path(named, tree, *rest)
 
 
+def by_path(tree: Any) -> dict[str, Any]:
+  """Lays the leaves of a tree side by side, each under its path.
+
+  Args:
+    tree: any pytree.
+
+  >>> by_path({'stages_0': {'kernel': 1, 'bias': 2}})
+  {'stages_0/bias': 2, 'stages_0/kernel': 1}
+  """
+  found = {}
+  map_with_path(found.__setitem__, tree)
+  return found
+
+
 def partition(tree: Any, where: Callable[[str, Any], bool]) -> tuple[Any, Any]:
   """Parts a tree into the leaves that ``where(path, leaf)`` selects and the rest, each with None at the other's places.
 

@@ -91,9 +91,9 @@ def test_a_packed_tree_that_is_no_model_is_refused(capsys, tmp_path, folder):
 
 FORGED = [
   {'activation': 'tanh'},
-  {'teacher': True},
-  {'width': 6},
-  {'width': 10**12},
+  {'network': 'teacher'},
+  {'width': [6]},
+  {'width': [10**12]},
   {'image_shape': [8]},
   {'classes': 10},
 ]

@@ -223,7 +223,7 @@ def test_what_is_scored_is_read_back_from_the_file(plan, tmp_path, monkeypatch):
   arm = next(arm for arm in plan.models if arm.method == 'uniform')
   group = quantize.group(plan, arm, quantizers.reparam(SMALL, arm))
   end = fresh(Cohort({'': group}, plan.teacher.plan), jnp.zeros((1, 8, 8, 1)))[''].end
-  monkeypatch.setattr(scoring, '_MEASURING', 3)
+  monkeypatch.setattr(scoring, 'MEASURING', 3)
   monkeypatch.setattr(scoring, '_TIMED', 1)
   scorer = scoring.Scoring(SMALL, plan.dataset, plan.data, plan.test, tmp_path)
   honest = scorer.student(arm, scoring.Trained(group, end))
@@ -235,7 +235,7 @@ def test_what_is_scored_is_read_back_from_the_file(plan, tmp_path, monkeypatch):
   assert row.accuracy_as_trained == honest.accuracy_as_trained
   assert row.bytes == files[0].stat().st_size == len(files[0].read_bytes()) != honest.bytes
   content = unpack(files[0].read_bytes())
-  assert content.config['width'] == 3
+  assert content.config['width'] == [3]
   assert np.all(content.stats['batch_stats']['stages_0']['norm']['mean'])  # new ones are zeros
 
 

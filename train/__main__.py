@@ -11,15 +11,25 @@ import jax
 import tyro
 
 from train import config as configs
-from train import config_lit, config_lit_gan, config_lit_text, config_quantize, distributed
+from train import (
+  config_compress,
+  config_lit,
+  config_lit_gan,
+  config_lit_text,
+  config_quantize,
+  config_slim,
+  distributed,
+)
 from train.config import Distill, Training
 from train.config_bench import Bench
+from train.config_compress import Compress
 from train.config_finished import Evaluate, Export, Predict, Readme, Report
 from train.config_lit import Lit
 from train.config_lit_gan import LitGan
 from train.config_lit_text import LitText
 from train.config_quantize import Quantize
 from train.config_regions import Regions
+from train.config_slim import Slim
 from train.errors import UserError
 from train.run import Run, Stopped, write_atomically
 
@@ -29,6 +39,8 @@ Command = (
   | Annotated[Lit, tyro.conf.subcommand('lit')]
   | Annotated[LitText, tyro.conf.subcommand('lit-text')]
   | Annotated[LitGan, tyro.conf.subcommand('lit-gan')]
+  | Annotated[Compress, tyro.conf.subcommand('compress')]
+  | Annotated[Slim, tyro.conf.subcommand('slim')]
   | Annotated[Evaluate, tyro.conf.subcommand('evaluate')]
   | Annotated[Report, tyro.conf.subcommand('report')]
   | Annotated[Readme, tyro.conf.subcommand('readme')]
@@ -210,6 +222,8 @@ _RECIPES: dict[type[Any], tuple[str, Callable[[Any], Training]]] = {
   Lit: ('lit', config_lit.defaults),
   LitText: ('lit', config_lit_text.defaults),
   LitGan: ('lit_gan', config_lit_gan.defaults),
+  Compress: ('compress', config_compress.defaults),
+  Slim: ('slim', config_slim.defaults),
 }
 """Where each is made real, and what stands where a person gives nothing."""
 

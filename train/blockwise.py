@@ -60,9 +60,8 @@ def _ends(model: Any, variables: Any) -> dict[str, Any]:
   """The leaves of stem and head by their path, the collection before it."""
   found, where = {}, in_stages(model)
   for collection, part in variables.items():
-    named = tree.map_with_path(lambda path, leaf: (path, leaf), part)
-    pairs = jax.tree.leaves(named, is_leaf=lambda pair: isinstance(pair, tuple))
-    found |= {f'{collection}/{path}': leaf for path, leaf in pairs if not where(path, leaf)}
+    leaves = tree.by_path(part).items()
+    found |= {f'{collection}/{path}': leaf for path, leaf in leaves if not where(path, leaf)}
   return found
 
 

@@ -14,9 +14,11 @@ from lmajax.activations import linen
 from lmajax.types import ActivationFactory
 from train import schedules, step
 from train.config import Training, label
+from train.config import text as text_of
 from train.config_lit import Lit, Shallow
 from train.config_lit_text import LitText
 from train.config_regions import Regions
+from train.config_slim import Slimmed
 from train.data import Dataset, load, text
 from train.data.batches import Batches, characters, evaluation_batches, pixels
 from train.errors import UserError
@@ -140,6 +142,31 @@ def staged(config: Shallow, option: str, act: ActivationFactory, *, num_classes:
     jax.eval_shape(partial(model.init, train=False), jax.random.key(0), inputs)
   except ValueError as error:
     raise UserError(f'--{option} is {name}: {error}') from error
+  return model
+
+
+def slimmable(config: Slimmed, act: ActivationFactory, *, num_classes: int, inputs: Any) -> Any:
+  """The network that ``--network`` and ``--width`` name; tried on inputs, without computing."""
+  family, _, depth = config.network.partition('-')
+  dtype, width = jnp.dtype(config.dtype), config.width
+  makers: dict[str, Callable[[], Any]] = {
+    'mlp': lambda: models.MLP(width, num_classes, act, dtype),
+    'cnn': lambda: models.CNN(width, (), num_classes, act, pool_after=range(1, len(width), 2), dtype=dtype),
+    'vgg-16': lambda: models.vgg16(act, channels=width, num_classes=num_classes, dtype=dtype),
+  }
+  if family == 'resnet' and depth.isdecimal():
+    makers[config.network] = lambda: models.ResNet(
+      int(depth), num_classes, act, width, projected=config.coupled, dtype=dtype
+    )
+  if config.network not in makers:
+    raise UserError(f'--network is {config.network}: give mlp, cnn, vgg-16, or resnet and a depth, as in resnet-20')
+  try:
+    model = makers[config.network]()
+    jax.eval_shape(partial(model.init, train=False), jax.random.key(0), inputs)
+  except ZeroDivisionError as error:  # no pixel is left for the logits
+    raise UserError(f'--network is {config.network}: it pools these images to nothing; give another') from error
+  except ValueError as error:
+    raise UserError(f'--network {config.network} --width {text_of(width)}: {error}') from error
   return model
 
 

@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lmajax import tree
 from lmajax.losses import distillation, representation_error
 from lmajax.types import Array, Key, ModelStats, Params, Reparam, Tap, Theta
 from train.data.batches import Batch
+from train.optimizers import Where
 from train.step import Frozen, Objective, Share
 
 _NOISE = 0x4015E  # keeps the weights' noise apart from the dropout's
@@ -65,6 +67,17 @@ def supervised(model: nn.Module) -> Objective:
     return loss, (stats, {})
 
   return objective
+
+
+def penalized(objective: Objective, where: Where, weight: float) -> Objective:
+  """The objective, and L1 on the parameters that ``where`` selects: network slimming's, on batch norms' scales."""
+
+  def with_penalty(params: Params, stats: ModelStats, frozen: Frozen, batch: Batch, key: Key):
+    loss, kept = objective(params, stats, frozen, batch, key)
+    selected, _ = tree.partition(params, where)
+    return loss + weight * sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(selected)), kept
+
+  return with_penalty
 
 
 EndToEnd = Callable[[Array, Taught, Batch], Array]

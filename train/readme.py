@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from train import report, report_lit, report_lit_gan, report_quantize
+from train import report, report_compress, report_lit, report_lit_gan, report_quantize, report_slim
 from train.bench import activation, latency, record, scaling, stages, step
 from train.recipes import regions
 from train.run import read_json
@@ -14,6 +14,8 @@ _TABLES = {
   'lit': (report_lit.Row, report_lit.text),
   'lit-text': (report_lit.Row, report_lit.text),
   'lit-gan': (report_lit_gan.Row, report_lit_gan.text),
+  'compress': (report_compress.Row, report_compress.text),
+  'slim': (report_slim.Row, report_slim.text),
   'regions': (regions.Row, regions.table),
 }
 _BENCHMARKS = {

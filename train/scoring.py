@@ -11,23 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmajax import tree
-from train import build, shipped
+from train import shipped
 from train.bench.timing import interleaved, median
-from train.build import Arm as Student
-from train.config_quantize import Quantize
-from train.data import Dataset
 from train.distributed import first, wait
 from train.errors import UserError
 from train.evaluate import measured_again, member, scores
 from train.loop import Data, Start
-from train.quantizers import FLOAT, Arm
-from train.report import TEACHER
-from train.report_quantize import Row
 from train.run import noted
 from train.step import Group
 
-_MEASURING = 100  # training batches that the statistics are measured on, once the weights are final
-_SHADOWED = ('uniform', 'noise')  # methods whose theta holds weights that are not shipped
+MEASURING = 100  # training batches that the statistics are measured on, once the weights are final
 _TIMED = 21  # passes over a batch of test images, of which the median counts
 
 
@@ -41,6 +34,10 @@ class Trained(NamedTuple):
     """The weights that would be shipped, of all seeds."""
     decoded = self.group.over(lambda end: self.group.reparam.apply(end.theta, end.code, None))
     return jax.jit(decoded)(self.end)
+
+  def variables(self) -> Any:
+    """What the model is applied to, of all seeds."""
+    return {'params': self.params(), **self.end.stats}
 
   def shadow(self) -> Any:
     """The float32 weights behind the quantized ones, of all seeds."""
@@ -61,44 +58,22 @@ class Scored(NamedTuple):
 class Scoring:
   """Packs and scores networks; those of one architecture share their compiled programs."""
 
-  def __init__(self, config: Quantize, dataset: Dataset, data: Data, test: Sequence[Any], folder: Path):
-    self._config = config
-    self._dataset = dataset
+  def __init__(self, data: Data, test: Sequence[Any], folder: Path):
     self._data = data
     self._test = test
     self._folder = folder
     self._programs: dict[int, tuple[Callable, Callable]] = {}
 
-  def teacher(self, trained: Trained) -> Row:
-    """The teacher's row, in float32."""
-    about = shipped.description(self._config, None, self._dataset)
-    scored = self._scored(TEACHER, trained, about)
-    size = tree.size(jax.eval_shape(trained.params))
-    width = build.width(trained.group.model)
-    milliseconds = self._milliseconds('teacher', trained)
-    return Row(TEACHER, 'relu', width, None, FLOAT, None, None, *scored, None, size, milliseconds, None, None)
-
-  def student(self, arm: Arm, trained: Trained) -> Row:
-    """The row of a kind of student."""
-    student = arm.student
-    scored = self._scored(arm.name, trained, shipped.description(self._config, student, self._dataset))
-    shadow = self._shadow_accuracy(trained) if arm.method in _SHADOWED else None
-    size = tree.size(jax.eval_shape(trained.params)) // len(trained.group.seeds)
-    kind = f'{student.label}-w{student.width}-a{student.activation_bits}'
-    return Row(
-      arm.name, student.activation, student.width, student.segments, arm.method, arm.size, student.activation_bits,
-      *scored, shadow, size, self._milliseconds(kind, trained), arm.temperature, arm.soft_weight,
-    )  # fmt: skip
-
-  def accuracy(self, group: Group, student: Student | None, files: Sequence[Path]) -> list[float]:
-    """On the test set, of what lies in the files, which must be of that student, or without one of the teacher."""
-    about, found = shipped.description(self._config, student, self._dataset), [shipped.read(file) for file in files]
+  def accuracy(self, group: Group, about: dict[str, Any], files: Sequence[Path]) -> list[float]:
+    """On the test set, of what lies in the files, which must be of the network that is described."""
+    found = [shipped.read(file) for file in files]
     for file, each in zip(files, found, strict=True):
       if each.description != about:
-        raise UserError(f'{file} holds another network than its name says: restore it, or run quantize --resume')
+        raise UserError(f'{file} holds another network than its name says: restore it, or go on by --resume')
     return self._right(group, _stacked([each.variables() for each in found]), self._test)
 
-  def _scored(self, name: str, trained: Trained, about: dict[str, Any]) -> Scored:
+  def scored(self, name: str, trained: Trained, about: dict[str, Any], *, entropy: bool = False) -> Scored:
+    """Packs the networks of all seeds, with statistics of these very weights, and scores what the files say."""
     own, group = jax.tree.map(jnp.asarray, jax.device_get(trained.end)), trained.group
     seeds = range(len(group.seeds))
     packed = [group.reparam.stored(member(own.theta, i), member(own.code, i)) for i in seeds]
@@ -108,7 +83,7 @@ class Scoring:
     files = [self._folder / file_name(name, i) for i in seeds]
     if first():
       for i, file in enumerate(files):
-        shipped.write(file, packed[i], member(stats, i), about, entropy=self._config.entropy)
+        shipped.write(file, packed[i], member(stats, i), about, entropy=entropy)
     wait(f'the files of {name} are written')
     read = _stacked([shipped.read(file).variables() for file in files])
     return Scored(
@@ -120,7 +95,8 @@ class Scoring:
       file_name(name, 0),
     )
 
-  def _shadow_accuracy(self, trained: Trained) -> list[float]:
+  def shadow_accuracy(self, trained: Trained) -> list[float]:
+    """Of the float32 weights behind quantized ones."""
     shadow = {'params': trained.shadow(), **trained.end.stats}
     return self._right(trained.group, self._measured(trained.group, shadow), self._test)
 
@@ -128,7 +104,7 @@ class Scoring:
     return self._of(group)[0]({'': variables}, batches)[''].tolist()
 
   def _measured(self, group: Group, variables: Any) -> Any:
-    batches = (self._data.batches[i] for i in range(_MEASURING))
+    batches = (self._data.batches[i] for i in range(MEASURING))
     return self._of(group)[1]({'': variables}, batches)['']
 
   def _of(self, group: Group) -> tuple[Callable, Callable]:
@@ -136,9 +112,9 @@ class Scoring:
     one = {'': group}
     return self._programs.setdefault(id(group.model), (scores(one), measured_again(one)))
 
-  def _milliseconds(self, kind: str, trained: Trained) -> float:
+  def milliseconds(self, kind: str, trained: Trained) -> float:
     """An image's time within a batch of the test set; noted in the folder, so that a resumed run says the same."""
-    variables = member({'params': trained.params(), **trained.end.stats}, 0)
+    variables = member(trained.variables(), 0)
     time = partial(timed, trained.group.model, variables, self._test[0][0].inputs)
     return noted(self._folder / 'milliseconds.json', kind, time)
 

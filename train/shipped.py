@@ -1,5 +1,6 @@
 """A model in one file that explains itself: packed weights, statistics, and all it takes to build and to feed it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
@@ -12,6 +13,7 @@ from lmajax.types import Array, ModelStats, Packed
 from train import build
 from train.build import Arm
 from train.config import Training
+from train.config_slim import Slimmed
 from train.data import Dataset
 from train.data.batches import normalized
 from train.data.classes import BRIGHTEST, NAMES
@@ -35,10 +37,12 @@ class Description(TypedDict):
   """All that a file must say of its network; of JSON's types."""
 
   data: str
-  teacher: bool
+  network: str
+  width: list[int]
+  coupled: bool
+  thinned: list[int] | None
   activation: str
   segments: int | None
-  width: int | None
   activation_bits: int | None
   dtype: str
   classes: list[str]
@@ -50,13 +54,31 @@ class Description(TypedDict):
 
 def description(config: Training, arm: Arm | None, dataset: Dataset) -> dict[str, Any]:
   """That of the student of an arm, or without one of the teacher."""
+  found = _description(config, 'teacher' if arm is None else 'student', dataset)
+  if arm is None:
+    return found
+  act = {'activation': arm.activation, 'segments': arm.segments, 'activation_bits': arm.activation_bits}
+  return {**found, **act, 'width': [arm.width]}
+
+
+def of_thin(
+  config: Slimmed, dataset: Dataset, activation: str, segments: int | None, widths: Sequence[int]
+) -> dict[str, Any]:
+  """That of a network with so many of its original's channels."""
+  found, act = _description(config, config.network, dataset), {'activation': activation, 'segments': segments}
+  return {**found, **act, 'width': list(config.width), 'coupled': config.coupled, 'thinned': list(widths)}
+
+
+def _description(config: Training, network: str, dataset: Dataset) -> dict[str, Any]:
   known: Description = {
     'data': config.data,
-    'teacher': arm is None,
-    'activation': 'relu' if arm is None else arm.activation,
-    'segments': None if arm is None else arm.segments,
-    'width': None if arm is None else arm.width,
-    'activation_bits': None if arm is None else arm.activation_bits,
+    'network': network,
+    'width': [],
+    'coupled': False,
+    'thinned': None,
+    'activation': 'relu',
+    'segments': None,
+    'activation_bits': None,
     'dtype': config.dtype,
     'classes': list(NAMES[config.data]),
     'image_shape': list(dataset.test.inputs.shape[1:]),
@@ -69,12 +91,17 @@ def description(config: Training, arm: Arm | None, dataset: Dataset) -> dict[str
 
 def model(description: dict[str, Any]) -> nn.Module:
   """The network that a description describes."""
-  config = Training(data=description['data'], dtype=description['dtype'])
-  num_classes = len(description['classes'])
-  if description['teacher']:
-    return build.teacher(config, num_classes)
+  what: dict[str, Any] = {'data': description['data'], 'dtype': description['dtype']}
+  network, width, num_classes = description['network'], tuple(description['width']), len(description['classes'])
+  if network == 'teacher':
+    return build.teacher(Training(**what), num_classes)
   act = build.activation(description['activation'], description['segments'], description['activation_bits'])
-  return build.network(config, act, description['width'], num_classes)
+  if network == 'student':
+    return build.network(Training(**what), act, width[0], num_classes)
+  config = Slimmed(**what, network=network, width=width, coupled=description['coupled'])
+  inputs = jnp.zeros((1, *description['image_shape']))
+  whole = build.slimmable(config, act, num_classes=num_classes, inputs=inputs)
+  return whole.thinned(tuple(description['thinned']))
 
 
 def logits(description: dict[str, Any], variables: Any, images: Array) -> Array:

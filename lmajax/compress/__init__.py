@@ -5,7 +5,15 @@ from lmajax.compress._noise import noise
 from lmajax.compress._pack import PackedModel, pack, unpack
 from lmajax.compress._points import points, share_points
 from lmajax.compress._product import product, product_codebook
-from lmajax.compress._slices import Filters, l1_norm, l2_norm, median_distance, norm_scale, random_order, slice_params
+from lmajax.compress._slices import (
+  Filters,
+  l1_norm,
+  l2_norm,
+  median_distance,
+  norm_scale,
+  random_order,
+  slice_params,
+)
 from lmajax.compress._tensors import PackedTree
 from lmajax.compress._uniform import least_error, min_max, uniform
 from lmajax.compress._widths import Spectrum, full_widths, solve, spectra, widths_at

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from lmajax import tree
@@ -27,15 +26,9 @@ class Spectrum(NamedTuple):
   whole: bool = False
 
 
-def leaves(variables: Any) -> dict[str, Any]:
-  """The leaves of a model's variables, by the names that a graph calls them."""
-  named = tree.map_with_path(lambda path, leaf: (path, leaf), variables)
-  return dict(jax.tree.leaves(named, is_leaf=lambda pair: isinstance(pair, tuple)))
-
-
 def checked(variables: Any, graph: ChannelGraph) -> dict[str, Any]:
   """The leaves by their names, if the graph fits them."""
-  found = leaves(variables)
+  found = tree.by_path(variables)
   for channels in graph:
     for path in (*channels.kernels, *channels.along, *channels.consumers):
       if path not in found:

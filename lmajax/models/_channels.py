@@ -72,9 +72,8 @@ def activated(act: ActivationFactory, site: str) -> tuple[str, ...]:
   return tuple(path.replace('/', f'/{site}/', 1) for path in few if few[path] != many[path])
 
 
-def _ends(act: ActivationFactory, channels: int) -> dict[str, int]:
-  """Path -> the length of the last axis."""
+def _ends(act: ActivationFactory, channels: int) -> dict[str, tuple[int, ...]]:
+  """Path -> the length of the last axis, if there is one."""
   inputs = jnp.zeros((1, channels))
   shapes = jax.eval_shape(partial(act(name='act').init, train=False), jax.random.key(0), inputs)
-  named = tree.map_with_path(lambda path, leaf: (path, leaf.shape[-1:]), shapes)
-  return dict(jax.tree.leaves(named, is_leaf=lambda pair: isinstance(pair, tuple)))
+  return {path: leaf.shape[-1:] for path, leaf in tree.by_path(shapes).items()}

@@ -18,13 +18,15 @@ from train.evaluate import member
 from train.loop import Cohort, Data, Plan, Start, fit, weights
 from train.objectives import distill, mixed, teach
 from train.optimizers import sgd
-from train.quantizers import FROM_SCRATCH, Arm
+from train.quantizers import FLOAT, FROM_SCRATCH, Arm
 from train.report import TEACHER
 from train.report_quantize import Row
 from train.run import Run, noted
 from train.scoring import Scoring, Trained, file_name
+from train.shipped import description
 from train.step import Group
 
+_SHADOWED = ('uniform', 'noise')  # methods whose theta holds weights that are not shipped
 _SHARING = 5  # training batches whose gradients share the points out
 text = report_quantize.text
 LEFT = 'results.json, results.md, accuracy.png, models'
@@ -65,19 +67,41 @@ def run(plan: Experiment, to: Run) -> list[Row]:
   trained |= afterwards(plan, trained)
   trained |= with_points(plan, to, taught, trained)
   trained |= with_codebooks(plan, to, taught, trained)
-  scoring = Scoring(plan.config, plan.dataset, plan.data, plan.test, to.folder)
-  rows = [scoring.teacher(Trained(plan.teacher.groups[TEACHER], teacher[TEACHER].end))]
-  rows += [scoring.student(arm, trained[arm]) for arm in plan.models]
+  scoring = Scoring(plan.data, plan.test, to.folder)
+  rows = [teacher_row(plan, scoring, Trained(plan.teacher.groups[TEACHER], teacher[TEACHER].end))]
+  rows += [student_row(plan, scoring, arm, trained[arm]) for arm in plan.models]
   if first():
     report.write(to.folder, plan.config, [row._asdict() for row in rows], text(rows))
     draw_quantize.accuracy(to.folder / 'accuracy.png', rows)
   return rows
 
 
+def teacher_row(plan: Experiment, scoring: Scoring, trained: Trained) -> Row:
+  """The teacher's row, in float32."""
+  scored = scoring.scored(TEACHER, trained, description(plan.config, None, plan.dataset), entropy=plan.config.entropy)
+  size = tree.size(jax.eval_shape(trained.params))
+  width, milliseconds = build.width(trained.group.model), scoring.milliseconds('teacher', trained)
+  return Row(TEACHER, 'relu', width, None, FLOAT, None, None, *scored, None, size, milliseconds, None, None)
+
+
+def student_row(plan: Experiment, scoring: Scoring, arm: Arm, trained: Trained) -> Row:
+  """The row of a kind of student."""
+  student = arm.student
+  about = description(plan.config, student, plan.dataset)
+  scored = scoring.scored(arm.name, trained, about, entropy=plan.config.entropy)
+  shadow = scoring.shadow_accuracy(trained) if arm.method in _SHADOWED else None
+  size = tree.size(jax.eval_shape(trained.params)) // len(trained.group.seeds)
+  milliseconds = scoring.milliseconds(f'{student.label}-w{student.width}-a{student.activation_bits}', trained)
+  return Row(
+    arm.name, student.activation, student.width, student.segments, arm.method, arm.size, student.activation_bits,
+    *scored, shadow, size, milliseconds, arm.temperature, arm.soft_weight,
+  )  # fmt: skip
+
+
 def again(plan: Experiment, folder: Path) -> list[Row]:
   """The rows of a finished run, with the accuracies of its files as they lie there now."""
   rows = report.read(folder, 'quantize', Row)
-  scoring = Scoring(plan.config, plan.dataset, plan.data, plan.test, folder)
+  scoring = Scoring(plan.data, plan.test, folder)
   known = {TEACHER: (plan.teacher.groups[TEACHER], None)}
   known |= {arm.name: (group(plan, arm, compress.identity()), arm.student) for arm in plan.models}
   for row in rows:
@@ -86,7 +110,8 @@ def again(plan: Experiment, folder: Path) -> list[Row]:
 
   def scored(row: Row) -> list[float]:
     each, student = known[row.name]
-    return scoring.accuracy(each, student, [folder / file_name(row.name, seed) for seed in each.seeds])
+    about = description(plan.config, student, plan.dataset)
+    return scoring.accuracy(each, about, [folder / file_name(row.name, seed) for seed in each.seeds])
 
   return [row._replace(accuracy=scored(row)) for row in rows]
 

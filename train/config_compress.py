@@ -1,0 +1,47 @@
+"""What a person may ask of the whole chain: a network made thin, distilled, quantized and packed."""
+
+import dataclasses
+from typing import Any
+
+from train.config import ActivationName, DataName, require
+from train.config_slim import BY_DATA, Slimmed, check_rate, check_slimmed
+
+
+@dataclasses.dataclass(frozen=True)
+class Compress(Slimmed):
+  """Make a network small in a chain, slim it by PCA, distil it with LMA, quantize it, pack it, and score each stage."""
+
+  width: tuple[int, ...] = (256, 256)
+  """The original's widths: the hidden units of an mlp, the channels of a cnn's convolutions, of vgg-16's thirteen, or
+  of a resnet's stages; by default 16 16 32 32 for the MNISTs, and a quarter of VGG-16's own for the CIFARs."""
+  rate: float = 0.5
+  """The part of the original's cost that slimming takes."""
+  bits: int = 4
+  """Of every convolution and dense kernel, 1 to 8; the other parameters stay as they are."""
+  bucket_size: int = 256
+  """Weights that share a least value and a range."""
+  activations: tuple[ActivationName, ...] = ('lma',)
+  """Of the distilled students, one chain for each; the original has ReLU."""
+  seeds: int = 5
+  """How many paired seeds, each a chain of its own; 3 by default where the data are not digits."""
+  epochs: int = 30
+  """Of the original; by default 6 for the MNISTs and 20 for the CIFARs."""
+  finetune_epochs: int = 20
+  """Of each of the three stages after it; by default 4 for the MNISTs and 10 for the CIFARs."""
+  finetune_learning_rate: float = 0.02
+  """At the start of each of these."""
+
+
+def defaults(data: DataName) -> Compress:
+  """What stands where a person gives nothing."""
+  short: dict[str, Any] = {} if data == 'digits' else {'finetune_epochs': 4 if data.endswith('mnist') else 10}
+  return Compress(data=data, **BY_DATA[data], **short)
+
+
+def check(config: Compress) -> None:
+  """Refuses what cannot be run, naming the option."""
+  check_slimmed(config)
+  check_rate(config.rate)
+  require(1 <= config.bits <= 8, 'bits', config.bits, 'give 1 to 8')
+  for name in ('bucket_size', 'finetune_epochs', 'finetune_learning_rate'):
+    require(getattr(config, name) > 0, name, getattr(config, name), 'give a positive number')

@@ -1,0 +1,106 @@
+"""What a person may ask of students that are thinner than their original."""
+
+import dataclasses
+from typing import Any, Literal
+
+from train.config import ActivationName, DataName, Images, check_soft_targets, check_training, require, text
+
+RuleName = Literal['pca', 'null', 'uniform', 'random', 'norm-scale']
+Start = Literal['pruned', 'distilled', 'scratch']
+CriterionName = Literal['l1', 'l2', 'median', 'norm-scale', 'random']
+
+
+@dataclasses.dataclass(frozen=True)
+class Slimmed(Images):
+  """What is asked of a network that loses channels, whatever becomes of it."""
+
+  network: str = 'mlp'
+  """The original: mlp, cnn (convolutions, a pooling after every second), vgg-16, or resnet and a depth; mlp by default
+  for digits, cnn for the MNISTs and vgg-16 for the CIFARs."""
+  width: tuple[int, ...] = (48, 96, 64, 96, 48, 32)
+  """Its widths: the hidden units of an mlp, the channels of a cnn's convolutions, of vgg-16's thirteen, or of a
+  resnet's stages; by default 16 16 32 32 for the MNISTs, and a quarter of VGG-16's own for the CIFARs."""
+  coupled: bool = False
+  """Of a resnet, slim the stages' channels too, all that are added to each other alike; its shortcuts have weights
+  then. Without it a block's inner channels alone."""
+  cost: Literal['parameters', 'macs', 'filters'] = 'parameters'
+  """What a rate is a part of."""
+  criterion: CriterionName = 'l1'
+  """By which the channels are chosen, once their number is known."""
+  minimum_width: int = 2
+  """Channels that a layer keeps at least."""
+  multiple: int = 1
+  """Widths are rounded up to a multiple of this."""
+  temperature: float = 2.0
+  """T, of the soft targets of distilled students."""
+  soft_weight: float = 0.7
+  """The weight of the soft targets; the labels get the rest."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Slim(Slimmed):
+  """Find thin networks by five rules at equal cost, train each from three starts, and compare."""
+
+  rate: tuple[float, ...] = (0.5, 0.7, 0.9)
+  """The part of the original's cost that is to go."""
+  rules: tuple[RuleName, ...] = ('pca', 'null', 'uniform', 'random', 'norm-scale')
+  """pca: each layer keeps the same share of its filters' variance; null: the same on random weights; uniform: the same
+  share of its filters; random: any; norm-scale: the filters with the largest batch norm scales of all layers, in an
+  original trained with a penalty on them (network slimming)."""
+  starts: tuple[Start, ...] = ('pruned', 'distilled', 'scratch')
+  """pruned: with the filters of the original that are left; distilled: from new weights, under the original of the
+  first seed; scratch: from new weights, on the labels alone."""
+  scale_penalty: float = 1e-4
+  """L1 on the batch norm scales of norm-scale's original."""
+  seeds: int = 5
+  """How many paired seeds, each with an original of its own; 3 by default where the data are not digits."""
+  activations: tuple[ActivationName, ...] = ('relu', 'lma')
+  """Of originals and students."""
+  epochs: int = 30
+  """Of each student, from whatever start; by default 6 for the MNISTs and 20 for the CIFARs."""
+  teacher_epochs: int | None = None
+  """Of the originals; by default those of the students."""
+
+
+_MNIST: dict[str, Any] = {
+  'network': 'cnn', 'width': (16, 16, 32, 32), 'seeds': 3, 'epochs': 6, 'batch_size': 128, 'save_every': 1,
+}  # fmt: skip
+_CIFAR: dict[str, Any] = {
+  'network': 'vgg-16', 'width': (16, 16, 32, 32, 64, 64, 64, 128, 128, 128, 128, 128, 128), 'seeds': 3, 'epochs': 20,
+  'batch_size': 128, 'save_every': 1,
+}  # fmt: skip
+BY_DATA: dict[DataName, dict[str, Any]] = {
+  'digits': {}, 'mnist': _MNIST, 'fashion-mnist': _MNIST, 'cifar10': _CIFAR, 'cifar100': _CIFAR,
+}  # fmt: skip
+"""What differs from the digits' defaults, by data set."""
+
+
+def defaults(data: DataName) -> Slim:
+  """What stands where a person gives nothing."""
+  return Slim(data=data, **BY_DATA[data])
+
+
+def check(config: Slim) -> None:
+  """Refuses what cannot be run, naming the option."""
+  check_slimmed(config)
+  for name in ('rate', 'rules', 'starts'):
+    values = getattr(config, name)
+    require(bool(values), name, 'empty', 'give at least one')
+    require(len(set(values)) == len(values), name, text(values), 'give each once')
+  for rate in config.rate:
+    check_rate(rate)
+  require(config.scale_penalty >= 0, 'scale_penalty', config.scale_penalty, 'give 0 or more')
+
+
+def check_rate(rate: float) -> None:
+  require(0 < rate < 1, 'rate', rate, 'give numbers between 0 and 1')
+
+
+def check_slimmed(config: Slimmed) -> None:
+  check_training(config)
+  check_soft_targets([config.temperature], [config.soft_weight])
+  for name in ('minimum_width', 'multiple'):
+    require(getattr(config, name) >= 1, name, getattr(config, name), 'give 1 or more')
+  require(config.schedule != 'plateau', 'schedule', 'plateau', 'give one that has as many steps for every student')
+  resnet = config.network.startswith('resnet')
+  require(resnet or not config.coupled, 'coupled', config.coupled, 'only a resnet has stages that are added up')

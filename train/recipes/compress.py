@@ -1,0 +1,198 @@
+"""The whole chain: a network made thin by PCA, distilled with another activation, quantized, and packed into a file."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lmajax import compress, tree
+from lmajax.types import Reparam, Widths
+from train import build, draw_compress, report, report_compress
+from train.blockwise import going_on
+from train.config import label
+from train.config_compress import Compress, check
+from train.data import Dataset, load
+from train.distributed import first
+from train.errors import UserError
+from train.evaluate import member
+from train.loop import Cohort, Data, Start, fit, fresh
+from train.objectives import distill, mixed, supervised, teach
+from train.report_compress import DISTILLED, ORIGINAL, PACKED, QUANTIZED, SLIMMED, Row
+from train.run import Run, noted
+from train.scoring import Scoring, Trained, file_name
+from train.shipped import of_thin
+from train.slimming import CRITERIA, Slimming, mean_spectra, sliced
+from train.step import Group
+
+text = report_compress.text
+LEFT = 'results.json, results.md, accuracy.png, models'
+
+
+class Stage(NamedTuple):
+  """One row of the table: what a stage of the chain makes, over all seeds."""
+
+  stage: str
+  activation: str = 'relu'
+  segments: int | None = None
+
+  @property
+  def name(self) -> str:
+    return self.stage if self.stage in (ORIGINAL, SLIMMED) else f'{label(*self[1:])}-{self.stage}'
+
+
+class Experiment(NamedTuple):
+  """A configuration made real: the data, and the original that is to become small."""
+
+  config: Compress
+  dataset: Dataset
+  data: Data
+  test: list
+  slimming: Slimming
+  kinds: list[tuple[str, int | None]]  # the students' activations
+
+  def whole(self, stage: Stage) -> Any:
+    """The original's network with the activation of a stage."""
+    return network(self.config, self.dataset, self.data, stage)
+
+
+def experiment(config: Compress) -> Experiment:
+  """Checks the options, reads the data and builds every model, before anything is trained or written."""
+  check(config)
+  dataset = load(config.data, data_dir=config.data_dir, train_images=config.train_images)
+  data, test = build.data(config, dataset)
+  slimming = Slimming(config, network(config, dataset, data, Stage(ORIGINAL)), data.batches.blank)
+  init = slimming.model.init(jax.random.key(0), slimming.inputs, train=False)
+  spectra = compress.spectra(jax.device_get(init), slimming.graph)
+  slimming.solved(slimming.of_variance(spectra), config.rate)  # a rate out of reach is refused before the training
+  return Experiment(config, dataset, data, test, slimming, list(build.kinds(config)))
+
+
+def network(config: Compress, dataset: Dataset, data: Data, stage: Stage) -> Any:
+  act = build.activation(stage.activation, stage.segments)
+  return build.slimmable(config, act, num_classes=dataset.num_classes, inputs=data.batches.blank)
+
+
+def stages(plan: Experiment) -> list[Stage]:
+  """All rows, in their order."""
+  chains = [Stage(stage, *kind) for kind in plan.kinds for stage in (DISTILLED, QUANTIZED, PACKED)]
+  return [Stage(ORIGINAL), Stage(SLIMMED), *chains]
+
+
+def run(plan: Experiment, to: Run) -> list[Row]:
+  """Goes through the chain, packs what every stage made, reads the files back, and the test set once."""
+  config = plan.config
+  to.bar.total = (config.epochs + 3 * config.finetune_epochs) * plan.data.batches.steps_per_epoch
+  groups = {Stage(ORIGINAL): group(plan, Stage(ORIGINAL), plan.slimming.full)}
+  made = fitted(plan, to, ORIGINAL, groups, {}, None)
+  whole = made[Stage(ORIGINAL)].variables()
+  widths = thin_widths(plan, whole, to.folder)
+  teacher = member(whole, 0)
+  for phase, kinds in ((SLIMMED, [()]), (DISTILLED, plan.kinds), (QUANTIZED, plan.kinds)):
+    groups = {(stage := Stage(phase, *kind)): group(plan, stage, widths) for kind in kinds}
+    starts = {stage: start(plan, stage, each, widths, made) for stage, each in groups.items()}
+    made |= fitted(plan, to, phase, groups, starts, teacher)
+  made |= {Stage(PACKED, *kind): made[Stage(QUANTIZED, *kind)] for kind in plan.kinds}
+  rows = [row(plan, Scoring(plan.data, plan.test, to.folder), stage, made[stage], widths) for stage in stages(plan)]
+  if first():
+    report.write(to.folder, config, [each._asdict() for each in rows], text(rows))
+    draw_compress.accuracy(to.folder / 'accuracy.png', rows)
+  return rows
+
+
+def again(plan: Experiment, folder: Path) -> list[Row]:
+  """The rows of a finished run, with the accuracies of its files as they lie there now."""
+  rows, known = report.read(folder, 'compress', Row), {stage.name: stage for stage in stages(plan)}
+  scoring = Scoring(plan.data, plan.test, folder)
+
+  def scored(row: Row) -> list[float]:
+    if row.name not in known:
+      raise UserError(f'{folder / "results.json"} has {row.name}, which is not among the stages of its config.json')
+    stage, widths = known[row.name], tuple(row.widths)
+    files = [folder / file_name(row.name, seed) for seed in range(plan.config.seeds)]
+    return scoring.accuracy(group(plan, stage, widths), about(plan, stage, widths), files)
+
+  return [each._replace(accuracy=scored(each)) for each in rows]
+
+
+def thin_widths(plan: Experiment, whole: Any, folder: Path) -> Widths:
+  """PCA's, of the originals of all seeds; noted in the folder, so that a resume on another machine has the same."""
+  host, slimming = jax.device_get(whole), plan.slimming
+
+  def solved() -> Widths:
+    each = [compress.spectra(member(host, seed), slimming.graph) for seed in range(plan.config.seeds)]
+    return slimming.solved(slimming.of_variance(mean_spectra(each)), plan.config.rate)
+
+  return tuple(noted(folder / 'widths.json', SLIMMED, solved))
+
+
+def group(plan: Experiment, stage: Stage, widths: Widths) -> Group:
+  """What a stage trains, and by which objective: labels, and from the distilled on the original of the first seed."""
+  config, model = plan.config, plan.whole(stage).thinned(widths)
+  soft = mixed(temperature=config.temperature, soft_weight=config.soft_weight)
+  objective = supervised(model) if stage.stage in (ORIGINAL, SLIMMED) else distill(model, soft)
+  return Group(model, objective, range(config.seeds), build.over(model), reparam(config, stage))
+
+
+def reparam(config: Compress, stage: Stage) -> Reparam:
+  """What a stage's weights are made from."""
+  if stage.stage in (QUANTIZED, PACKED):
+    return compress.masked(compress.uniform(config.bits, bucket_size=config.bucket_size))
+  return compress.identity()
+
+
+def start(plan: Experiment, stage: Stage, own: Group, widths: Widths, made: dict[Stage, Trained]) -> Start:
+  """What a stage goes on with: what the one before it ended with, seed by seed."""
+  if stage.stage == SLIMMED:
+    criterion = CRITERIA[plan.config.criterion]
+    return going_on(sliced(plan.slimming, widths, criterion, own.over)(made[Stage(ORIGINAL)].variables()))
+  if stage.stage == DISTILLED:
+    new = fresh(Cohort({'': own}, build.plan(plan.config, 1)), plan.data.batches.blank)[''].end
+    return going_on(with_layers(made[Stage(SLIMMED)].variables(), {'params': new.theta, **new.stats}))
+  before = made[stage._replace(stage=DISTILLED)]
+  keys = jnp.stack([jax.random.key(seed) for seed in own.seeds])
+  theta, code = jax.jit(own.over(lambda pair: own.reparam.init(*pair)))((before.params(), keys))
+  return Start(theta, code, before.end.stats)
+
+
+def with_layers(variables: Any, new: Any) -> Any:
+  """The weights and norms of a trained network in one with other activations, which start as they do."""
+  known = tree.by_path(variables)
+
+  def one(path: str, leaf: Any) -> Any:
+    return known[path] if path in known and known[path].shape == leaf.shape else leaf
+
+  return tree.map_with_path(one, new)
+
+
+def fitted(
+  plan: Experiment, to: Run, phase: str, groups: dict[Stage, Group], starts: dict[Stage, Start], teacher: Any
+) -> dict[Stage, Trained]:
+  """A fit of the chain."""
+  config = plan.config
+  slow = replace(config, learning_rate=config.finetune_learning_rate)
+  how = build.plan(config, config.epochs) if phase == ORIGINAL else build.plan(slow, config.finetune_epochs)
+  taught = phase in (DISTILLED, QUANTIZED)
+  named = {stage.name: each for stage, each in groups.items()}
+  cohort = Cohort(named, how, teach(plan.slimming.model)) if taught else Cohort(named, how)
+  begun = {stage.name: each for stage, each in starts.items()}
+  progress = fit(to, phase, cohort, plan.data, teacher if taught else None, begun)
+  return {stage: Trained(each, progress[stage.name].end) for stage, each in groups.items()}
+
+
+def about(plan: Experiment, stage: Stage, widths: Sequence[int]) -> dict[str, Any]:
+  return of_thin(plan.config, plan.dataset, stage.activation, stage.segments, widths)
+
+
+def row(plan: Experiment, scoring: Scoring, stage: Stage, trained: Trained, widths: Widths) -> Row:
+  """Of the files of a stage; the quantized ones are packed once more, with an entropy code where that is shorter."""
+  widths = plan.slimming.full if stage.stage == ORIGINAL else widths
+  scored = scoring.scored(stage.name, trained, about(plan, stage, widths), entropy=stage.stage == PACKED)
+  milliseconds = scoring.milliseconds(stage.name.replace(PACKED, QUANTIZED), trained)
+  size = tree.size(jax.eval_shape(trained.params)) // plan.config.seeds
+  return Row(
+    stage.name, stage.stage, stage.activation, stage.segments, list(widths), scored.accuracy,
+    scored.validation_accuracy, size, scored.bytes, milliseconds, scored.file,
+  )  # fmt: skip
