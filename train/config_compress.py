@@ -4,13 +4,16 @@ import dataclasses
 from typing import Any
 
 from train.config import ActivationName, DataName, require
-from train.config_slim import BY_DATA, Slimmed, check_rate, check_slimmed
+from train.config_slim import CIFAR, Slimmed, check_rate, check_slimmed
 
 
 @dataclasses.dataclass(frozen=True)
 class Compress(Slimmed):
   """Make a network small in a chain, slim it by PCA, distil it with LMA, quantize it, pack it, and score each stage."""
 
+  network: str = 'mlp'
+  """The original: mlp, cnn (convolutions, a pooling after every second), vgg-16, or resnet and a depth; mlp by default
+  for digits, cnn for the MNISTs and vgg-16 for the CIFARs."""
   width: tuple[int, ...] = (256, 256)
   """The original's widths: the hidden units of an mlp, the channels of a cnn's convolutions, of vgg-16's thirteen, or
   of a resnet's stages; by default 16 16 32 32 for the MNISTs, and a quarter of VGG-16's own for the CIFARs."""
@@ -32,10 +35,17 @@ class Compress(Slimmed):
   """At the start of each of these."""
 
 
+_MNIST: dict[str, Any] = {
+  'network': 'cnn', 'width': (16, 16, 32, 32), 'seeds': 3, 'epochs': 6, 'finetune_epochs': 4, 'batch_size': 128,
+  'save_every': 1,
+}  # fmt: skip
+_CIFAR: dict[str, Any] = {**CIFAR, 'finetune_epochs': 10}
+
+
 def defaults(data: DataName) -> Compress:
   """What stands where a person gives nothing."""
-  short: dict[str, Any] = {} if data == 'digits' else {'finetune_epochs': 4 if data.endswith('mnist') else 10}
-  return Compress(data=data, **BY_DATA[data], **short)
+  by_data: dict[DataName, dict[str, Any]] = {'digits': {}, 'mnist': _MNIST, 'fashion-mnist': _MNIST}
+  return Compress(data=data, **by_data.get(data, _CIFAR))
 
 
 def check(config: Compress) -> None:

@@ -15,11 +15,11 @@ class Slimmed(Images):
   """What is asked of a network that loses channels, whatever becomes of it."""
 
   network: str = 'mlp'
-  """The original: mlp, cnn (convolutions, a pooling after every second), vgg-16, or resnet and a depth; mlp by default
-  for digits, cnn for the MNISTs and vgg-16 for the CIFARs."""
+  """The original: mlp, cnn (convolutions, a pooling after every second), vgg-16, or resnet and a depth; by default mlp,
+  but vgg-16 for the CIFARs."""
   width: tuple[int, ...] = (48, 96, 64, 96, 48, 32)
   """Its widths: the hidden units of an mlp, the channels of a cnn's convolutions, of vgg-16's thirteen, or of a
-  resnet's stages; by default 16 16 32 32 for the MNISTs, and a quarter of VGG-16's own for the CIFARs."""
+  resnet's stages; by default 256 128 128 64 for the MNISTs, and a quarter of VGG-16's own for the CIFARs."""
   coupled: bool = False
   """Of a resnet, slim the stages' channels too, all that are added to each other alike; its shortcuts have weights
   then. Without it a block's inner channels alone."""
@@ -63,21 +63,21 @@ class Slim(Slimmed):
 
 
 _MNIST: dict[str, Any] = {
-  'network': 'cnn', 'width': (16, 16, 32, 32), 'seeds': 3, 'epochs': 6, 'batch_size': 128, 'save_every': 1,
+  'width': (256, 128, 128, 64), 'seeds': 3, 'epochs': 6, 'batch_size': 128, 'save_every': 1,
 }  # fmt: skip
-_CIFAR: dict[str, Any] = {
+CIFAR: dict[str, Any] = {
   'network': 'vgg-16', 'width': (16, 16, 32, 32, 64, 64, 64, 128, 128, 128, 128, 128, 128), 'seeds': 3, 'epochs': 20,
   'batch_size': 128, 'save_every': 1,
 }  # fmt: skip
-BY_DATA: dict[DataName, dict[str, Any]] = {
-  'digits': {}, 'mnist': _MNIST, 'fashion-mnist': _MNIST, 'cifar10': _CIFAR, 'cifar100': _CIFAR,
+_BY_DATA: dict[DataName, dict[str, Any]] = {
+  'digits': {}, 'mnist': _MNIST, 'fashion-mnist': _MNIST, 'cifar10': CIFAR, 'cifar100': CIFAR,
 }  # fmt: skip
 """What differs from the digits' defaults, by data set."""
 
 
 def defaults(data: DataName) -> Slim:
   """What stands where a person gives nothing."""
-  return Slim(data=data, **BY_DATA[data])
+  return Slim(data=data, **_BY_DATA[data])
 
 
 def check(config: Slim) -> None:

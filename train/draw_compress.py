@@ -41,8 +41,9 @@ def _panel(axis: Axes, rows: Sequence[Row], costs: dict[str, float], name: str) 
     )  # fmt: skip
   axis.set_xscale('log')
   least, most = min(costs.values()), max(costs.values())
-  marks = [round(mark * 10.0**power, 6) for power in range(-3, 7) for mark in (1, 2, 5)]
-  ticks = [mark for mark in marks if 0.9 * least <= mark <= 1.1 * most]
+  marks = (1, 2, 5) if most > 5 * least else (1, 1.5, 2, 3, 4, 5, 7)
+  ticks = [round(mark * 10.0**power, 6) for power in range(-3, 7) for mark in marks]
+  ticks = [tick for tick in ticks if 0.9 * least <= tick <= 1.1 * most]
   axis.set_xticks(ticks, [f'{tick:g}' for tick in ticks])
   axis.minorticks_off()
   axis.set_xlabel(name, fontsize=9)

@@ -2,18 +2,20 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from train.draw import save
 from train.report_slim import ORIGINAL, Row
 
 matplotlib.use('agg')
 _COLORS = {'pca': '#d55e00', 'null': '#999999', 'uniform': '#0072b2', 'random': '#009e73', 'norm-scale': '#cc79a7'}
-_STYLES = {'pca': '-', 'null': '--', 'uniform': ':', 'random': '-.', 'norm-scale': (0, (5, 1))}
+_STYLES: dict[str, Any] = {'pca': '-', 'null': '--', 'uniform': ':', 'random': '-.', 'norm-scale': (0, (5, 1))}
 
 
 def accuracy(path: Path, rows: Sequence[Row]) -> None:
@@ -80,7 +82,7 @@ def widths(path: Path, rows: Sequence[Row]) -> None:
     line[-1].set_ylabel('points of accuracy lost', fontsize=9)
   for axis in axes[-1]:
     axis.set_xlabel('layer', fontsize=9)
-    axis.set_xticks(numbers if len(numbers) < 14 else numbers[::2])
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
   handles, names = axes.flat[0].get_legend_handles_labels()
   figure.legend(handles, names, loc='outside right upper', fontsize=8)
   save(figure, path)

@@ -1,7 +1,7 @@
 """The table of thin networks: accuracies by rule and start, against PCA's, and how widths go with sensitivities."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -118,4 +118,5 @@ def correlation(widths: Sequence[int], original: Row) -> str:
   losses = original.sensitivities or []
   if len(losses) < 3 or np.ptp(kept) == 0 or np.ptp(losses) == 0:
     return '—'
-  return f'{stats.spearmanr(kept, losses).statistic:+.2f}'
+  found: Any = stats.spearmanr(kept, losses)
+  return f'{found.statistic:+.2f}'

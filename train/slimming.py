@@ -87,7 +87,7 @@ class Slimming:
   def random(self, spectra: Sequence[Spectrum], seed: int) -> Rule:
     """Each layer keeps a share that is drawn for it: p to a power from 1/3 to 3."""
     powers = _EXPONENTS ** np.random.default_rng(seed).uniform(-1, 1, len(self.full))
-    return lambda share: self.floored(spectra, share**powers * self.full)
+    return lambda share: self.floored(spectra, (share**powers * self.full).tolist())
 
   def of_scales(self, spectra: Sequence[Spectrum], scales: Sequence[np.ndarray]) -> Rule:
     """Each layer keeps the filters whose scales are above one threshold for all."""

@@ -148,16 +148,16 @@ def slice_params(
 
 def _kept(found: dict[str, Any], channels: Channels, number: int, width: int, criterion: Criterion) -> Array:
   scales = channels.scales or (None,) * len(channels.kernels)
-  scores = sum(
+  scores = [
     criterion(Filters(found[path].reshape(-1, found[path].shape[-1]), None if scale is None else found[scale], number))
     for path, scale in zip(channels.kernels, scales, strict=True)
-  )
-  return jnp.sort(jax.lax.top_k(scores, width)[1])
+  ]
+  return jnp.sort(jax.lax.top_k(jnp.stack(scores).mean(axis=0), width)[1])
 
 
 def _cut(found: dict[str, Any], channels: Channels, kept: Array) -> dict[str, Any]:
   count = found[channels.kernels[0]].shape[-1]
-  cut = {path: jnp.take(found[path], kept, axis=-1) for path in (*channels.kernels, *channels.along)}
+  cut: dict[str, Any] = {path: jnp.take(found[path], kept, axis=-1) for path in (*channels.kernels, *channels.along)}
   for path in channels.consumers:
     leaf = cut.get(path, found[path])
     *before, read, written = leaf.shape

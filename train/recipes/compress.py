@@ -40,7 +40,7 @@ class Stage(NamedTuple):
 
   @property
   def name(self) -> str:
-    return self.stage if self.stage in (ORIGINAL, SLIMMED) else f'{label(*self[1:])}-{self.stage}'
+    return self.stage if self.stage in (ORIGINAL, SLIMMED) else f'{label(self.activation, self.segments)}-{self.stage}'
 
 
 class Experiment(NamedTuple):
@@ -90,8 +90,9 @@ def run(plan: Experiment, to: Run) -> list[Row]:
   whole = made[Stage(ORIGINAL)].variables()
   widths = thin_widths(plan, whole, to.folder)
   teacher = member(whole, 0)
-  for phase, kinds in ((SLIMMED, [()]), (DISTILLED, plan.kinds), (QUANTIZED, plan.kinds)):
-    groups = {(stage := Stage(phase, *kind)): group(plan, stage, widths) for kind in kinds}
+  chains = [[Stage(SLIMMED)], *([Stage(stage, *kind) for kind in plan.kinds] for stage in (DISTILLED, QUANTIZED))]
+  for together in chains:
+    phase, groups = together[0].stage, {stage: group(plan, stage, widths) for stage in together}
     starts = {stage: start(plan, stage, each, widths, made) for stage, each in groups.items()}
     made |= fitted(plan, to, phase, groups, starts, teacher)
   made |= {Stage(PACKED, *kind): made[Stage(QUANTIZED, *kind)] for kind in plan.kinds}
