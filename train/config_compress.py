@@ -19,6 +19,11 @@ class Compress(Slimmed):
   of a resnet's stages; by default 16 16 32 32 for the MNISTs, and a quarter of VGG-16's own for the CIFARs."""
   rate: float = 0.5
   """The part of the original's cost that slimming takes."""
+  lit: bool = False
+  """After slimming, train the stages block by block on what those of the original are given; of a resnet, whose trunk
+  slimming has left as it is."""
+  beta: float = 0.75
+  """The weight of the soft targets and labels in that; the stages' errors get the rest, each."""
   bits: int = 4
   """Of every convolution and dense kernel, 1 to 8; the other parameters stay as they are."""
   bucket_size: int = 256
@@ -53,5 +58,6 @@ def check(config: Compress) -> None:
   check_slimmed(config)
   check_rate(config.rate)
   require(1 <= config.bits <= 8, 'bits', config.bits, 'give 1 to 8')
+  require(0 <= config.beta <= 1, 'beta', config.beta, 'give a number between 0 and 1')
   for name in ('bucket_size', 'finetune_epochs', 'finetune_learning_rate'):
     require(getattr(config, name) > 0, name, getattr(config, name), 'give a positive number')

@@ -12,7 +12,7 @@ from train.draw import COLORS, save
 from train.report_compress import Row, before
 
 matplotlib.use('agg')
-_MARKERS = {'original': 'o', 'slimmed': 's', 'distilled': '^', 'quantized': 'v', 'packed': '*'}
+_MARKERS = {'original': 'o', 'slimmed': 's', 'lit': 'D', 'distilled': '^', 'quantized': 'v', 'packed': '*'}
 
 
 def accuracy(path: Path, rows: Sequence[Row]) -> None:

@@ -6,7 +6,9 @@ from typing import NamedTuple
 from train.config import label
 from train.report import difference, markdown, spread
 
-ORIGINAL, SLIMMED, DISTILLED, QUANTIZED, PACKED = 'original', 'slimmed', 'distilled', 'quantized', 'packed'
+ORIGINAL, SLIMMED, LIT = 'original', 'slimmed', 'lit'
+DISTILLED, QUANTIZED, PACKED = 'distilled', 'quantized', 'packed'
+_ORDER = (ORIGINAL, SLIMMED, LIT, DISTILLED, QUANTIZED, PACKED)
 
 
 class Row(NamedTuple):
@@ -31,12 +33,12 @@ class Row(NamedTuple):
 
 def before(row: Row, rows: Sequence[Row]) -> Row | None:
   """The stage that a stage goes on from."""
-  order = (ORIGINAL, SLIMMED, DISTILLED, QUANTIZED, PACKED)
-  if row.stage == ORIGINAL:
+  earlier = [other for other in rows if _ORDER.index(other.stage) < _ORDER.index(row.stage)]
+  if not earlier:
     return None
-  wanted = order[order.index(row.stage) - 1]
-  found = [other for other in rows if other.stage == wanted]
-  return next((other for other in found if other.label == row.label), found[0] if found else None)
+  last = max(_ORDER.index(other.stage) for other in earlier)
+  found = [other for other in earlier if _ORDER.index(other.stage) == last]
+  return next((other for other in found if other.label == row.label), found[0])
 
 
 _HEAD = (

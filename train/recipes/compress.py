@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from lmajax import compress, tree
 from lmajax.types import Reparam, Widths
 from train import build, draw_compress, report, report_compress
-from train.blockwise import going_on
+from train.blockwise import check_boundaries, going_on, in_stages, with_ends
 from train.config import label
 from train.config_compress import Compress, check
 from train.data import Dataset, load
@@ -19,8 +19,8 @@ from train.distributed import first
 from train.errors import UserError
 from train.evaluate import member
 from train.loop import Cohort, Data, Start, fit, fresh
-from train.objectives import distill, mixed, supervised, teach
-from train.report_compress import DISTILLED, ORIGINAL, PACKED, QUANTIZED, SLIMMED, Row
+from train.objectives import blockwise, distill, mixed, supervised, teach
+from train.report_compress import DISTILLED, LIT, ORIGINAL, PACKED, QUANTIZED, SLIMMED, Row
 from train.run import Run, noted
 from train.scoring import Scoring, Trained, file_name
 from train.shipped import of_thin
@@ -40,7 +40,9 @@ class Stage(NamedTuple):
 
   @property
   def name(self) -> str:
-    return self.stage if self.stage in (ORIGINAL, SLIMMED) else f'{label(self.activation, self.segments)}-{self.stage}'
+    return (
+      self.stage if self.stage in (ORIGINAL, SLIMMED, LIT) else f'{label(self.activation, self.segments)}-{self.stage}'
+    )
 
 
 class Experiment(NamedTuple):
@@ -66,7 +68,9 @@ def experiment(config: Compress) -> Experiment:
   slimming = Slimming(config, network(config, dataset, data, Stage(ORIGINAL)), data.batches.blank)
   init = slimming.model.init(jax.random.key(0), slimming.inputs, train=False)
   spectra = compress.spectra(jax.device_get(init), slimming.graph)
-  slimming.solved(slimming.of_variance(spectra), config.rate)  # a rate out of reach is refused before the training
+  widths = slimming.solved(slimming.of_variance(spectra), config.rate)  # what cannot be is refused before the training
+  if config.lit:
+    check_boundaries(slimming.model.thinned(widths), slimming.model, slimming.inputs)
   return Experiment(config, dataset, data, test, slimming, list(build.kinds(config)))
 
 
@@ -78,22 +82,30 @@ def network(config: Compress, dataset: Dataset, data: Data, stage: Stage) -> Any
 def stages(plan: Experiment) -> list[Stage]:
   """All rows, in their order."""
   chains = [Stage(stage, *kind) for kind in plan.kinds for stage in (DISTILLED, QUANTIZED, PACKED)]
-  return [Stage(ORIGINAL), Stage(SLIMMED), *chains]
+  return [Stage(ORIGINAL), *alone(plan), *chains]
+
+
+def alone(plan: Experiment) -> list[Stage]:
+  """The stages between the original and the chain of each activation."""
+  return [Stage(SLIMMED), *([Stage(LIT)] if plan.config.lit else [])]
 
 
 def run(plan: Experiment, to: Run) -> list[Row]:
   """Goes through the chain, packs what every stage made, reads the files back, and the test set once."""
   config = plan.config
-  to.bar.total = (config.epochs + 3 * config.finetune_epochs) * plan.data.batches.steps_per_epoch
+  to.bar.total = (config.epochs + (2 + len(alone(plan))) * config.finetune_epochs) * plan.data.batches.steps_per_epoch
   groups = {Stage(ORIGINAL): group(plan, Stage(ORIGINAL), plan.slimming.full)}
   made = fitted(plan, to, ORIGINAL, groups, {}, None)
   whole = made[Stage(ORIGINAL)].variables()
   widths = thin_widths(plan, whole, to.folder)
   teacher = member(whole, 0)
-  chains = [[Stage(SLIMMED)], *([Stage(stage, *kind) for kind in plan.kinds] for stage in (DISTILLED, QUANTIZED))]
+  chains = [
+    *([stage] for stage in alone(plan)),
+    *([Stage(stage, *kind) for kind in plan.kinds] for stage in (DISTILLED, QUANTIZED)),
+  ]
   for together in chains:
     phase, groups = together[0].stage, {stage: group(plan, stage, widths) for stage in together}
-    starts = {stage: start(plan, stage, each, widths, made) for stage, each in groups.items()}
+    starts = {stage: start(plan, each, stage, widths, made) for stage, each in groups.items()}
     made |= fitted(plan, to, phase, groups, starts, teacher)
   made |= {Stage(PACKED, *kind): made[Stage(QUANTIZED, *kind)] for kind in plan.kinds}
   rows = [row(plan, Scoring(plan.data, plan.test, to.folder), stage, made[stage], widths) for stage in stages(plan)]
@@ -133,8 +145,14 @@ def group(plan: Experiment, stage: Stage, widths: Widths) -> Group:
   """What a stage trains, and by which objective: labels, and from the distilled on the original of the first seed."""
   config, model = plan.config, plan.whole(stage).thinned(widths)
   soft = mixed(temperature=config.temperature, soft_weight=config.soft_weight)
-  objective = supervised(model) if stage.stage in (ORIGINAL, SLIMMED) else distill(model, soft)
-  return Group(model, objective, range(config.seeds), build.over(model), reparam(config, stage))
+  plain = Group(model, supervised(model), range(config.seeds), build.over(model), reparam(config, stage))
+  if stage.stage in (ORIGINAL, SLIMMED):
+    return plain
+  if stage.stage == LIT:
+    every = range(len(config.width))
+    objective = blockwise(model, soft, beta=config.beta, fed=every, compared=every)
+    return plain._replace(objective=objective, trained=in_stages(model))
+  return plain._replace(objective=distill(model, soft))
 
 
 def reparam(config: Compress, stage: Stage) -> Reparam:
@@ -144,14 +162,18 @@ def reparam(config: Compress, stage: Stage) -> Reparam:
   return compress.identity()
 
 
-def start(plan: Experiment, stage: Stage, own: Group, widths: Widths, made: dict[Stage, Trained]) -> Start:
+def start(plan: Experiment, own: Group, stage: Stage, widths: Widths, made: dict[Stage, Trained]) -> Start:
   """What a stage goes on with: what the one before it ended with, seed by seed."""
+  whole = made[Stage(ORIGINAL)].variables()
   if stage.stage == SLIMMED:
-    criterion = CRITERIA[plan.config.criterion]
-    return going_on(sliced(plan.slimming, widths, criterion, own.over)(made[Stage(ORIGINAL)].variables()))
+    return going_on(sliced(plan.slimming, widths, CRITERIA[plan.config.criterion], own.over)(whole))
+  if stage.stage == LIT:
+    theirs = jax.device_get(member(whole, 0))
+    ends = own.over(lambda thin: with_ends(own.model, thin, plan.slimming.model, theirs))
+    return going_on(ends(made[Stage(SLIMMED)].variables()))
   if stage.stage == DISTILLED:
     new = fresh(Cohort({'': own}, build.plan(plan.config, 1)), plan.data.batches.blank)[''].end
-    return going_on(with_layers(made[Stage(SLIMMED)].variables(), {'params': new.theta, **new.stats}))
+    return going_on(with_layers(made[alone(plan)[-1]].variables(), {'params': new.theta, **new.stats}))
   before = made[stage._replace(stage=DISTILLED)]
   keys = jnp.stack([jax.random.key(seed) for seed in own.seeds])
   theta, code = jax.jit(own.over(lambda pair: own.reparam.init(*pair)))((before.params(), keys))
@@ -175,7 +197,7 @@ def fitted(
   config = plan.config
   slow = replace(config, learning_rate=config.finetune_learning_rate)
   how = build.plan(config, config.epochs) if phase == ORIGINAL else build.plan(slow, config.finetune_epochs)
-  taught = phase in (DISTILLED, QUANTIZED)
+  taught = phase not in (ORIGINAL, SLIMMED)
   named = {stage.name: each for stage, each in groups.items()}
   cohort = Cohort(named, how, teach(plan.slimming.model)) if taught else Cohort(named, how)
   begun = {stage.name: each for stage, each in starts.items()}
