@@ -1,11 +1,12 @@
 """Thin networks by several rules at equal cost, from several starts, under originals of the same schedule."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from lmajax import compress, models, tree
 from lmajax.types import Widths
@@ -21,7 +22,7 @@ from train.objectives import distill, mixed, penalized, supervised, teach
 from train.report_slim import ORIGINAL, Row
 from train.run import Run, noted
 from train.scoring import MEASURING, timed
-from train.slimming import CRITERIA, Criterion, Slimming, mean_scales, mean_spectra, share_of, sliced
+from train.slimming import CRITERIA, Slimming, mean_scales, mean_spectra, share_of, sliced
 from train.step import Group
 
 PENALIZED, AT_SHARE = 'penalized', '-at-share'
@@ -91,8 +92,9 @@ def experiment(config: Slim) -> Experiment:
     plain = Original(*kind)
     model = build.slimmable(config, build.activation(*kind), num_classes=dataset.num_classes, inputs=data.batches.blank)
     slimmings[plain.label] = slimming = Slimming(config, model, data.batches.blank)
-    for rate in config.rate:  # refused now, not after the originals are trained
-      slimming.solved(slimming.uniform(compress.spectra(_weights(slimming, 0), slimming.graph)), rate)
+    rule = slimming.uniform(compress.spectra(_untrained(slimming, [0])[0], slimming.graph))
+    for rate in config.rate:
+      slimming.solved(rule, rate)  # a rate out of reach is refused before the training
     groups[plain] = Group(model, supervised(model), range(config.seeds), build.over(model))
     if 'norm-scale' in config.rules:
       scales = {path.partition('/')[2] for channels in slimming.graph for path in channels.scales}
@@ -103,10 +105,11 @@ def experiment(config: Slim) -> Experiment:
   return Experiment(config, data, test, slimmings, groups, cohort)
 
 
-def _weights(slimming: Slimming, seed: int) -> Any:
-  """Random ones."""
-  init = jax.jit(partial(slimming.model.init, train=False))
-  return jax.device_get(init(jax.random.key(seed), slimming.inputs))
+def _untrained(slimming: Slimming, seeds: Sequence[int]) -> list[Any]:
+  """The variables of new networks, on the host."""
+  keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+  each = jax.jit(jax.vmap(lambda key: slimming.model.init(key, slimming.inputs, train=False)))(keys)
+  return [member(jax.device_get(each), i) for i in range(len(seeds))]
 
 
 def arms(config: Slim, plain: Original) -> Iterator[Arm]:
@@ -155,7 +158,8 @@ def widths(plan: Experiment, trained: dict[str, Any], folder: Path) -> dict[str,
     slimming, host = plan.slimmings[plain.label], jax.device_get(trained)
     seeds = range(plan.config.seeds)
     spectra = mean_spectra([compress.spectra(member(host[plain.name], i), slimming.graph) for i in seeds])
-    null = mean_spectra([compress.spectra(_weights(slimming, _NULL + i), slimming.graph) for i in seeds])
+    random = _untrained(slimming, [_NULL + i for i in seeds])
+    null = mean_spectra([compress.spectra(variables, slimming.graph) for variables in random])
     rules = {
       'pca': slimming.of_variance(spectra),
       'null': slimming.of_variance(null),
@@ -194,30 +198,30 @@ def thin(plan: Experiment, plain: Original, found: dict[str, Widths]) -> Cohort:
 
 
 def pruned(plan: Experiment, plain: Original, found: dict[str, Widths], trained: dict[str, Any]) -> dict[str, Start]:
-  """What the pruned students start from: each the slices of the original of its seed, with statistics of their own."""
+  """What the pruned students start from: each the slices of the original of its seed."""
   slimming, begun = plan.slimmings[plain.label], {}
   for arm in arms(plan.config, plain):
     if arm.start == 'pruned':
       criterion = CRITERIA['norm-scale' if arm.rule == 'norm-scale' else plan.config.criterion]
-      begun[arm.name] = going_on(_slices(plan, slimming, found[arm.widths], criterion, trained[arm.original.name]))
+      over = build.over(slimming.model)
+      cut = sliced(slimming, found[arm.widths], criterion, over)(trained[arm.original.name])
+      begun[arm.name] = going_on(cut)
   return begun
 
 
-def _slices(plan: Experiment, slimming: Slimming, widths: Widths, criterion: Criterion, variables: Any) -> Any:
-  """The variables of a thin network, with running statistics of these very weights."""
-  group = _group(plan, slimming.model.thinned(widths))
-  cut = sliced(slimming, widths, criterion, group.over)(variables)
-  return measured_again({'': group})({'': cut}, (plan.data.batches[i] for i in range(MEASURING)))['']
-
-
 def sensitivities(plan: Experiment, plain: Original, variables: Any, folder: Path) -> list[float]:
-  """What each layer's lesser half is worth: the mean loss of validation accuracy without it, nothing trained after."""
+  """What each layer's lesser half is worth: the mean loss of validation accuracy without it.
+
+  Statistics are measured again, and nothing is trained after.
+  """
   slimming = plan.slimmings[plain.label]
 
   def right(widths: Widths) -> float:
-    cut = _slices(plan, slimming, widths, CRITERIA[plan.config.criterion], variables)
     group = _group(plan, slimming.model.thinned(widths))
-    return float(scores({'': group})({'': cut}, plan.data.validation)[''].mean())
+    cut = sliced(slimming, widths, CRITERIA[plan.config.criterion], group.over)(variables)
+    batches = (plan.data.batches[i] for i in range(MEASURING))
+    measured = measured_again({'': group})({'': cut}, batches)
+    return float(scores({'': group})(measured, plan.data.validation)[''].mean())
 
   def losses() -> list[float]:
     halves = [max(1, round(_HALF * width)) for width in slimming.full]
