@@ -1,6 +1,7 @@
 """Every public formula of lmajax once more, slowly, in NumPy loops over float64: the judge."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -452,6 +453,12 @@ def map_with_path(function, tree, *rest, path=()):
   return None if tree is None else function('/'.join(path), tree, *rest)
 
 
+def by_path(tree):
+  found = {}
+  map_with_path(found.__setitem__, tree)
+  return found
+
+
 def partition(tree, where):
   chosen = map_with_path(lambda path, leaf: leaf if where(path, leaf) else None, tree)
   return chosen, map_with_path(lambda path, leaf: None if where(path, leaf) else leaf, tree)
@@ -461,6 +468,103 @@ def combine(selected, rest):
   if isinstance(selected, dict):
     return {name: combine(selected[name], rest[name]) for name in selected}
   return rest if selected is None else selected
+
+
+# Slimming: how many filters a layer needs, which of them stay, and what is left of the network.
+
+
+def filters_of(kernel):
+  """A list for each filter, of its weights."""
+  kernel = np.asarray(kernel, np.float64)
+  return [[float(kernel[at][o]) for at in np.ndindex(kernel.shape[:-1])] for o in range(kernel.shape[-1])]
+
+
+def full_widths(variables, graph):
+  found = by_path(variables)
+  return tuple(len(filters_of(found[channels.kernels[0]])) for channels in graph)
+
+
+def spectra(variables, graph):
+  """By the filters' covariances; of each entry the shares, and whether it is whole."""
+  found, pairs = by_path(variables), []
+  for channels in graph:
+    together = 0.0
+    for path in channels.kernels:
+      filters = filters_of(found[path])
+      means = [sum(weights) / len(weights) for weights in filters]
+      covariance = np.zeros((len(filters), len(filters)))
+      for i, j in np.ndindex(covariance.shape):
+        for a, b in zip(filters[i], filters[j], strict=True):
+          covariance[i, j] += (a - means[i]) * (b - means[j])
+      variance = sum(covariance[i, i] for i in range(len(filters)))
+      together = together + covariance / (variance if variance > 0 else 1.0)
+    values = sorted((float(value) for value in np.linalg.eigvalsh(together)), reverse=True)
+    total = sum(values)
+    shape = np.shape(found[channels.kernels[0]])
+    whole = channels.first and (len(shape) > 2 or shape[0] <= shape[1])
+    pairs.append((np.array([value / total if total > 0 else 0.0 for value in values]), whole))
+  return tuple(pairs)
+
+
+def widths_at(spectra, share, *, minimum=1, multiple=1):
+  """From pairs of shares and whole."""
+  widths = []
+  for shares, whole in spectra:
+    held, count = 0.0, 0
+    while held < share - 1e-9 and count < len(shares):
+      held += float(shares[count])
+      count += 1
+    count = max(count if held >= share - 1e-9 else 0, minimum)
+    while count % multiple:
+      count += 1
+    widths.append(len(shares) if whole else min(count, len(shares)))
+  return tuple(widths)
+
+
+def solve(rule, rate, cost, *, full, shares):
+  """Tries all shares at which a width can change, the greatest first; None where none reaches the rate."""
+  for share in sorted(shares, reverse=True):
+    if (full - cost(rule(share))) / full >= rate - 1e-9:
+      return rule(share)
+  return None
+
+
+def l1_norm(filters):
+  return np.array([sum(abs(weight) for weight in weights) for weights in filters_of(filters.kernel)])
+
+
+def l2_norm(filters):
+  return np.array([math.sqrt(sum(weight**2 for weight in weights)) for weights in filters_of(filters.kernel)])
+
+
+def median_distance(filters):
+  columns = filters_of(filters.kernel)
+  return np.array([sum(math.sqrt(block_error(one, other)) for other in columns) for one in columns])
+
+
+def norm_scale(filters):
+  return np.array([float(scale) if scale > 0 else -float(scale) for scale in filters.scale])
+
+
+def slice_params(params, stats, graph, widths, criterion):
+  """Entry after entry, so that a later kernel is scored without what was taken out before it."""
+  found = by_path({'params': params, **stats})
+  for number, (channels, width) in enumerate(zip(graph, widths, strict=True)):
+    count = np.shape(found[channels.kernels[0]])[-1]
+    scores = [0.0] * count
+    for i, path in enumerate(channels.kernels):
+      matrix = np.array(filters_of(found[path])).T
+      scale = found[channels.scales[i]] if channels.scales else None
+      for o, score in enumerate(criterion(SimpleNamespace(kernel=matrix, scale=scale, number=number))):
+        scores[o] += float(score) / len(channels.kernels)
+    gone = sorted(range(count), key=lambda o: (scores[o], -o))[: count - width]
+    for path in (*channels.kernels, *channels.along):
+      found[path] = np.delete(np.asarray(found[path]), gone, axis=-1)
+    for path in channels.consumers:
+      rows = [row for row in range(np.shape(found[path])[-2]) if row % count in gone]
+      found[path] = np.delete(np.asarray(found[path]), rows, axis=-2)
+  sliced = map_with_path(lambda path, _: found[path], {'params': params, **stats})
+  return sliced.pop('params'), sliced
 
 
 # Codes of 1 to 8 bits, end to end.

@@ -12,6 +12,7 @@ from lmajax.models import ResNet, ResNeXt
 
 X = np.random.default_rng(0).normal(size=(2, 9, 8, 3)).astype(np.float32)
 BASIC = ResNet(depth=14, num_classes=5, act=ReLU, channels=(2, 5, 8))
+PROJECTED = ResNet(14, 5, ReLU, channels=(5, 2, 8), inner=(3, 4, 1, 6, 2, 7), projected=True)
 GROUPED = ResNeXt(depth=11, num_classes=5, act=ReLU, cardinality=3, base_width=2, channels=(2, 4, 5))
 
 
@@ -41,6 +42,8 @@ def relu(x):
 def basic(x, variables, stride):
   y = relu(conv_norm(x, variables, '_ConvNorm_0', stride=stride))
   y = conv_norm(y, variables, '_ConvNorm_1')
+  if 'shortcut' in variables['params']:
+    return relu(y + conv_norm(x, variables, 'shortcut', stride=stride))
   kept, more = x[:, ::stride, ::stride], y.shape[-1] - x.shape[-1]
   y[..., more // 2 : more // 2 + x.shape[-1]] += kept
   return relu(y)
@@ -57,7 +60,11 @@ def inside(variables, name):
   return {collection: part[name] for collection, part in variables.items()}
 
 
-@pytest.mark.parametrize('model, block', [(BASIC, basic), (GROUPED, bottleneck)], ids=['resnet', 'resnext'])
+@pytest.mark.parametrize(
+  'model, block',
+  [(BASIC, basic), (PROJECTED, basic), (GROUPED, bottleneck)],
+  ids=['resnet', 'inner and projected', 'resnext'],
+)
 def test_taps_and_logits(model, block):
   shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), X)
   draw = np.random.default_rng(1)
@@ -74,6 +81,20 @@ def test_taps_and_logits(model, block):
   head = variables['params']['logits']
   logits = expected.mean((1, 2)) @ head['kernel'] + head['bias']
   np.testing.assert_allclose(output, logits, rtol=1e-4, atol=1e-4 * np.abs(logits).max())
+
+
+def test_inner_widths_and_projections_are_where_they_should_be():
+  variables = jax.eval_shape(partial(PROJECTED.init, train=False), jax.random.key(0), X)['params']
+  blocks = [block for i in range(3) for _, block in sorted(variables[f'stages_{i}'].items())]
+  assert [block['_ConvNorm_0']['Conv_0']['kernel'].shape[-1] for block in blocks] == [3, 4, 1, 6, 2, 7]
+  assert ['shortcut' in block for block in blocks] == [False, False, True, False, True, False]
+  assert blocks[2]['shortcut']['Conv_0']['kernel'].shape == (1, 1, 5, 2)
+
+
+@pytest.mark.parametrize('inner', [(), (3, 4), (3, 4, 5, 6)])
+def test_there_is_an_inner_width_for_each_block(inner):
+  with pytest.raises(ValueError, match=f'inner has {len(inner)} widths, and there are 3 blocks'):
+    jax.eval_shape(partial(ResNet(8, 5, ReLU, inner=inner).init, train=False), jax.random.key(0), X)
 
 
 @pytest.mark.parametrize('model', [ResNet(8, 10, ReLU), ResNeXt(11, 10, ReLU, 2, 16)], ids=['resnet', 'resnext'])

@@ -61,7 +61,7 @@ def median_distance(filters: Filters) -> Float[Array, ' o']:
   Source: He et al. 2019, "Filter pruning via geometric median", equation 4.
   """
   columns = filters.kernel.T
-  return jnp.stack([jnp.linalg.norm(columns - column, axis=1).sum() for column in columns])
+  return jnp.stack([jnp.linalg.norm(columns - column[None], axis=1).sum() for column in columns])
 
 
 def norm_scale(filters: Filters) -> Float[Array, ' o']:
@@ -96,7 +96,7 @@ def random_order(key: jax.Array) -> Criterion:
 
 
 def slice_params(
-  params: Params, stats: ModelStats, graph: ChannelGraph, widths: Widths, criterion: Criterion = l1_norm
+  params: Params, stats: ModelStats, graph: ChannelGraph, widths: Widths, criterion: Criterion
 ) -> tuple[Params, ModelStats]:
   r"""Takes the filters with the least scores out of a network, and everything that belongs to them.
 
@@ -125,7 +125,7 @@ def slice_params(
   >>> model = MLP(units=(5, 4), num_classes=3, act=LMA)
   >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 7)), train=False)
   >>> params = variables.pop('params')
-  >>> params, stats = slice_params(params, variables, model.graph(), (2, 3))
+  >>> params, stats = slice_params(params, variables, model.graph(), (2, 3), l1_norm)
   >>> jax.tree.map(jnp.shape, params['stages_1']['Dense_0'])
   {'bias': (3,), 'kernel': (2, 3)}
 

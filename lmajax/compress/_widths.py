@@ -91,7 +91,7 @@ def spectra(variables: Any, graph: ChannelGraph) -> tuple[Spectrum, ...]:
 
   >>> kernel = jnp.array([[3., 0.], [-3., 0.], [0., 4.], [0., -4.]])
   >>> [spectrum] = spectra({'params': {'kernel': kernel}}, (Channels(('params/kernel',)),))
-  >>> spectrum.shares.tolist()
+  >>> spectrum.shares.round(12).tolist()
   [0.64, 0.36]
 
   Source: architecture slimming by PCA (arXiv 2202.10461), of which the text has the covariance of weights, filter by
@@ -161,7 +161,7 @@ def widths_at(spectra: Sequence[Spectrum], share: float, *, minimum: int = 1, mu
   return tuple(width(spectrum) for spectrum in spectra)
 
 
-def solve(rule: Rule, rate: float, cost: Callable[[Widths], float], *, full: float) -> Widths:
+def solve(rule: Rule, rate: float, cost: Callable[[Widths], float], *, full: int | float) -> Widths:
   r"""Finds the widest network of a rule that costs at least a given part less than another.
 
   .. math:: p^* = \max \big\{ p \in [0, 1] : 1 - C(k(p)) / C_\text{full} \ge r \big\}, \quad \text{by bisection}

@@ -13,7 +13,7 @@ import pytest
 
 from lmajax import tree
 from lmajax.activations.linen import APLU, LMA, PReLU, ReLU, Swish
-from lmajax.models import CNN, MLP, VDCNN, ResNet, ResNeXt, WideResNet, cifar10_student, cifar10_teacher
+from lmajax.models import CNN, MLP, VDCNN, ResNet, ResNeXt, WideResNet, cifar10_student, cifar10_teacher, vgg16
 from lmajax.types import Staged
 from tests import oracles
 
@@ -34,6 +34,9 @@ MEMBERS = [
   pytest.param(partial(MLP, units=(7, 5), num_classes=10, act=LMA), False, id='mlp'),
   pytest.param(partial(WideResNet, depth=10, widen=1, num_classes=10, act=LMA), True, id='wide_resnet'),
   pytest.param(partial(ResNet, depth=8, num_classes=10, act=LMA, channels=(4, 8, 12)), False, id='resnet'),
+  pytest.param(
+    partial(ResNet, 8, 10, LMA, channels=(8, 4, 6), inner=(5, 3, 7), projected=True), False, id='projected resnet'
+  ),
   pytest.param(
     partial(ResNeXt, depth=11, num_classes=10, act=LMA, cardinality=2, base_width=2, channels=(2, 4, 6)),
     False,
@@ -224,6 +227,14 @@ class TestPublishedSizes:
   def test_resnext_of_its_paper(self):
     assert round(parameters(ResNeXt(29, 10, ReLU, 8, 64, (64, 128, 256))) / 1e6, 1) == 34.4
 
+  def test_vgg16(self):
+    assert parameters(vgg16(ReLU)) == 14_728_266
+
+  @pytest.mark.parametrize('count', [0, 12, 14])
+  def test_vgg16_of_no_other_depth(self, count):
+    with pytest.raises(ValueError, match=f'channels are {count}, and must be 13'):
+      vgg16(ReLU, channels=(4,) * count)
+
   @pytest.mark.parametrize('number', [0, 4])
   def test_no_other_student(self, number):
     with pytest.raises(KeyError):
@@ -252,6 +263,10 @@ class TestTree:
     }
     assert tree.size(nest) == oracles.size(nest) == 20
     assert tree.nbytes(nest) == oracles.nbytes(nest) == 63
+
+  def test_leaves_by_their_paths_equal_the_oracle(self):
+    nest = {'b': {'kernel': 1, 'bias': 2}, 'a': {'b': {'kernel': 3}}}
+    assert tree.by_path(nest) == oracles.by_path(nest) == {'b/kernel': 1, 'b/bias': 2, 'a/b/kernel': 3}
 
   def test_nothing_has_no_size(self):
     assert tree.size({}) == tree.nbytes(()) == 0
