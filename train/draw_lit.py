@@ -54,7 +54,7 @@ def _panel(axis: Axes, rows: Sequence[Row], cost: Callable[[Row], float]) -> Non
   axis.set_xlim(costs[0] / 1.6, costs[-1] * 1.6)
   axis.minorticks_off()
   ticks = [each for i, each in enumerate(costs) if not i or each > 1.25 * costs[i - 1]]
-  axis.set_xticks(ticks, [f'{each:.3g}' for each in ticks])
+  axis.set_xticks(ticks, [f'{float(f"{each:.3g}"):,g}' for each in ticks])
   labels = list(dict.fromkeys(row.label for row in rows))
   for row in rows:
     alike = [other for other in rows if other.network == row.network]

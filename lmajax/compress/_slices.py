@@ -61,7 +61,7 @@ def median_distance(filters: Filters) -> Float[Array, ' o']:
   Source: He et al. 2019, "Filter pruning via geometric median", equation 4.
   """
   columns = filters.kernel.T
-  return jnp.stack([jnp.linalg.norm(columns - column[None], axis=1).sum() for column in columns])
+  return jax.lax.map(lambda column: jnp.linalg.norm(columns - column[None], axis=1).sum(), columns)
 
 
 def norm_scale(filters: Filters) -> Float[Array, ' o']:
@@ -106,7 +106,7 @@ def slice_params(
   for the kernels, what lies along, and the consumers of each entry of the graph; kept channels stay in their order. The
   result are the parameters of ``model.thinned(widths)``. What is in no entry is carried over as it is: LMA's slopes,
   intercepts and statistics belong to a layer, not to its channels. Where several kernels write the channels, their
-  scores are averaged.
+  scores are averaged. Entries go in the order of the graph, and a kernel is scored without the inputs that went before.
 
   A filter whose norm's scale and bias are 0 may go without a trace where the activation is 0 at 0. A trained LMA is not
   there: then a channel is dead when its consumers' weights are 0 too. Otherwise the running statistics after the slice

@@ -11,6 +11,7 @@ from lmajax.types import ChannelGraph, Channels, Widths
 Rule = Callable[[float], Widths]
 """A share from 0 to 1 -> widths that do not fall as it grows."""
 _TOLERANCE = 1e-9  # of a share: what rounding in the eigenvalues may be
+_RESOLUTION = 1e-12  # of the bisection: steps that are closer together than a share is exact are one
 
 
 class Spectrum(NamedTuple):
@@ -195,6 +196,7 @@ def solve(rule: Rule, rate: float, cost: Callable[[Widths], float], *, full: int
     raise ValueError(f'a rate of {rate:g} cannot be reached: with the fewest channels it is {reached:.4g}')
   if not falls_short(high):
     return rule(high)
-  while (middle := (low + high) / 2) not in (low, high):
+  while high - low > _RESOLUTION:
+    middle = (low + high) / 2
     low, high = (low, middle) if falls_short(middle) else (middle, high)
   return rule(low)
