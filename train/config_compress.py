@@ -1,6 +1,7 @@
 """What a person may ask of the whole chain: a network made thin, distilled, quantized and packed."""
 
 import dataclasses
+import math
 from typing import Any
 
 from train.config import ActivationName, DataName, require
@@ -60,4 +61,4 @@ def check(config: Compress) -> None:
   require(1 <= config.bits <= 8, 'bits', config.bits, 'give 1 to 8')
   require(0 <= config.beta <= 1, 'beta', config.beta, 'give a number between 0 and 1')
   for name in ('bucket_size', 'finetune_epochs', 'finetune_learning_rate'):
-    require(getattr(config, name) > 0, name, getattr(config, name), 'give a positive number')
+    require(0 < getattr(config, name) < math.inf, name, getattr(config, name), 'give a positive number')

@@ -55,6 +55,6 @@ class Predict:
   """Say what image files show, by an exported model."""
 
   model: tyro.conf.Positional[Path]
-  """A file that export or quantize wrote: .safetensors, or .stablehlo or .onnx with its digest beside it."""
+  """A file that export, quantize or compress wrote: .safetensors, or .stablehlo or .onnx with its digest beside it."""
   files: tyro.conf.Positional[tuple[Path, ...]]
   """Images: PNG, JPEG, whatever Pillow reads."""

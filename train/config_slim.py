@@ -1,6 +1,7 @@
 """What a person may ask of students that are thinner than their original."""
 
 import dataclasses
+import math
 from typing import Any, Literal
 
 from train.config import ActivationName, DataName, Images, check_soft_targets, check_training, require, text
@@ -89,7 +90,7 @@ def check(config: Slim) -> None:
     require(len(set(values)) == len(values), name, text(values), 'give each once')
   for rate in config.rate:
     check_rate(rate)
-  require(config.scale_penalty >= 0, 'scale_penalty', config.scale_penalty, 'give 0 or more')
+  require(0 <= config.scale_penalty < math.inf, 'scale_penalty', config.scale_penalty, 'give 0 or more')
 
 
 def check_rate(rate: float) -> None:

@@ -70,7 +70,7 @@ def source(model: Path, student: str | None) -> Source:
     rows = read_json(model / 'results.json')['rows']
     files = {row['name']: row['file'] for row in rows if row.get('file')}
     if not files and (made_by := configs.recipe_of(model)) != 'distill':
-      raise UserError(f'{model} is a run of {made_by}: export takes runs of distill and quantize alone')
+      raise UserError(f'{model} is a run of {made_by}: export takes runs of distill, quantize and compress alone')
     name = _chosen(list(files) or [row['name'] for row in rows], student, model)
   except (KeyError, TypeError, AttributeError) as error:
     raise UserError(f'{model / "results.json"} does not hold the rows of a run ({error!r})') from error

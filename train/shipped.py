@@ -139,7 +139,7 @@ def of_bytes(content: bytes, path: Path) -> Shipped:
 def check(description: Any, path: Path) -> None:
   """Whether it has the fields of a model's description."""
   if not isinstance(description, dict) or set(description) != Description.__required_keys__:
-    raise UserError(f'{path}: without the description of a model, as quantize and export write it')
+    raise UserError(f'{path}: without the description of a model, as quantize, compress and export write it')
 
 
 def fitting(shipped: Shipped, path: Path) -> Shipped:
