@@ -70,7 +70,10 @@ def experiment(config: Compress) -> Experiment:
   spectra = compress.spectra(jax.device_get(init), slimming.graph)
   widths = slimming.solved(slimming.of_variance(spectra), config.rate)  # what cannot be is refused before the training
   if config.lit:
-    check_boundaries(slimming.model.thinned(widths), slimming.model, slimming.inputs)
+    try:
+      check_boundaries(slimming.model.thinned(widths), slimming.model, slimming.inputs)
+    except UserError as error:
+      raise UserError(f'--lit takes a resnet without --coupled: {error}') from error
   return Experiment(config, dataset, data, test, slimming, list(build.kinds(config)))
 
 
