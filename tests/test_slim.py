@@ -86,8 +86,9 @@ WRONG_COMPRESS = [
   (['--finetune-epochs', '0'], '--finetune-epochs is 0'),
   (['--finetune-learning-rate', '0'], '--finetune-learning-rate is 0'),
   (['--finetune-learning-rate', 'inf'], '--finetune-learning-rate is inf'),
-  (['--lit'], 'stages_1 of the student gives'),
-  (['--lit', *RESNET, '--coupled'], 'stages_1 of the student gives'),
+  (['--lit'], '--lit takes a resnet without --coupled: stages_1 of the student gives'),
+  (['--lit', *RESNET, '--coupled'], '--lit takes a resnet without --coupled: '),
+  (['--teacher-epochs', '3'], '--teacher-epochs is 3'),
 ]
 CASES = [
   *(('slim', *case) for case in [*WRONG, *WRONG_SLIM]),

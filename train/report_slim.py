@@ -114,8 +114,8 @@ def ratio(widths: Sequence[int], null: Sequence[int], full: Sequence[int]) -> fl
 
 def correlation(widths: Sequence[int], original: Row) -> str:
   """Of kept parts with sensitivities; none where all parts are equal."""
-  kept = np.divide(widths, original.widths)
-  losses = original.sensitivities or []
+  kept = np.round(np.divide(widths, original.widths), 9)
+  losses = np.round(original.sensitivities or [], 9)  # a rounding is no rank
   if len(losses) < 3 or np.ptp(kept) == 0 or np.ptp(losses) == 0:
     return '—'
   found: Any = stats.spearmanr(kept, losses)
