@@ -225,12 +225,13 @@ def test_what_is_scored_is_read_back_from_the_file(plan, tmp_path, monkeypatch):
   end = fresh(Cohort({'': group}, plan.teacher.plan), jnp.zeros((1, 8, 8, 1)))[''].end
   monkeypatch.setattr(scoring, 'MEASURING', 3)
   monkeypatch.setattr(scoring, '_TIMED', 1)
-  scorer = scoring.Scoring(SMALL, plan.dataset, plan.data, plan.test, tmp_path)
-  honest = scorer.student(arm, scoring.Trained(group, end))
+  scorer = scoring.Scoring(plan.data, plan.test, tmp_path)
+  honest = quantize.student_row(plan, scorer, arm, scoring.Trained(group, end))
   monkeypatch.setattr(shipped, 'write', altered)
-  row = scorer.student(arm, scoring.Trained(group, end))
+  row = quantize.student_row(plan, scorer, arm, scoring.Trained(group, end))
   files = [tmp_path / scoring.file_name(arm.name, seed) for seed in (0, 1)]
-  assert row.accuracy == scorer.accuracy(group, arm.student, files)
+  about = shipped.description(SMALL, arm.student, plan.dataset)
+  assert row.accuracy == scorer.accuracy(group, about, files)
   assert row.accuracy != honest.accuracy and row.validation_accuracy != honest.validation_accuracy
   assert row.accuracy_as_trained == honest.accuracy_as_trained
   assert row.bytes == files[0].stat().st_size == len(files[0].read_bytes()) != honest.bytes
