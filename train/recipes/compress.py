@@ -111,7 +111,8 @@ def run(plan: Experiment, to: Run) -> list[Row]:
     starts = {stage: start(plan, each, stage, widths, made) for stage, each in groups.items()}
     made |= fitted(plan, to, phase, groups, starts, teacher)
   made |= {Stage(PACKED, *kind): made[Stage(QUANTIZED, *kind)] for kind in plan.kinds}
-  rows = [row(plan, Scoring(plan.data, plan.test, to.folder), stage, made[stage], widths) for stage in stages(plan)]
+  scoring = Scoring(plan.data, plan.test, to.folder)
+  rows = [row(plan, scoring, stage, made[stage], widths) for stage in stages(plan)]
   if first():
     report.write(to.folder, config, [each._asdict() for each in rows], text(rows))
     draw_compress.accuracy(to.folder / 'accuracy.png', rows)
