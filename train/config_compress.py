@@ -36,7 +36,7 @@ class Compress(Slimmed):
   epochs: int = 30
   """Of the original; by default 6 for the MNISTs and 20 for the CIFARs."""
   finetune_epochs: int = 20
-  """Of each of the three stages after it; by default 4 for the MNISTs and 10 for the CIFARs."""
+  """Of each stage after it; by default 4 for the MNISTs and 10 for the CIFARs."""
   finetune_learning_rate: float = 0.02
   """At the start of each of these; by default 0.005 for all data but digits: convolutions with LMA diverge at 0.02."""
 
