@@ -607,3 +607,43 @@ def macs(layers):
       for _ in np.ndindex(*kernel):
         total += 1
   return total
+
+
+# Decoding: a sentence at a time, lists of hypotheses, and a model asked for the logits after a whole prefix.
+
+
+def next_tokens(prefix, tokens, marks):
+  """The log-probability of each token that may come after these, by its number."""
+  logits = prefix([marks.start, *tokens])
+  words = [token for token in range(len(logits)) if token not in (marks.padding, marks.start)]
+  top = max(float(logits[token]) for token in words)
+  total = math.log(sum(math.exp(float(logits[token]) - top) for token in words)) + top
+  return {token: float(logits[token]) - total for token in words}
+
+
+def greedy(prefix, *, length, marks):
+  tokens = []
+  while len(tokens) < length and marks.end not in tokens:
+    log_p = next_tokens(prefix, tokens, marks)
+    tokens.append(max(log_p, key=lambda token: log_p[token]))
+  return tokens + [marks.padding] * (length - len(tokens))
+
+
+def beam_search(prefix, *, beams, length, length_penalty, marks):
+  alive, finished = [([], 0.0)], []
+  for _ in range(length):
+    grown = [
+      ([*tokens, token], total + log_p)
+      for tokens, total in alive
+      for token, log_p in next_tokens(prefix, tokens, marks).items()
+      if log_p > -math.inf
+    ]
+    grown = sorted(grown, key=lambda hypothesis: -hypothesis[1])[: 2 * beams]
+    finished += [hypothesis for hypothesis in grown[:beams] if hypothesis[0][-1] == marks.end]
+    alive = [hypothesis for hypothesis in grown if hypothesis[0][-1] != marks.end][:beams]
+    if len(finished) >= beams:
+      break
+  scored = [(tokens, total / len(tokens) ** length_penalty) for tokens, total in (finished + alive)[:beams]]
+  scored += [([], -math.inf)] * (beams - len(scored))
+  scored = sorted(scored, key=lambda hypothesis: -hypothesis[1])
+  return [tokens + [marks.padding] * (length - len(tokens)) for tokens, _ in scored], [score for _, score in scored]

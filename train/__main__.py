@@ -13,6 +13,7 @@ import tyro
 from train import config as configs
 from train import (
   config_compress,
+  config_distill_text,
   config_lit,
   config_lit_gan,
   config_lit_text,
@@ -23,7 +24,8 @@ from train import (
 from train.config import Distill, Training
 from train.config_bench import Bench
 from train.config_compress import Compress
-from train.config_finished import Evaluate, Export, Predict, Readme, Report
+from train.config_distill_text import DistillText
+from train.config_finished import Evaluate, Export, Predict, Readme, Report, Translate
 from train.config_lit import Lit
 from train.config_lit_gan import LitGan
 from train.config_lit_text import LitText
@@ -39,6 +41,7 @@ Command = (
   | Annotated[Lit, tyro.conf.subcommand('lit')]
   | Annotated[LitText, tyro.conf.subcommand('lit-text')]
   | Annotated[LitGan, tyro.conf.subcommand('lit-gan')]
+  | Annotated[DistillText, tyro.conf.subcommand('distill-text')]
   | Annotated[Compress, tyro.conf.subcommand('compress')]
   | Annotated[Slim, tyro.conf.subcommand('slim')]
   | Annotated[Evaluate, tyro.conf.subcommand('evaluate')]
@@ -48,6 +51,7 @@ Command = (
   | Annotated[Bench, tyro.conf.subcommand('bench')]
   | Annotated[Export, tyro.conf.subcommand('export')]
   | Annotated[Predict, tyro.conf.subcommand('predict')]
+  | Annotated[Translate, tyro.conf.subcommand('translate')]
 )
 
 
@@ -147,7 +151,8 @@ def _new_folder(command: Any) -> Path:
   if distributed.several() and command.workdir is None:
     raise UserError('several processes need --workdir: a folder that all of them see')
   folder = (
-    command.workdir or Path('runs') / f'{configs.recipe(command)}-{command.data}-{time.strftime("%Y%m%d-%H%M%S")}'
+    command.workdir
+    or Path('runs') / f'{configs.recipe(command)}-{Path(command.data).name}-{time.strftime("%Y%m%d-%H%M%S")}'
   )
   if distributed.first() and folder.is_dir() and any(folder.iterdir()):
     raise UserError(f'{folder} already holds files: go on with a run by --resume, or choose another --workdir')
@@ -216,12 +221,21 @@ def _predict(command: Predict, arguments: list[str]) -> None:
     print(line)
 
 
+def _translate(command: Translate, arguments: list[str]) -> None:
+  del arguments
+  from train import translate
+
+  for line in translate.lines(command, sys.stdin.buffer):
+    print(line, flush=True)
+
+
 _RECIPES: dict[type[Any], tuple[str, Callable[[Any], Training]]] = {
   Distill: ('distill', configs.defaults),
   Quantize: ('quantize', config_quantize.defaults),
   Lit: ('lit', config_lit.defaults),
   LitText: ('lit', config_lit_text.defaults),
   LitGan: ('lit_gan', config_lit_gan.defaults),
+  DistillText: ('distill_text', config_distill_text.defaults),
   Compress: ('compress', config_compress.defaults),
   Slim: ('slim', config_slim.defaults),
 }
@@ -236,6 +250,7 @@ _COMMANDS = {
   Bench: _bench,
   Export: _export,
   Predict: _predict,
+  Translate: _translate,
 }
 
 

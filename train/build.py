@@ -184,7 +184,12 @@ def over(model: nn.Module) -> Callable[[Callable], Callable]:
 
 def plan(config: Training, epochs: int) -> Plan:
   """The optimizer's part of a configuration."""
-  return Plan(config.learning_rate, sgd(config.weight_decay), _SCHEDULES[config.schedule](epochs), config.save_every)
+  return Plan(config.learning_rate, sgd(config.weight_decay), schedule(config.schedule, epochs), config.save_every)
+
+
+def schedule(name: str, epochs: int) -> schedules.Schedule:
+  """The rates of so many epochs."""
+  return _SCHEDULES[name](epochs)
 
 
 def sharding() -> NamedSharding:

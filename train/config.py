@@ -122,7 +122,7 @@ def check_training(config: Training) -> None:
   require(min(config.width) >= 1, 'width', min(config.width), 'give positive numbers')
   require(0 <= config.weight_decay < math.inf, 'weight_decay', config.weight_decay, 'give 0 or more')
   require(config.activations != ('aplu',) or max(config.segments) > 2, 'segments', 2, 'give aplu 3 or more')
-  packaged = config.data in ('digits', 'descriptions')
+  packaged = config.data in ('digits', 'descriptions', 'numbers')
   require(not packaged or config.data_dir is None, 'data_dir', config.data_dir, f'{config.data} need none')
 
 

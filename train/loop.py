@@ -13,7 +13,7 @@ import optax
 
 from lmajax.types import Array, Code, ModelStats, Theta
 from train.checkpoint import Checkpoints
-from train.data.batches import Batch, Batches
+from train.data.batches import Batch, Steps
 from train.distributed import whole
 from train.errors import UserError
 from train.evaluate import scores
@@ -73,10 +73,10 @@ class Cohort(NamedTuple):
 class Data(NamedTuple):
   """What a phase reads: training batches by step, and the validation set as batches with masks."""
 
-  batches: Batches
+  batches: Steps
   validation: Sequence[tuple[Batch, Array]]
   sharding: jax.sharding.NamedSharding
-  walk: Callable[[Callable, Batches], Advance] = stepped
+  walk: Callable[[Callable, Any], Advance] = stepped
 
 
 class Start(NamedTuple):

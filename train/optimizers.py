@@ -1,8 +1,10 @@
 """Optimizers, as functions of their learning rate: it is set epoch by epoch."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from lmajax import tree
@@ -27,6 +29,28 @@ def adam(b1: float, b2: float, weight_decay: float) -> Optimizer:
 
   def of_rate(learning_rate: Array) -> optax.GradientTransformation:
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.adam(learning_rate, b1=b1, b2=b2))
+
+  return of_rate
+
+
+def noam(warmup: int, *, clip: float, weight_decay: float) -> Optimizer:
+  """Adam (0.9, 0.98) at a rate that rises for so many steps, then falls as the inverse square root of the step.
+
+  Vaswani et al. 2017, equation 3, with its highest rate in place of the width: theirs is (width · warmup)^-1/2.
+  """
+
+  def factor(count: Any) -> Array:
+    step = jnp.asarray(count, jnp.float32) + 1
+    return jnp.minimum(step / warmup, jnp.sqrt(warmup / step))
+
+  def of_rate(learning_rate: Array) -> optax.GradientTransformation:
+    return optax.chain(
+      optax.clip_by_global_norm(clip),
+      optax.add_decayed_weights(weight_decay),
+      optax.scale_by_adam(b1=0.9, b2=0.98, eps=1e-9),
+      optax.scale_by_schedule(factor),
+      optax.scale_by_learning_rate(learning_rate),
+    )
 
   return of_rate
 

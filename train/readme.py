@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from train import report, report_compress, report_lit, report_lit_gan, report_quantize, report_slim
+from train import report, report_compress, report_lit, report_lit_gan, report_quantize, report_slim, report_text
 from train.bench import activation, latency, record, scaling, stages, step
 from train.recipes import regions
 from train.run import read_json
@@ -16,6 +16,7 @@ _TABLES = {
   'lit-gan': (report_lit_gan.Row, report_lit_gan.text),
   'compress': (report_compress.Row, report_compress.text),
   'slim': (report_slim.Row, report_slim.text),
+  'distill-text': (report_text.Row, report_text.text),
   'regions': (regions.Row, regions.table),
 }
 _BENCHMARKS = {

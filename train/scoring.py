@@ -44,6 +44,57 @@ class Trained(NamedTuple):
     return tree.combine(*self.end.theta)
 
 
+class Written(NamedTuple):
+  """The files of a kind of network: what went into them, and what is read back, of all seeds."""
+
+  as_trained: Any  # with the statistics of the training
+  read: Any
+  bits: float
+  bytes: int
+  file: str
+
+
+class Files:
+  """Packs networks, with statistics of the very weights that are packed; those of one architecture share a program."""
+
+  def __init__(self, data: Data, folder: Path, read: Callable[[Path], shipped.Shipped] = shipped.read):
+    self._data = data
+    self._folder = folder
+    self._read = read
+    self._programs: dict[int, Callable] = {}
+
+  def written(self, name: str, trained: Trained, about: dict[str, Any], *, entropy: bool = False) -> Written:
+    """Packs the networks of all seeds, and reads their files."""
+    own, group = jax.tree.map(jnp.asarray, jax.device_get(trained.end)), trained.group
+    seeds = range(len(group.seeds))
+    packed = [group.reparam.stored(member(own.theta, i), member(own.code, i)) for i in seeds]
+    as_trained = {'params': _stacked([each.decode() for each in packed]), **own.stats}
+    stats = jax.device_get(self.measured(group, as_trained))
+    stats.pop('params')
+    files = [self._folder / file_name(name, i) for i in seeds]
+    if first():
+      for i, file in enumerate(files):
+        shipped.write(file, packed[i], member(stats, i), about, entropy=entropy)
+    wait(f'the files of {name} are written')
+    bits, size = packed[0].mean_bits(), files[0].stat().st_size
+    return Written(as_trained, self.read(about, files), bits, size, file_name(name, 0))
+
+  def read(self, about: dict[str, Any], files: Sequence[Path]) -> Any:
+    """What lies in files, which must be of the network that is described."""
+    found = [self._read(file) for file in files]
+    for file, each in zip(files, found, strict=True):
+      if each.description != about:
+        raise UserError(f'{file} holds another network than its name says: restore it, or go on by --resume')
+    return _stacked([each.variables() for each in found])
+
+  def measured(self, group: Group, variables: Any) -> Any:
+    """The same, with running statistics that are measured again."""
+    if set(variables) == {'params'}:
+      return variables
+    program = self._programs.setdefault(id(group.model), measured_again({'': group}))
+    return program({'': variables}, (self._data.batches[i] for i in range(MEASURING)))['']
+
+
 class Scored(NamedTuple):
   """What came of the files of a kind of network, seed by seed."""
 
@@ -62,55 +113,33 @@ class Scoring:
     self._data = data
     self._test = test
     self._folder = folder
-    self._programs: dict[int, tuple[Callable, Callable]] = {}
+    self._files = Files(data, folder)
+    self._programs: dict[int, Callable] = {}
 
   def accuracy(self, group: Group, about: dict[str, Any], files: Sequence[Path]) -> list[float]:
     """On the test set, of what lies in the files, which must be of the network that is described."""
-    found = [shipped.read(file) for file in files]
-    for file, each in zip(files, found, strict=True):
-      if each.description != about:
-        raise UserError(f'{file} holds another network than its name says: restore it, or go on by --resume')
-    return self._right(group, _stacked([each.variables() for each in found]), self._test)
+    return self._right(group, self._files.read(about, files), self._test)
 
   def scored(self, name: str, trained: Trained, about: dict[str, Any], *, entropy: bool = False) -> Scored:
     """Packs the networks of all seeds, with statistics of these very weights, and scores what the files say."""
-    own, group = jax.tree.map(jnp.asarray, jax.device_get(trained.end)), trained.group
-    seeds = range(len(group.seeds))
-    packed = [group.reparam.stored(member(own.theta, i), member(own.code, i)) for i in seeds]
-    as_trained = {'params': _stacked([each.decode() for each in packed]), **own.stats}
-    stats = jax.device_get(self._measured(group, as_trained))
-    stats.pop('params')
-    files = [self._folder / file_name(name, i) for i in seeds]
-    if first():
-      for i, file in enumerate(files):
-        shipped.write(file, packed[i], member(stats, i), about, entropy=entropy)
-    wait(f'the files of {name} are written')
-    read = _stacked([shipped.read(file).variables() for file in files])
+    written, group = self._files.written(name, trained, about, entropy=entropy), trained.group
     return Scored(
-      self._right(group, read, self._test),
-      self._right(group, read, self._data.validation),
-      self._right(group, as_trained, self._test),
-      packed[0].mean_bits(),
-      files[0].stat().st_size,
-      file_name(name, 0),
+      self._right(group, written.read, self._test),
+      self._right(group, written.read, self._data.validation),
+      self._right(group, written.as_trained, self._test),
+      written.bits,
+      written.bytes,
+      written.file,
     )
 
   def shadow_accuracy(self, trained: Trained) -> list[float]:
     """Of the float32 weights behind quantized ones."""
     shadow = {'params': trained.shadow(), **trained.end.stats}
-    return self._right(trained.group, self._measured(trained.group, shadow), self._test)
+    return self._right(trained.group, self._files.measured(trained.group, shadow), self._test)
 
   def _right(self, group: Group, variables: Any, batches: Sequence[Any]) -> list[float]:
-    return self._of(group)[0]({'': variables}, batches)[''].tolist()
-
-  def _measured(self, group: Group, variables: Any) -> Any:
-    batches = (self._data.batches[i] for i in range(MEASURING))
-    return self._of(group)[1]({'': variables}, batches)['']
-
-  def _of(self, group: Group) -> tuple[Callable, Callable]:
-    """The programs of an architecture."""
-    one = {'': group}
-    return self._programs.setdefault(id(group.model), (scores(one), measured_again(one)))
+    program = self._programs.setdefault(id(group.model), scores({'': group}))
+    return program({'': variables}, batches)[''].tolist()
 
   def milliseconds(self, kind: str, trained: Trained) -> float:
     """An image's time within a batch of the test set; noted in the folder, so that a resumed run says the same."""

@@ -126,14 +126,19 @@ def read(path: Path) -> Shipped:
 
 def of_bytes(content: bytes, path: Path) -> Shipped:
   """The content of a model file; an error names its path."""
+  shipped = opened(content, path)
+  check(shipped.description, path)
+  return shipped
+
+
+def opened(content: bytes, path: Path) -> Shipped:
+  """The content of a file of whatever kind of model."""
   try:
-    shipped = Shipped(*unpack(content))
+    return Shipped(*unpack(content))
   except ValueError as error:
     raise UserError(f'{path}: {error}; write it anew') from error
   except ImportError as error:
     raise UserError(str(error)) from error
-  check(shipped.description, path)
-  return shipped
 
 
 def check(description: Any, path: Path) -> None:

@@ -10,7 +10,7 @@ import optax
 
 from lmajax.compress import identity
 from lmajax.types import Array, Key, ModelStats, Params, Reparam
-from train.data.batches import Batch, Batches, Epoch
+from train.data.batches import Batch, Batches, Epoch, Steps
 from train.optimizers import Where
 
 Frozen = Any
@@ -152,7 +152,7 @@ Advance = Callable[[Any, Frozen, int, int], tuple[Any, int]]
 """(states, frozen, first, end) -> (states, next): goes some of the steps from the first on, and none beyond the end."""
 
 
-def stepped(step: Callable, batches: Batches) -> Advance:
+def stepped(step: Callable, batches: Steps) -> Advance:
   """Goes one step a call, on a batch that comes from the host."""
   one = compiled(step, placed=batches.everywhere)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +18,10 @@ _STREAM = 0xDA7A  # keeps these draws apart from others of the same seed
 
 
 class Batch(NamedTuple):
-  """What a model takes, normalized images or characters, and their classes, on the devices."""
+  """What a model takes, normalized images, characters or two sides of sentences, and what it shall say of them."""
 
-  inputs: Shaped[Array, 'b ...']
-  labels: Int32[Array, ' b']
+  inputs: Any
+  labels: Int32[Array, 'b ...']
 
 
 Prepare = Callable[[Key[Array, ''] | None, UInt8[Array, 'b ...']], Shaped[Array, 'b ...']]
@@ -34,6 +34,26 @@ class Epoch(NamedTuple):
   inputs: UInt8[Array, 'n ...']
   labels: Int32[Array, ' n']
   rows: Int32[Array, 'steps b']
+
+
+class Steps(Protocol):
+  """Training batches by step."""
+
+  steps_per_epoch: int
+
+  @property
+  def blank(self) -> Any:
+    """The inputs of one example; it lies on this process's own device."""
+    ...
+
+  @property
+  def everywhere(self) -> jax.sharding.NamedSharding | None:
+    """How what is not split lies beside the batches."""
+    ...
+
+  def __getitem__(self, step: int, /) -> Batch:
+    """The same for the same step, whatever came before it."""
+    ...
 
 
 class Batches:
@@ -71,7 +91,7 @@ class Batches:
   def __getitem__(self, step: int) -> Batch:
     epoch, position = divmod(step, self.steps_per_epoch)
     rows = self._permutation(epoch)[position * self._batch_size :][: self._batch_size]
-    raw, labels = _placed(self._examples.take, rows, self._sharding)
+    raw, labels = placed(self._examples.take, rows, self._sharding)
     return Batch(_prepared(self._prepare, self._key, step, raw), labels)
 
   def epoch(self, number: int) -> Epoch:
@@ -111,7 +131,7 @@ def evaluation_batches(
   total = len(examples.labels)
   for start in range(0, total, batch_size):
     rows = np.arange(start, start + batch_size)
-    (raw, labels), mask = _placed(partial(_filled_up, examples), rows, sharding)
+    (raw, labels), mask = placed(partial(_filled_up, examples), rows, sharding)
     yield Batch(_prepared(prepare, None, 0, raw), labels), mask
 
 
@@ -120,7 +140,7 @@ def _filled_up(examples: Examples, rows: np.ndarray) -> tuple[Examples, np.ndarr
   return examples.take(np.minimum(rows, total - 1)), rows < total
 
 
-def _placed(read: Callable[[np.ndarray], Any], rows: np.ndarray, sharding: jax.sharding.NamedSharding | None) -> Any:
+def placed(read: Callable[[np.ndarray], Any], rows: np.ndarray, sharding: jax.sharding.NamedSharding | None) -> Any:
   """What ``read`` gives for the rows, as arrays; each process reads the rows of its own devices alone."""
   if sharding is None:
     return jax.device_put(read(rows))

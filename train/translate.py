@@ -1,0 +1,87 @@
+"""Text in, its translation out, line by line."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from train import build_text, report, shipped_text
+from train.config import require
+from train.config_finished import Translate
+from train.data.buckets import numbers
+from train.errors import UserError
+from train.report import TEACHER
+from train.report_text import Row
+from train.run import read_json
+from train.scoring import file_name
+from train.sentences import Lines, Search, translated, translator
+
+_AT_ONCE = 256
+_TOKENS = 3200
+
+
+def lines(command: Translate, stdin: BinaryIO) -> Iterator[str]:
+  """A translation for each line; an empty one for an empty line, and of a very long line that of its beginning."""
+  known = build_text.load_vocabularies(command.run)
+  row = chosen(report.read(command.run, 'distill-text', Row), command.student)
+  shipped = shipped_text.read(command.run / file_name(row.name, command.seed))
+  about, variables = shipped.description, shipped.variables()
+  if about['vocabulary_digest'] != build_text.digest(known):
+    raise UserError(f'{command.run}: its vocabulary is not the one that {row.name} was trained with; restore it')
+  search = asked(command, about['max_length'])
+  program = translator(shipped_text.model(about), search)
+  for number, some in _some(sentences(command.file, stdin)):
+    tokens = [numbers(line, known.source, 10**9) for line in some]
+    for i, each in enumerate(tokens, number):
+      if len(each) > search.length:
+        print(f'line {i}: {len(each)} pieces, of which the first {search.length} are translated', file=sys.stderr)
+    cut = [np.append(each[: search.length - 1], each[-1:]) for each in tokens]
+    yield from translated(program, variables, Lines(cut, _TOKENS, _shapes(search.length)), known.target)
+
+
+def asked(command: Translate, length: int) -> Search:
+  """The search of a command: that of its run, but for what is given."""
+  config = read_json(command.run / 'config.json')
+  beams = config['beams'] if command.beams is None else command.beams
+  penalty = config['length_penalty'] if command.length_penalty is None else command.length_penalty
+  require(beams >= 1, 'beams', beams, 'give 1 or more')
+  require(penalty >= 0, 'length_penalty', penalty, 'give 0 or more')
+  return Search(beams, penalty, length)
+
+
+def chosen(rows: list[Row], name: str | None) -> Row:
+  """The row of that name, or the student that was best on validation."""
+  if name is None:
+    return min((row for row in rows if row.name != TEACHER), key=lambda row: float(np.mean(row.validation_perplexity)))
+  found = next((row for row in rows if row.name == name), None)
+  if found is None:
+    raise UserError(f'--student {name}: the run has {", ".join(row.name for row in rows)}')
+  return found
+
+
+def sentences(file: Path | None, stdin: BinaryIO) -> list[str]:
+  """All lines, read and decoded before anything is translated."""
+  try:
+    content = stdin.read() if file is None else file.read_bytes()
+  except OSError as error:
+    raise UserError(f'cannot read {file}: {error.strerror or error}') from error
+  found = content.removesuffix(b'\n').split(b'\n') if content else []
+  decoded = []
+  for number, line in enumerate(found, 1):
+    try:
+      decoded.append(line.decode('utf-8').strip())
+    except UnicodeDecodeError as error:
+      raise UserError(f'{file or "standard input"}, line {number}: is no UTF-8 text; save it as UTF-8') from error
+  return decoded
+
+
+def _some(found: list[str]) -> Iterator[tuple[int, list[str]]]:
+  for start in range(0, len(found), _AT_ONCE):
+    yield start + 1, found[start : start + _AT_ONCE]
+
+
+def _shapes(most: int) -> tuple[int, ...]:
+  """A quarter, a half and the whole of the longest: few programs to compile, little padding."""
+  return tuple(sorted({max(1, most // 4), max(1, most // 2), most}))
