@@ -152,6 +152,84 @@ def aplu(x, slopes, cuts):
   return y
 
 
+# Sentences: over [sentences, places, channels].
+
+
+def sinusoids(length, features):
+  waves, half = np.zeros((length, features)), features // 2
+  for t in range(length):
+    for i in range(half):
+      angle = t / 10_000 ** (2 * i / features)
+      waves[t, i], waves[t, half + i] = math.sin(angle), math.cos(angle)
+  return waves
+
+
+def layer_norm(x, norm, epsilon=1e-6):
+  y = np.zeros(x.shape)
+  for at in np.ndindex(x.shape[:-1]):
+    mean = sum(x[at]) / len(x[at])
+    variance = sum((value - mean) ** 2 for value in x[at]) / len(x[at])
+    y[at] = (x[at] - mean) / math.sqrt(variance + epsilon) * norm['scale'] + norm['bias']
+  return y
+
+
+def attention(x, memory, seen, params):
+  """``seen(b, t)`` lists the places of the memory that may be looked at; where there is none, it is all of them."""
+  query, key, value = (
+    np.tensordot(side, params[name]['kernel'], 1) for side, name in ((x, 'query'), (memory, 'key'), (memory, 'value'))
+  )
+  found = np.zeros(query.shape)
+  for b, t, h in np.ndindex(query.shape[:3]):
+    places = seen(b, t) or range(memory.shape[1])
+    weights = softmax([query[b, t, h] @ key[b, s, h] / math.sqrt(query.shape[-1]) for s in places])
+    for weight, s in zip(weights, places, strict=True):
+      found[b, t, h] += weight * value[b, s, h]
+  return np.tensordot(found, params['output']['kernel'], 2) if 'output' in params else found.reshape(x.shape)
+
+
+def transformer_stage(params, sides, tokens, act, pre_norm):
+  """One layer, of the decoder where it looks across; the two sides after it."""
+  (source, target), decodes = sides, 'across' in params
+  x, own = (target, tokens[1]) if decodes else (source, tokens[0])
+
+  def added(x, function, norm):
+    norm = norm['LayerNorm_0']
+    return x + function(layer_norm(x, norm)) if pre_norm else layer_norm(x + function(x), norm)
+
+  def within(b, t):
+    return [s for s in range(t + 1 if decodes else own.shape[1]) if own[b, s] != 0]
+
+  def across(b, t):
+    return [s for s in range(source.shape[1]) if tokens[0][b, s] != 0]
+
+  def dense(x):
+    first, second = params['dense']['Dense_0'], params['dense']['Dense_1']
+    return act(x @ first['kernel'] + first['bias'], (own != 0)[..., None]) @ second['kernel'] + second['bias']
+
+  x = added(x, lambda x: attention(x, x, within, params['within']), params['add_within'])
+  if decodes:
+    x = added(x, lambda x: attention(x, source, across, params['across']), params['add_across'])
+  x = added(x, dense, params['add_dense'])
+  x = layer_norm(x, params['norm']) if 'norm' in params else x
+  return (source, x) if decodes else (x, target)
+
+
+def transformer(params, source, target, acts):
+  """The logits, and the two sides after the stem and each stage, from a tree of arrays and ``act(x, where)`` of each."""
+  pre_norm, sides = 'norm' in params, []
+  for name, tokens in (('embed', source), ('target_embed' if 'target_embed' in params else 'embed', target)):
+    table = np.asarray(params[name]['embedding'], np.float64)
+    embedded = np.array([[math.sqrt(table.shape[1]) * table[token] for token in row] for row in tokens])
+    sides.append(embedded + sinusoids(*embedded.shape[1:]))
+  taps = [tuple(sides)]
+  for i, act in enumerate(acts):
+    taps.append(transformer_stage(params[f'stages_{i}'], taps[-1], (source, target), act, pre_norm))
+  x = layer_norm(taps[-1][1], params['norm']) if pre_norm else taps[-1][1]
+  if 'logits' in params:
+    return x @ params['logits']['kernel'] + params['logits']['bias'], taps
+  return x @ np.transpose(params['embed']['embedding']), taps
+
+
 # Activations on few levels.
 
 

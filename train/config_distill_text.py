@@ -26,13 +26,13 @@ class DistillText(Training):
   """Keep only so many of the training sentences; by default all."""
   vocabulary: Literal['unigram', 'bpe', 'words'] = 'unigram'
   """unigram and bpe: pieces of words, of both languages together; words: those of each language, as in the paper."""
-  pieces: int = 160
+  pieces: int = 256
   """Of the vocabulary, its four marks included, or words of each language; by default 6000 but for numbers."""
-  max_length: int = 32
+  max_length: int = 20
   """Pieces of a sentence, its end included: a longer one is left out of training, and cut elsewhere; by default 64 but
   for numbers."""
   buckets: int = 1
-  """Lengths that batches are padded to: a step has so many shapes; by default 3 but for numbers."""
+  """Lengths that batches are padded to: a step has so many shapes; by default 4 but for numbers."""
   activations: tuple[ActivationName, ...] = ('relu', 'lma')
   """The students' activations, in their feed-forwards; the teacher has ReLU."""
   methods: tuple[MethodName, ...] = ('hard', 'kd')
@@ -46,7 +46,7 @@ class DistillText(Training):
   """Of the students' encoder, and of their decoder; by default 3 but for numbers, as the paper's."""
   units: int | None = None
   """Of the students' feed-forwards; by default four times their width; the paper's 2048 at every width."""
-  teacher_width: int = 96
+  teacher_width: int = 64
   """By default 256 but for numbers; the paper's 512."""
   teacher_layers: int = 2
   """By default 3 but for numbers; the paper's 6."""
@@ -66,10 +66,10 @@ class DistillText(Training):
   """The weight of the teacher's words; the sentences' own get the rest."""
   label_smoothing: float = 0.1
   """The part of a sentence's own words that is spread over all; not in kd, whose targets are soft."""
-  epochs: int = 10
-  """Of each student; by default 4 but for numbers."""
-  teacher_epochs: int | None = None
-  """Epochs of the teacher; by default those of the students."""
+  epochs: int = 3
+  """Of each student; by default 3 but for numbers."""
+  teacher_epochs: int | None = 2
+  """Epochs of the teacher; by default 4 but for numbers."""
   schedule: Literal['cosine', 'plateau', 'steps', 'constant'] = 'constant'
   """From epoch to epoch, on top of the warm-up and the inverse square root of the step."""
   learning_rate: float = 3e-3
@@ -80,8 +80,8 @@ class DistillText(Training):
   """The gradient's length is cut to it."""
   weight_decay: float = 0.0
   """L2 on all parameters."""
-  batch_size: int = 3200
-  """Tokens a step of the source or the target, padding included."""
+  batch_size: int = 1600
+  """Tokens a step of the source or the target, padding included; by default 2000 but for numbers."""
   bits: tuple[int, ...] = ()
   """Besides, students of method kd whose kernels and tables have so many bits, 1 to 8, at every step."""
   bucket_size: int = 256
@@ -95,8 +95,8 @@ class DistillText(Training):
 
 
 _SENTENCES: dict[str, Any] = {
-  'pieces': 6000, 'max_length': 64, 'buckets': 3, 'width': (64,), 'layers': 3, 'teacher_width': 256,
-  'teacher_layers': 3, 'epochs': 4, 'learning_rate': 2e-3,
+  'pieces': 6000, 'max_length': 64, 'buckets': 4, 'width': (64,), 'layers': 3, 'teacher_width': 256,
+  'teacher_layers': 3, 'epochs': 3, 'teacher_epochs': 4, 'learning_rate': 2e-3, 'batch_size': 2000,
 }  # fmt: skip
 
 

@@ -13,7 +13,18 @@ import pytest
 
 from lmajax import tree
 from lmajax.activations.linen import APLU, LMA, PReLU, ReLU, Swish
-from lmajax.models import CNN, MLP, VDCNN, ResNet, ResNeXt, WideResNet, cifar10_student, cifar10_teacher, vgg16
+from lmajax.models import (
+  CNN,
+  MLP,
+  VDCNN,
+  ResNet,
+  ResNeXt,
+  Transformer,
+  WideResNet,
+  cifar10_student,
+  cifar10_teacher,
+  vgg16,
+)
 from lmajax.types import Staged
 from tests import oracles
 
@@ -45,13 +56,26 @@ MEMBERS = [
   pytest.param(
     partial(VDCNN, depth=9, num_classes=10, act=LMA, channels=(4, 5, 6, 7), units=(9, 8), k=3), False, id='vdcnn'
   ),
+  pytest.param(
+    partial(Transformer, (11, 13), LMA, layers=(1, 2), features=8, units=12, heads=2), True, id='transformer'
+  ),
 ]
 X = jnp.asarray(np.random.default_rng(0).normal(size=(4, 8, 8, 3)), jnp.float32)
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 69, (4, 37)), jnp.int32)
+SENTENCES = tuple(
+  jnp.asarray(np.random.default_rng(0).integers(1, 11, (4, count)) * (np.arange(count) < [[1], [3], [4], [9]]))
+  for count in (6, 5)
+)  # 0, padding, from a place on that is each row's own
 
 
 def inputs_of(make):
-  return TOKENS if make.func is VDCNN else X
+  return {VDCNN: TOKENS, Transformer: SENTENCES}.get(make.func, X)
+
+
+def assert_close(ours, expected, **tolerance):
+  """Leaf by leaf."""
+  for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+    np.testing.assert_allclose(one, other, **tolerance)
 
 
 def forward(model, variables, x, *, train, seed=0):
@@ -63,7 +87,7 @@ class Trained(NamedTuple):
   """A model with variables whose statistics have seen a batch, its inputs, and what it gives for them in evaluation."""
 
   model: Any
-  x: jax.Array
+  x: Any
   variables: Any
   output: jax.Array
   taps: tuple
@@ -83,7 +107,8 @@ def trained():
       def step(variables, x, seed):
         def loss(params):
           (output, _), updated = forward(model, {**variables, 'params': params}, x, train=True, seed=seed)
-          return optax.softmax_cross_entropy_with_integer_labels(output, jnp.arange(4)).mean(), (output, updated)
+          labels = jnp.indices(output.shape[:-1])[0]  # an example's number, for each of its tokens
+          return optax.softmax_cross_entropy_with_integer_labels(output, labels).mean(), (output, updated)
 
         return jax.grad(loss, has_aux=True)(variables['params'])
 
@@ -111,8 +136,7 @@ class TestEveryModel:
       return (stem, *each), model.apply(variables, taps[-1], train=False, method='head')
 
     assert len(taps) > 2
-    for ours, expected in zip(jax.tree.leaves(parts(variables, taps)), (*taps, output), strict=True):
-      np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
+    assert_close(parts(variables, taps), (taps, output), rtol=1e-5, atol=1e-6)
 
   def test_parameters_lie_under_their_stage(self, make, drops, trained):
     model, _, variables, _, taps, _ = trained(make)
@@ -122,7 +146,7 @@ class TestEveryModel:
     for i, tap in enumerate(taps[:-1]):
       alone = {collection: {f'stages_{i}': part[f'stages_{i}']} for collection, part in variables.items()}
       y = model.apply(alone, i, tap, train=False, method='stage')
-      np.testing.assert_allclose(y, taps[i + 1], rtol=1e-5, atol=1e-6)
+      assert_close(y, taps[i + 1], rtol=1e-5, atol=1e-6)
 
   def test_every_site_has_a_table_and_statistics_of_its_own(self, make, drops, trained):
     model, _, variables, *_ = trained(make)
@@ -134,14 +158,16 @@ class TestEveryModel:
           paths[collection].add(tuple(names[:-1]))
           assert names[-1] != 'weight' or np.isclose(leaf, 0.01)
     assert paths['params'] == paths['batch_stats']
-    assert len(paths['params']) == {CNN: 3, MLP: 2, WideResNet: 7, ResNet: 7, ResNeXt: 10, VDCNN: 10}[type(model)]
+    counts = {CNN: 3, MLP: 2, WideResNet: 7, ResNet: 7, ResNeXt: 10, VDCNN: 10, Transformer: 3}
+    assert len(paths['params']) == counts[type(model)]
 
   def test_bfloat16_computes_over_float32_parameters(self, make, drops):
     model, x = make(dtype=jnp.bfloat16), inputs_of(make)
-    half = x if x.dtype == jnp.int32 else x.astype(jnp.bfloat16)
+    half = x.astype(jnp.bfloat16) if x is X else x
     variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(1), x)
     (output, taps), updated = jax.eval_shape(partial(forward, model, train=True), variables, half)
-    assert {leaf.dtype for leaf in jax.tree.leaves((output, taps))} == {jnp.dtype(jnp.bfloat16)}
+    computed = {leaf.dtype for leaf in jax.tree.leaves((output, taps))} - {jnp.dtype(bool)}  # a mask is bool
+    assert computed == {jnp.dtype(jnp.bfloat16)}
     assert {leaf.dtype for leaf in jax.tree.leaves((variables, updated))} == {jnp.dtype(jnp.float32)}
 
   def test_dropout_follows_the_key_in_training_only(self, make, drops, trained):
@@ -154,7 +180,7 @@ class TestEveryModel:
 
   def test_evaluates_each_example_alone(self, make, drops, trained):
     model, x, variables, output, *_ = trained(make)
-    half, _ = model.apply(variables, x[:2], train=False)
+    half, _ = model.apply(variables, jax.tree.map(lambda part: part[:2], x), train=False)
     np.testing.assert_allclose(half, output[:2], rtol=1e-4, atol=1e-5)
 
   def test_gradients_are_finite_and_reach_every_parameter(self, make, drops, trained):

@@ -54,10 +54,18 @@ def within(pairs: Pairs, vocabularies: Vocabularies, most: int) -> Tokens:
 
 
 def shapes(lengths: Int[np.ndarray, ' n'], count: int, most: int) -> tuple[int, ...]:
-  """At most ``count`` lengths that batches are padded to: quantiles, in fours, and the longest there may be."""
-  quantiles = np.quantile(lengths, np.linspace(0, 1, count + 1)[1:-1] if count > 1 else [], method='higher')
-  rounded = {min(4 * -(-int(length) // 4), most) for length in quantiles}
-  return tuple(sorted(rounded | {most}))
+  """At most ``count`` lengths to pad batches to, in fours, and the longest there may be: with the least padding."""
+  ends = np.array([*range(4, most, 4), most])
+  shorter = np.searchsorted(np.sort(lengths), ends, side='right')  # sentences that fit
+  cost, ways = shorter * ends, [(int(end),) for end in ends]  # tokens of all that fit, padded, in so many buckets
+  for _ in range(count - 1):
+    more = cost[:, None] + (shorter[None] - shorter[:, None]) * ends[None]
+    more = np.where(ends[:, None] < ends[None], more, len(lengths) * most + 1)
+    before, fewer = more.argmin(0), cost
+    better = more.min(0) < fewer
+    cost = np.where(better, more.min(0), fewer)
+    ways = [(*ways[before[i]], int(end)) if better[i] else ways[i] for i, end in enumerate(ends)]
+  return ways[-1]
 
 
 class TokenBatches:
