@@ -7,10 +7,12 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from train.config import require, text
+from train.data.vocabulary import UNKNOWN
 
 Label = Literal['relu', 'prelu', 'swish', 'gelu', 'aplu-8', 'lma-4', 'lma-8', 'lma-16', 'lma-joined-8']
 NetworkName = Literal['student-1', 'student-2', 'student-3', 'wrn-10-4', 'mlp']
 PairName = Literal['wrn-10-1', 'wrn-16-1']
+Translator = Literal['teacher', 'student']
 Student = Literal['student-1', 'student-2', 'student-3']
 CHANNELS = 64  # of the feature maps that the activations alone are timed on
 
@@ -111,12 +113,43 @@ class Stages:
   """Images of 32 × 32 a step."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Translation:
+  """Time a Transformer: a training step, beside PyTorch's, and decoding without and with a cache."""
+
+  out: Path | None = None
+  """The folder of translation.json and translation.png, which are replaced; by default a new one under runs/."""
+  rounds: int = 7
+  """How often each is timed, in an order shuffled anew."""
+  networks: tuple[Translator, ...] = ('teacher', 'student')
+  """What is trained: 256 and 64 wide, as distill-text makes them for Multi30k."""
+  activations: tuple[Label, ...] = ('relu', 'lma-8')
+  """The networks' activations, ReLU among them."""
+  layers: int = 3
+  """Of the encoder, and of the decoder."""
+  vocabulary: int = 6000
+  """Tokens, of both languages together."""
+  batch_size: int = 100
+  """Pairs of sentences a step."""
+  length: int = 20
+  """Tokens of each of them."""
+  decoder: Translator = 'teacher'
+  """The network that decodes, with ReLU."""
+  decoder_batch_size: int = 32
+  """Sentences that are decoded together."""
+  decoder_lengths: tuple[int, ...] = (16, 32, 64)
+  """Tokens that each of them gets; none ends before."""
+  source_length: int = 20
+  """Tokens that each of them is decoded from."""
+
+
 Benchmark = (
   Annotated[Activation, tyro.conf.subcommand('activation')]
   | Annotated[Step, tyro.conf.subcommand('step')]
   | Annotated[Scaling, tyro.conf.subcommand('scaling')]
   | Annotated[Latency, tyro.conf.subcommand('latency')]
   | Annotated[Stages, tyro.conf.subcommand('stages')]
+  | Annotated[Translation, tyro.conf.subcommand('translation')]
 )
 
 
@@ -137,6 +170,9 @@ def check(config: Any) -> None:
   for size in getattr(config, 'sizes', ()):
     require(size % CHANNELS == 0, 'sizes', size, f'give multiples of {CHANNELS}')
   require('relu' in getattr(config, 'activations', ('relu',)), 'activations', 'without relu', 'give the base, relu')
+  marks = UNKNOWN + 1
+  vocabulary = getattr(config, 'vocabulary', marks + 1)
+  require(vocabulary > marks, 'vocabulary', vocabulary, f'give more than the {marks} marks')
   require(min(getattr(config, 'segments', (2,))) >= 2, 'segments', 1, 'give 2 or more')
   for count in (*getattr(config, 'devices', ()), *getattr(config, 'processes', ())):
     require(config.batch_size % count == 0, 'batch_size', config.batch_size, f'give a multiple of {count} devices')

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from train import report, report_compress, report_lit, report_lit_gan, report_quantize, report_slim, report_text
-from train.bench import activation, latency, record, scaling, stages, step
+from train.bench import activation, latency, record, scaling, stages, step, translation
 from train.recipes import regions
 from train.run import read_json
 
@@ -20,7 +20,8 @@ _TABLES = {
   'regions': (regions.Row, regions.table),
 }
 _BENCHMARKS = {
-  f'bench-{module.__name__.rpartition(".")[2]}': module for module in (activation, step, scaling, latency, stages)
+  f'bench-{module.__name__.rpartition(".")[2]}': module
+  for module in (activation, step, scaling, latency, stages, translation)
 }
 _MARKED = re.compile(r'(<!-- table of (\S+) -->\n).*?(<!-- end of table -->)', re.DOTALL)
 

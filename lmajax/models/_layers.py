@@ -10,8 +10,8 @@ from jaxtyping import Array, Bool, Float
 
 from lmajax.types import ActivationFactory
 
-Values = tuple[Float[Array, 'b s h k'], Float[Array, 'b s h k']]
-"""The keys and the values of an attention."""
+Values = tuple[Float[Array, '_b _s h k'], Float[Array, '_b _s h k']]
+"""The keys and the values of an attention; a cache and the source have rows and places of their own numbers."""
 
 
 class Sentences(NamedTuple):

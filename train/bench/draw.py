@@ -158,6 +158,32 @@ def stages(record: Record, path: Path) -> None:
   save(figure, path)
 
 
+def translation(record: Record, path: Path) -> None:
+  """Training tokens per second with PyTorch's times beside ours, and the seconds of decoding over the length."""
+  figure = Figure(figsize=(10.5, 3.8), layout='constrained')
+  training, decoding = figure.subplots(1, 2)
+  rows = record['training']
+  groups = {row['network']: row['network'] for row in rows}
+  for row in rows:
+    if row['library'] == 'PyTorch':
+      groups[row['network']] += f'\n{row["activation"]}: PyTorch / JAX {row["ratio"]:.2f}'
+  _bars(training, list(groups.values()), rows, lambda row: groups[row['network']], lambda row: row['tokens_per_second'])
+  training.set_ylabel('target tokens per second')
+  rows, lengths = record['decoding'], [row['length'] for row in record['decoding']]
+  _line(decoding, rows, 'length', 'uncached_seconds', 'without a cache', color=COLORS['relu'], linestyle='--')
+  _line(decoding, rows, 'length', 'seconds', 'with the cache', color=COLORS['relu'])
+  for row in rows:
+    above = {'xytext': (0, 6), 'textcoords': 'offset points', 'ha': 'center', 'fontsize': 8}
+    decoding.annotate(f'{row["ratio"]:.1f} ×', (row['length'], row['uncached_seconds']), **above)
+  slowest = max(row['uncached_seconds'] for row in rows)
+  decoding.set(xlabel='tokens a sentence', ylabel='seconds', ylim=(0, 1.15 * slowest))
+  decoding.set_xticks(lengths, [str(length) for length in lengths])
+  for axis in (training, decoding):
+    axis.legend(fontsize=7, loc='upper left')
+  decoding.grid(alpha=0.3)
+  save(figure, path)
+
+
 def _families(rows: Sequence[Row]) -> dict[str, list[Row]]:
   """One process of many devices, and many processes of one."""
   return {

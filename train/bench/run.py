@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from train.bench import activation, draw, latency, record, scaling, stages, step
-from train.config_bench import Activation, Latency, Scaling, Stages, Step, check
+from train.bench import activation, draw, latency, record, scaling, stages, step, translation
+from train.config_bench import Activation, Latency, Scaling, Stages, Step, Translation, check
 
 _BENCHMARKS = {
   Activation: (activation, draw.activation),
@@ -12,6 +12,7 @@ _BENCHMARKS = {
   Scaling: (scaling, draw.scaling),
   Latency: (latency, draw.latency),
   Stages: (stages, draw.stages),
+  Translation: (translation, draw.translation),
 }
 
 
