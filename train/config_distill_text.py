@@ -27,7 +27,7 @@ class DistillText(Training):
   vocabulary: Literal['unigram', 'bpe', 'words'] = 'unigram'
   """unigram and bpe: pieces of words, of both languages together; words: those of each language, as in the paper."""
   pieces: int = 256
-  """Of the vocabulary, its four marks included, or words of each language; by default 6000 but for numbers."""
+  """Of the vocabulary, its four marks included, or words of each language; by default 3000 but for numbers."""
   max_length: int = 20
   """Pieces of a sentence, its end included: a longer one is left out of training, and cut elsewhere; by default 64 but
   for numbers."""
@@ -67,9 +67,9 @@ class DistillText(Training):
   label_smoothing: float = 0.1
   """The part of a sentence's own words that is spread over all; not in kd, whose targets are soft."""
   epochs: int = 3
-  """Of each student; by default 3 but for numbers."""
+  """Of each student."""
   teacher_epochs: int | None = 2
-  """Epochs of the teacher; by default 4 but for numbers."""
+  """Epochs of the teacher; by default 3 but for numbers."""
   schedule: Literal['cosine', 'plateau', 'steps', 'constant'] = 'constant'
   """From epoch to epoch, on top of the warm-up and the inverse square root of the step."""
   learning_rate: float = 3e-3
@@ -90,13 +90,16 @@ class DistillText(Training):
   """Of the search; 1 is greedy; the paper's 5."""
   length_penalty: float = 1.0
   """A translation's log-likelihood is divided by its length to this power; the paper's 0."""
+  cached_logits: int | None = None
+  """Keep so many of the teacher's largest logits of every token (0: all) in half precision in the run's folder, and
+  train the students of method kd on them without running it again: 4 bytes each (0: 2)."""
   save_every: int = 1
   """Epochs between checkpoints."""
 
 
 _SENTENCES: dict[str, Any] = {
-  'pieces': 6000, 'max_length': 64, 'buckets': 4, 'width': (64,), 'layers': 3, 'teacher_width': 256,
-  'teacher_layers': 3, 'epochs': 3, 'teacher_epochs': 4, 'learning_rate': 2e-3, 'batch_size': 2000,
+  'pieces': 3000, 'max_length': 64, 'buckets': 4, 'width': (64,), 'layers': 3, 'teacher_width': 256,
+  'teacher_layers': 3, 'teacher_epochs': 3, 'learning_rate': 2e-3, 'batch_size': 2000,
 }  # fmt: skip
 
 
@@ -125,6 +128,9 @@ def check(config: DistillText) -> None:
   require(bool(config.methods), 'methods', 'empty', 'give at least one')
   require('kd' in config.methods or not config.bits, 'bits', text(config.bits), 'they go with --methods kd')
   require(all(1 <= bits <= 8 for bits in config.bits), 'bits', text(config.bits), 'give 1 to 8')
+  cached = config.cached_logits
+  require((cached or 0) >= 0, 'cached_logits', cached, 'give 0 or more')
+  require(cached is None or 'kd' in config.methods, 'cached_logits', cached, 'it goes with --methods kd')
   require(config.max_length >= LEAST_MAX_LENGTH, 'max_length', config.max_length, f'give {LEAST_MAX_LENGTH} or more')
   require(0 <= config.length_penalty < math.inf, 'length_penalty', config.length_penalty, 'give 0 or more')
   require(config.source != config.target, 'target', config.target, 'give another language than --source')

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from train import build, draw
 from train.build_text import Arm
@@ -29,7 +30,10 @@ def bleu(path: Path, rows: Sequence[Row]) -> None:
       axis.plot([apart] * len(values), values, linestyle='', markersize=3, alpha=0.5, **style)
       axis.plot([apart], [np.mean(values)], linestyle='', markersize=8, label=label, **style)
     axis.set_xscale('log')
-    axis.set_xlabel('bytes of the file')
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(lambda size, _: f'{size / 1000:,.6g}')
+    axis.minorticks_off()
+    axis.set_xlabel('kilobytes of the file')
   axes[0].set_ylabel('BLEU')
   axes[1].set_ylabel('perplexity of a word')
   figure.legend(*axes[0].get_legend_handles_labels(), loc='outside right upper', fontsize=8)

@@ -67,9 +67,11 @@ def source(model: Path, student: str | None) -> Source:
   if not model.is_dir():
     return Source(model, read_bytes(model), None)
   try:
-    rows = read_json(model / 'results.json')['rows']
+    results = read_json(model / 'results.json')
+    rows = results['rows']
     files = {row['name']: row['file'] for row in rows if row.get('file')}
-    if not files and (made_by := configs.recipe_of(model)) != 'distill':
+    translates = results.get('recipe') == 'distill-text'
+    if (translates or not files) and (made_by := configs.recipe_of(model)) != 'distill':
       raise UserError(f'{model} is a run of {made_by}: export takes runs of distill, quantize and compress alone')
     name = _chosen(list(files) or [row['name'] for row in rows], student, model)
   except (KeyError, TypeError, AttributeError) as error:

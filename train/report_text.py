@@ -39,13 +39,14 @@ class Row(NamedTuple):
 def base(row: Row, rows: Sequence[Row]) -> Row | None:
   """The row with ReLU in place of another activation."""
   wanted = (row.method, row.width, row.bits, 'relu')
-  found = (other for other in rows if (other.method, other.width, other.bits, other.activation) == wanted)
+  students = (other for other in rows if other.name != TEACHER)
+  found = (other for other in students if (other.method, other.width, other.bits, other.activation) == wanted)
   return None if row.activation == 'relu' else next(found, None)
 
 
 _HEAD = (
   'student', 'width', 'labels', 'bits', 'BLEU', '− ReLU', 'chrF', '− ReLU', 'perplexity', '− ReLU', 'per word',
-  'exact %', '− ReLU', 'parameters', 'bytes',
+  '− ReLU', 'exact %', '− ReLU', 'parameters', 'bytes',
 )  # fmt: skip
 
 
@@ -65,8 +66,9 @@ def behind(rows: Sequence[Row]) -> str:
   teacher = next((row for row in rows if row.name == TEACHER), None)
   if teacher is None:
     return ''
-  gaps = [f'{row.name} {np.mean(teacher.bleu) - np.mean(row.bleu):+.1f}' for row in rows if row is not teacher]
-  return f'BLEU by which the teacher is ahead: {", ".join(gaps)}.'
+  gaps = {row.name: np.mean(teacher.bleu) - np.mean(row.bleu) for row in rows if row is not teacher}
+  ahead = ', '.join(f'{name} {round(gap, 1) + 0.0:+.1f}' for name, gap in gaps.items())
+  return f'BLEU by which the teacher is ahead: {ahead}.'
 
 
 def _cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
@@ -83,7 +85,7 @@ def _cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
     *figure('bleu'),
     *figure('chrf'),
     *figure('perplexity'),
-    spread(row.perplexity_per_word),
+    *figure('perplexity_per_word'),
     *figure('exact_match', 0.01),
     f'{row.parameters:,}',
     f'{row.bytes:,}',

@@ -143,6 +143,8 @@ def opened(content: bytes, path: Path) -> Shipped:
 
 def check(description: Any, path: Path) -> None:
   """Whether it has the fields of a model's description."""
+  if isinstance(description, dict) and 'vocabulary_digest' in description:
+    raise UserError(f'{path}: holds a network that translates, and takes no images; give its run to translate')
   if not isinstance(description, dict) or set(description) != Description.__required_keys__:
     raise UserError(f'{path}: without the description of a model, as quantize, compress and export write it')
 

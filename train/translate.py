@@ -1,5 +1,7 @@
 """Text in, its translation out, line by line."""
 
+import codecs
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 
 from train import build_text, report, shipped_text
-from train.config import require
+from train.config import recipe_of, require
 from train.config_finished import Translate
 from train.data.buckets import numbers
 from train.errors import UserError
@@ -24,6 +26,8 @@ _TOKENS = 3200
 
 def lines(command: Translate, stdin: BinaryIO) -> Iterator[str]:
   """A translation for each line; an empty one for an empty line, and of a very long line that of its beginning."""
+  if (made_by := recipe_of(command.run)) != 'distill-text':
+    raise UserError(f'{command.run} is a run of {made_by}: translate takes runs of distill-text alone')
   known = build_text.load_vocabularies(command.run)
   row = chosen(report.read(command.run, 'distill-text', Row), command.student)
   shipped = shipped_text.read(command.run / file_name(row.name, command.seed))
@@ -33,11 +37,11 @@ def lines(command: Translate, stdin: BinaryIO) -> Iterator[str]:
   search = asked(command, about['max_length'])
   program = translator(shipped_text.model(about), search)
   for number, some in _some(sentences(command.file, stdin)):
-    tokens = [numbers(line, known.source, 10**9) for line in some]
-    for i, each in enumerate(tokens, number):
-      if len(each) > search.length:
-        print(f'line {i}: {len(each)} pieces, of which the first {search.length} are translated', file=sys.stderr)
-    cut = [np.append(each[: search.length - 1], each[-1:]) for each in tokens]
+    cut = [numbers(line, known.source, search.length) for line in some]
+    for i, (line, each) in enumerate(zip(some, cut, strict=True), number):
+      if len(each) == search.length and (pieces := len(known.source.encode(line))) >= search.length:
+        kept = f'the first {search.length - 1} are translated'
+        print(f'line {i}: {pieces} pieces, of which {kept}', file=sys.stderr)
     yield from translated(program, variables, Lines(cut, _TOKENS, _shapes(search.length)), known.target)
 
 
@@ -47,7 +51,7 @@ def asked(command: Translate, length: int) -> Search:
   beams = config['beams'] if command.beams is None else command.beams
   penalty = config['length_penalty'] if command.length_penalty is None else command.length_penalty
   require(beams >= 1, 'beams', beams, 'give 1 or more')
-  require(penalty >= 0, 'length_penalty', penalty, 'give 0 or more')
+  require(0 <= penalty < math.inf, 'length_penalty', penalty, 'give 0 or more')
   return Search(beams, penalty, length)
 
 
@@ -67,6 +71,7 @@ def sentences(file: Path | None, stdin: BinaryIO) -> list[str]:
     content = stdin.read() if file is None else file.read_bytes()
   except OSError as error:
     raise UserError(f'cannot read {file}: {error.strerror or error}') from error
+  content = content.removeprefix(codecs.BOM_UTF8)
   found = content.removesuffix(b'\n').split(b'\n') if content else []
   decoded = []
   for number, line in enumerate(found, 1):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float32, Int32, Key, Shaped, UInt8
+from jaxtyping import Array, Bool, Float32, Int, Int32, Key, Shaped, UInt8
 
 from train.data.augment import crop_and_flip
 from train.data.images import Examples
@@ -40,6 +40,7 @@ class Steps(Protocol):
   """Training batches by step."""
 
   steps_per_epoch: int
+  size: int  # how many labels there are in all
 
   @property
   def blank(self) -> Any:
@@ -53,6 +54,10 @@ class Steps(Protocol):
 
   def __getitem__(self, step: int, /) -> Batch:
     """The same for the same step, whatever came before it."""
+    ...
+
+  def places(self, step: int) -> Int[np.ndarray, 'b ...']:
+    """Which of all labels those of a batch are, in the order of the examples; -1 for padding."""
     ...
 
 
@@ -73,6 +78,7 @@ class Batches:
       raise UserError(f'batch size {batch_size} with {total} training examples; choose from 1 to {total}')
     _check_spread(batch_size, sharding)
     self.steps_per_epoch = total // batch_size
+    self.size = total
     self._examples = examples
     self._batch_size = batch_size
     self._seed = seed
@@ -89,10 +95,13 @@ class Batches:
     return jnp.zeros(shape.shape, shape.dtype)
 
   def __getitem__(self, step: int) -> Batch:
-    epoch, position = divmod(step, self.steps_per_epoch)
-    rows = self._permutation(epoch)[position * self._batch_size :][: self._batch_size]
-    raw, labels = placed(self._examples.take, rows, self._sharding)
+    raw, labels = placed(self._examples.take, self.places(step), self._sharding)
     return Batch(_prepared(self._prepare, self._key, step, raw), labels)
+
+  def places(self, step: int) -> Int[np.ndarray, ' b']:
+    """The numbers of a batch's examples."""
+    epoch, position = divmod(step, self.steps_per_epoch)
+    return self._permutation(epoch)[position * self._batch_size :][: self._batch_size]
 
   def epoch(self, number: int) -> Epoch:
     """What ``batch`` takes; the images go to the devices once, the rows of each epoch are drawn on the host."""

@@ -87,6 +87,8 @@ class TokenBatches:
     if not tokens.source:
       raise UserError('no training sentence is as short as --max-length: give a greater one')
     self._tokens, self._seed, self._sharding = tokens, seed, sharding
+    self._starts = np.cumsum([0, *map(len, tokens.target)])
+    self.size = int(self._starts[-1])
     members = _by_bucket(tokens.lengths(), lengths)
     self._buckets = [
       (length, rows, _rows(batch_tokens, length, sharding))
@@ -110,6 +112,13 @@ class TokenBatches:
     epoch, position = divmod(step, self.steps_per_epoch)
     length, rows = self._plan(epoch)[position]
     return placed(partial(padded, self._tokens, length), rows, self._sharding)
+
+  def places(self, step: int) -> Int[np.ndarray, 'b t']:
+    """Where the target's tokens of a batch stand among all, sentence after sentence; -1 for padding."""
+    epoch, position = divmod(step, self.steps_per_epoch)
+    length, rows = self._plan(epoch)[position]
+    places = self._starts[rows][:, None] + np.arange(length)[None]
+    return np.where(places < self._starts[rows + 1][:, None], places, -1)  # a row -1 begins at the end, and ends at 0
 
   def _plan(self, epoch: int) -> list[tuple[int, np.ndarray]]:
     if self._planned[0] != epoch:

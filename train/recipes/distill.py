@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from lmajax import tree
 from train import build, draw, report
 from train.build import Arm
-from train.config import Distill, check
+from train.config import Distill, check, require
 from train.data import Dataset, load
 from train.distributed import first
 from train.evaluate import member, scores
@@ -16,6 +17,7 @@ from train.loop import Cohort, Data, fit, saved, weights
 from train.objectives import distill, mixed, supervised, teach
 from train.report import TEACHER, Row
 from train.run import Run
+from train.said import Kept, cached, digest, heard
 from train.step import Group
 
 STUDENTS = 'students'
@@ -39,6 +41,8 @@ def experiment(config: Distill) -> Experiment:
   """Checks the options, reads the data and builds every model, before anything is trained or written."""
   check(config)
   dataset = load(config.data, data_dir=config.data_dir, train_images=config.train_images)
+  enough = (config.cached_logits or 0) <= dataset.num_classes
+  require(enough, 'cached_logits', config.cached_logits, f'there are {dataset.num_classes} classes; give no more, or 0')
   data, test = build.data(config, dataset)
   teacher = build.teachers(config, dataset.num_classes)
 
@@ -60,7 +64,8 @@ def run(plan: Experiment, to: Run) -> list[Row]:
   epochs = (config.teacher_epochs or config.epochs) + config.epochs
   to.bar.total = epochs * plan.data.batches.steps_per_epoch
   trained = weights(plan.teacher)(fit(to, TEACHER, plan.teacher, plan.data))
-  trained |= weights(plan.students)(fit(to, STUDENTS, plan.students, plan.data, member(trained[TEACHER], 0)))
+  students, data, shared = under(plan, to, member(trained[TEACHER], 0))
+  trained |= weights(students)(fit(to, STUDENTS, students, data, shared))
   rows = evaluated(plan, trained)
   if first():
     report.write(to.folder, config, [row._asdict() for row in rows], text(rows))
@@ -68,6 +73,18 @@ def run(plan: Experiment, to: Run) -> list[Row]:
     draw.curves(to.folder / 'curves.png', {arm: own[arm.name] for arm in plan.arms})
     draw.comparisons(to.folder, rows)
   return rows
+
+
+def under(plan: Experiment, to: Run, teacher: Any) -> tuple[Cohort, Data, Any]:
+  """The students, what they read, and what they share: the teacher, or nothing where what it says is kept."""
+  config, dataset, data = plan.config, plan.dataset, plan.data
+  if config.cached_logits is None:
+    return plan.students, data, teacher
+  images = digest([*dataset.train, np.array(dataset.pixel_mean), np.array(dataset.pixel_std)])
+  of = {'teacher': digest(teacher), 'data': images, 'batches': digest(data.batches.places(0))}
+  kept = Kept(config.cached_logits, config.epochs, dataset.augment, of)
+  told = cached(to, plan.students.share, teacher, data, kept)
+  return plan.students._replace(share=heard(dataset.num_classes)), told, None
 
 
 def restored(plan: Experiment, folder: Path) -> dict[str, Any]:

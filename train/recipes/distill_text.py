@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from lmajax import tree
 from train import build_text, draw_text, report, report_text, shipped_text
 from train.build_text import Arm, Text
 from train.checkpoint import digests
+from train.config import require
 from train.config_distill_text import DistillText, check
 from train.data import parallel
 from train.data.buckets import Tokens, numbers
@@ -23,10 +25,11 @@ from train.objectives import teach
 from train.report import TEACHER
 from train.report_text import Row
 from train.run import Run, read_json, write_atomically
+from train.said import Kept, cached, digest, heard
 from train.scoring import Files, Trained, Written, file_name
 from train.scoring_text import Scoring
 from train.sentences import Lines, Search, signatures, translated, translator
-from train.step import Group, as_it_is
+from train.step import Group, Share, as_it_is
 
 STUDENTS, SEQUENCE = 'students', 'sequence'
 text = report_text.text
@@ -62,6 +65,9 @@ def experiment(config: DistillText) -> Experiment:
   languages = {'source': config.source, 'target': config.target}
   how = {'data_dir': config.data_dir, 'train_sentences': config.train_sentences, **languages}
   found = build_text.read(config, parallel.load(config.data, **how))
+  size = found.sizes[1]
+  enough = (config.cached_logits or 0) <= size
+  require(enough, 'cached_logits', config.cached_logits, f'the vocabulary has {size}; give no more, or 0')
   networks: dict[Any, Any] = {}  # arms of one architecture share their programs
 
   def group(arm: Arm | None) -> Group:
@@ -113,9 +119,20 @@ def fitted(plan: Experiment, to: Run, phase: str, arms: list[Arm], data: Data, t
     return {}
   groups = {arm.name: plan.groups[arm] for arm in arms}
   share = as_it_is if teacher is None else teach(plan.groups[None].model)
+  if teacher is not None and plan.config.cached_logits is not None:
+    data, share, teacher = told(plan, to, share, data, teacher), heard(plan.text.sizes[1]), None
   cohort = Cohort(groups, build_text.plan(plan.config, plan.config.epochs), share)
   progress = fit(to, phase, cohort, data, teacher)
   return {arm: Trained(plan.groups[arm], progress[arm.name].end) for arm in arms}
+
+
+def told(plan: Experiment, to: Run, share: Share, data: Data, teacher: Any) -> Data:
+  """The data with what the teacher says of every word."""
+  found, config = plan.text, plan.config
+  lengths = [np.array([len(line) for line in side]) for side in found.train]
+  sentences = digest([*map(np.concatenate, found.train), *lengths])
+  of = {'teacher': digest(teacher), 'data': sentences, 'vocabulary': build_text.digest(found.vocabularies)}
+  return cached(to, share, teacher, data, Kept(config.cached_logits or 0, config.epochs, augmented=False, of=of))
 
 
 def said_by_teacher(plan: Experiment, folder: Path, teacher: Any) -> Tokens:
