@@ -215,7 +215,7 @@ def transformer_stage(params, sides, tokens, act, pre_norm):
 
 
 def transformer(params, source, target, acts):
-  """The logits, and the two sides after the stem and each stage, from a tree of arrays and ``act(x, where)`` of each."""
+  """The logits, and the two sides after the stem and each stage; of these ``act(x, where)`` is handed in."""
   pre_norm, sides = 'norm' in params, []
   for name, tokens in (('embed', source), ('target_embed' if 'target_embed' in params else 'embed', target)):
     table = np.asarray(params[name]['embedding'], np.float64)
@@ -346,6 +346,22 @@ def distillation(student_logits, teacher_logits, labels, *, temperature=2.0, sof
     if where is None or where[at]:
       loss[at] -= (1 - soft_weight) * math.log(softmax(student_logits[at])[int(labels[at])])
   return loss
+
+
+def top_k(logits, k):
+  """Of one example: the log-probabilities and the numbers of the likeliest classes."""
+  best = sorted(range(len(logits)), key=lambda c: (-float(logits[c]), c))[:k]
+  probabilities = softmax(logits)
+  return [math.log(probabilities[c]) for c in best], best
+
+
+def from_top_k(top, num_classes):
+  """Of one example, the bounds for rounding left out."""
+  known = dict(zip(map(int, top[1]), map(float, top[0]), strict=True))
+  left = 1.0
+  for log_p in known.values():
+    left -= math.exp(log_p)
+  return [known[c] if c in known else math.log(left / (num_classes - len(known))) for c in range(num_classes)]
 
 
 def representation_error(student_tap, teacher_tap, *, distance=lambda s, t: (s - t) ** 2):

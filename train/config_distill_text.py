@@ -40,7 +40,7 @@ class DistillText(Training):
   source sentences, by beam search."""
   seeds: int = 3
   """How many paired seeds."""
-  width: tuple[int, ...] = (24,)
+  width: tuple[int, ...] = (16,)
   """The students' widths d; by default 64 but for numbers; the paper's 256, 128 and 64."""
   layers: int = 1
   """Of the students' encoder, and of their decoder; by default 3 but for numbers, as the paper's."""
