@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -154,11 +154,11 @@ def in_order(
       yield length, _filled(rows[i : i + count], count)
 
 
-def padded(tokens: Tokens, length: int, rows: Int[np.ndarray, ' b']) -> Any:
+def padded(tokens: Tokens, length: int, rows: Int[np.ndarray, ' b']) -> Batch:
   """Rows as what a model takes, (the source, the target after a start mark), and the target that it shall say."""
   source, labels = (side_by_side(side, length, rows) for side in tokens)
   shifted = np.concatenate([np.full((len(rows), 1), START, np.int32), labels[:, :-1]], axis=1)
-  return Batch((source, np.where(labels == PADDING, PADDING, shifted).astype(np.int32)), labels)
+  return Batch._make(((source, np.where(labels == PADDING, PADDING, shifted).astype(np.int32)), labels))
 
 
 def side_by_side(side: Ragged, length: int, rows: Int[np.ndarray, ' b']) -> Int32[np.ndarray, 'b length']:
