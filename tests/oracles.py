@@ -733,11 +733,14 @@ def beam_search(prefix, *, beams, length, length_penalty, marks):
       if log_p > -math.inf
     ]
     grown = sorted(grown, key=lambda hypothesis: -hypothesis[1])[: 2 * beams]
-    finished += [hypothesis for hypothesis in grown[:beams] if hypothesis[0][-1] == marks.end]
+    of_length = [(tokens, total / len(tokens) ** length_penalty) for tokens, total in grown]
+    finished += [hypothesis for hypothesis in of_length[:beams] if hypothesis[0][-1] == marks.end]
+    finished = sorted(finished, key=lambda hypothesis: -hypothesis[1])[:beams]
     alive = [hypothesis for hypothesis in grown if hypothesis[0][-1] != marks.end][:beams]
-    if len(finished) >= beams:
+    ahead = [score for tokens, score in of_length if tokens[-1] != marks.end][:1]
+    if not alive or (len(finished) == beams and ahead[0] <= finished[0][1]):
       break
-  scored = [(tokens, total / len(tokens) ** length_penalty) for tokens, total in (finished + alive)[:beams]]
+  scored = (finished + [(tokens, total / len(tokens) ** length_penalty) for tokens, total in alive])[:beams]
   scored += [([], -math.inf)] * (beams - len(scored))
   scored = sorted(scored, key=lambda hypothesis: -hypothesis[1])
   return [tokens + [marks.padding] * (length - len(tokens)) for tokens, _ in scored], [score for _, score in scored]

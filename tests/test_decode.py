@@ -121,17 +121,27 @@ class TestBeamSearch:
       laid_out(found.tokens)
 
   def test_by_hand(self):
-    """Start gives 3 or the end; 3 gives 4 or the end, which is the second one, although 4 would win in the end."""
+    """Start gives 3 or the end, and 3 gives 4 or the end: two are finished, but 4 is ahead of both, and is waited for."""
     p = np.full((5, 5), 1e-30)
     p[1, [3, 2]], p[3, [4, 2]], p[4, 2] = [0.6, 0.4], [0.7, 0.3], 1.0
     cache = np.log(np.tile(p, (ROWS, LENGTH, 1, 1))).astype(np.float32)
-    long, short = [3, 2, 0, 0, 0, 0, 0], [2, 0, 0, 0, 0, 0, 0]
+    best, long, short = [3, 4, 2, 0, 0, 0, 0], [3, 2, 0, 0, 0, 0, 0], [2, 0, 0, 0, 0, 0, 0]
     found = searched(cache, beams=2, length_penalty=1.0)
-    assert found.tokens[0].tolist() == [long, short]
-    np.testing.assert_allclose(found.scores[0], [math.log(0.18) / 2, math.log(0.4)], rtol=1e-5)
+    assert found.tokens[0].tolist() == [best, long]
+    np.testing.assert_allclose(found.scores[0], [math.log(0.42) / 3, math.log(0.18) / 2], rtol=1e-5)
     found = searched(cache, beams=2, length_penalty=0.0)
-    assert found.tokens[0].tolist() == [short, long]
-    np.testing.assert_allclose(found.scores[0], [math.log(0.4), math.log(0.18)], rtol=1e-5)
+    assert found.tokens[0].tolist() == [best, short]
+    np.testing.assert_allclose(found.scores[0], [math.log(0.42), math.log(0.4)], rtol=1e-5)
+
+  def test_the_noise_beside_a_sharp_distribution_stops_nothing(self):
+    """Each word is sure, and all else, the end too, as likely as the rest: the ends that come first are noise."""
+    symbols, words = 9, [3, 4, 5, 6, 7, 2]
+    p = np.full((LENGTH, symbols, symbols), 0.02)
+    for position, word in enumerate(words):
+      p[position, :, word] = 0.86
+    cache = np.log(np.tile(p, (ROWS, 1, 1, 1))).astype(np.float32)
+    found = searched(cache, beams=4, length_penalty=1.0)
+    assert [row[0] for row in found.tokens.tolist()] == [[*words, 0]] * ROWS
 
   def test_marks_may_be_any_symbols(self):
     marks = Marks(padding=4, start=0, end=5)

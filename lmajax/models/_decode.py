@@ -41,7 +41,8 @@ class _Search(NamedTuple):
   last: Int[Array, ' bw']
   cache: Cache
   alive: Beams  # with sums of log p, best first; -inf where there is none
-  finished: Beams  # with scores, in the order in which they were found; -inf where the place is free
+  finished: Beams  # with scores, best first; -inf where the place is free
+  done: Bool[Array, ' b']
 
 
 _MARKS = Marks()
@@ -98,10 +99,12 @@ def beam_search(
   .. math:: \text{score}(y) = \frac{1}{|y|^\alpha} \sum_{t=1}^{|y|} \log p(y_t \mid y_1, \dots, y_{t-1})
 
   Of all continuations of the w hypotheses alive, the 2w with the greatest sums are looked at. Ends among the first w of
-  them are finished, and the first w others go on. A row is done when w hypotheses are finished, and then nothing of it
-  changes. At the length limit, hypotheses that are alive take the places left free, the best first. Of equal sums that
-  of the better hypothesis comes first, then the token with the greater logit, then the lower number: with one beam the
-  tokens are those of ``greedy``. A row does not depend on the others.
+  them are finished, of which the w best are kept, and the first w others go on. A row is done when w hypotheses are
+  finished and none alive is ahead of the best of them at its present length; then nothing of it changes. (w ends alone
+  do not stop it: beside a sharp distribution the other candidates are noise, ends among them.) At the length limit,
+  hypotheses that are alive take the places left free, the best first. Of equal sums that of the better hypothesis comes
+  first, then the token with the greater logit, then the lower number: with one beam the tokens are those of ``greedy``.
+  A row does not depend on the others.
 
   Args:
     step: one step of the decoder, called with b·w tokens, the hypotheses of a row next to each other; the first call
@@ -128,8 +131,8 @@ def beam_search(
   [-0.3081, -0.9163]
 
   Source: Vaswani et al. 2017, section 6.1, with a length penalty after Wu et al. 2016, equation 14, who divide by
-  ((5 + |y|) / 6)^α; we choose |y|^α, of which 1 gives the mean and 0 no penalty, and stop at w finished hypotheses,
-  where the first only say "early when possible".
+  ((5 + |y|) / 6)^α; we choose |y|^α, of which 1 gives the mean and 0 no penalty. When to stop is our choice too: the
+  first only say "early when possible".
   """
   if beams < 1:
     raise ValueError(f'beams is {beams}, and must be at least 1')
@@ -140,8 +143,7 @@ def beam_search(
     return sums * tokens.astype(jnp.float32) ** -length_penalty
 
   def goes_on(state: _Search) -> Array:
-    done = _real(state.finished.scores).all(axis=1) | ~_real(state.alive.scores).any(axis=1)
-    return (state.position < length) & ~done.all()
+    return (state.position < length) & ~state.done.all()
 
   def grown(state: _Search) -> _Search:
     logits, cache = _masked(step, state.cache, state.last, state.position, marks)
@@ -149,23 +151,28 @@ def beam_search(
     ends, position = tokens == marks.end, state.position + 1
     longer = jnp.take_along_axis(state.alive.tokens, parents[..., None], axis=1).at[:, :, state.position].set(tokens)
     # One beam is greedy because an end behind the first w does not count.
-    first = Beams(longer[:, :beams], scores[:, :beams])
-    finished = _placed(state.finished, first._replace(scores=scored(first.scores, position)), ends[:, :beams])
+    counts = ends[:, :beams] & ~state.done[:, None]
+    ended = Beams(longer[:, :beams], jnp.where(counts, scored(scores[:, :beams], position), -jnp.inf))
+    finished = _best(state.finished, ended)
     others = jnp.argsort(ends, axis=1)[:, :beams]
     alive = _taken(Beams(longer, scores), others)
     origins = beams * jnp.arange(rows)[:, None] + jnp.take_along_axis(parents, others, axis=1)
     cache = jax.tree.map(lambda leaf: leaf[origins.reshape(-1)], cache)
     last = jnp.take_along_axis(tokens, others, axis=1).reshape(-1)
-    return _Search(position, last, cache, alive, finished)
+    ahead = scored(alive.scores, position).max(axis=1) > finished.scores.max(axis=1)
+    done = (_real(finished.scores).all(axis=1) & ~ahead) | ~_real(alive.scores).any(axis=1)
+    return _Search(position, last, cache, alive, finished, state.done | done)
 
   empty = jnp.full((rows, beams, length), marks.padding, jnp.int32)
   none = jnp.full((rows, beams), -jnp.inf, jnp.float32)
   first = jnp.full(rows * beams, marks.start, jnp.int32)
   cache = jax.tree.map(lambda leaf: jnp.repeat(leaf, beams, axis=0), cache)
-  start = _Search(jnp.int32(0), first, cache, Beams(empty, none.at[:, 0].set(0.0)), Beams(empty, none))
+  start = _Search(
+    jnp.int32(0), first, cache, Beams(empty, none.at[:, 0].set(0.0)), Beams(empty, none), jnp.zeros(rows, bool)
+  )
   state = jax.lax.while_loop(goes_on, grown, start)
   alive = state.alive._replace(scores=scored(state.alive.scores, state.position))
-  found = _placed(state.finished, alive, jnp.ones((rows, beams), bool))
+  found = _placed(state.finished, alive)
   return _taken(found, jax.lax.top_k(found.scores, beams)[1])
 
 
@@ -204,10 +211,16 @@ def _candidates(logits: Float[Array, 'bw v'], sums: Float[Array, 'b w']) -> tupl
   return sums, index // log_p.shape[-1], jnp.take_along_axis(tokens.reshape(rows, -1), index, axis=1)
 
 
-def _placed(finished: Beams, found: Beams, where: Bool[Array, 'b w']) -> Beams:
+def _best(finished: Beams, found: Beams) -> Beams:
+  """As many as were finished of both, the best first; of equal ones those that were."""
+  both = jax.tree.map(lambda old, new: jnp.concatenate([old, new], axis=1), finished, found)
+  return _taken(both, jax.lax.top_k(both.scores, finished.scores.shape[1])[1])
+
+
+def _placed(finished: Beams, found: Beams) -> Beams:
   """Puts what was found on the places that are free, in its order; a row without one stays as it is."""
+  where = _real(found.scores)
   rows, beams = where.shape
-  where = where & _real(found.scores)
   places = _real(finished.scores).sum(axis=1, keepdims=True) + jnp.cumsum(where, axis=1) - 1
   at = jnp.arange(rows)[:, None], jnp.where(where, places, beams)
   return jax.tree.map(lambda old, new: old.at[at].set(new, mode='drop'), finished, found)
