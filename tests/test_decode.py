@@ -121,7 +121,7 @@ class TestBeamSearch:
       laid_out(found.tokens)
 
   def test_by_hand(self):
-    """Start gives 3 or the end, and 3 gives 4 or the end: two are finished, but 4 is ahead of both, and is waited for."""
+    """Start gives 3 or the end, and 3 gives 4 or the end: two are finished, but 4 is ahead, and is waited for."""
     p = np.full((5, 5), 1e-30)
     p[1, [3, 2]], p[3, [4, 2]], p[4, 2] = [0.6, 0.4], [0.7, 0.3], 1.0
     cache = np.log(np.tile(p, (ROWS, LENGTH, 1, 1))).astype(np.float32)
