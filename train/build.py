@@ -1,5 +1,6 @@
 """From a configuration to objects: the one table from names to things."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,8 +13,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from lmajax import LMA, models
 from lmajax.activations import linen
 from lmajax.types import ActivationFactory
-from train import schedules, step
-from train.config import Training, label
+from train import networks, schedules, step
+from train.config import Named, Taught, Training, label
 from train.config import text as text_of
 from train.config_lit import Lit, Shallow
 from train.config_lit_text import LitText
@@ -40,12 +41,20 @@ SEGMENTED = ('aplu', 'lma', 'lma-joined')
 
 _SCHEDULES = {
   'cosine': schedules.cosine,
+  'warmup-cosine': schedules.warmup_cosine,
   'plateau': schedules.plateau,
   'steps': schedules.steps,
   'constant': schedules.constant,
 }
 _CIFAR10_STUDENTS = {75: 1, 50: 2, 25: 3}
-_TEACHER_UNITS = {'digits': (64, 64), 'mnist': (256, 256), 'fashion-mnist': (256, 256)}
+_TEACHERS = {
+  'digits': ('mlp', (64, 64)),
+  'mnist': ('mlp', (256, 256)),
+  'fashion-mnist': ('mlp', (256, 256)),
+  'cifar10': ('cifar10-teacher', ()),
+  'cifar100': ('wide-resnet-16-10', ()),
+}
+"""The teacher where none is named: the paper's for its data, else a perceptron that is wide beside its students."""
 
 
 class Arm(NamedTuple):
@@ -88,21 +97,39 @@ def activation(name: str, segments: int | None, bits: int | None = None) -> Acti
   return act if bits is None else partial(linen.Quantized, act, bits=bits)
 
 
-def teacher(config: Training, num_classes: int) -> nn.Module:
-  """The paper's teacher for the CIFARs; elsewhere a perceptron that is wide beside its students. All with ReLU."""
-  dtype = jnp.dtype(config.dtype)
-  if config.data == 'cifar10':
-    return models.cifar10_teacher(linen.ReLU, num_classes=num_classes, dtype=dtype)
-  if config.data == 'cifar100':
-    return models.WideResNet(16, 10, num_classes, linen.ReLU, dtype=dtype)
-  return models.MLP(_TEACHER_UNITS[config.data], num_classes, linen.ReLU, dtype)
+class Network(NamedTuple):
+  """A network by its name in ``networks``, as a model file says it."""
+
+  name: str
+  width: tuple[int, ...]
+
+  def built(self, act: ActivationFactory, num_classes: int, dtype: str) -> nn.Module:
+    """The module."""
+    return networks.build(self.name, act, num_classes=num_classes, width=self.width, dtype=jnp.dtype(dtype))
 
 
-def teachers(config: Training, num_classes: int) -> Cohort:
+def teacher(config: Named) -> Network:
+  """The teacher that is asked for, or that of the data; all have ReLU."""
+  name, width = _TEACHERS[config.data]
+  return Network(config.teacher or name, config.teacher_width or (() if config.teacher else width))
+
+
+def teachers(config: Named, dataset: Dataset, inputs: Any) -> Cohort:
   """The teacher as a cohort of its own, on the labels alone."""
-  model = teacher(config, num_classes)
-  group = step.Group(model, supervised(model), (0,), step.unrolled)
-  return Cohort({TEACHER: group}, plan(config, config.teacher_epochs or config.epochs))
+  own = teacher(config)
+  model = networks.tried('teacher', own.name, lambda: own.built(linen.ReLU, dataset.num_classes, config.dtype), inputs)
+  objective = supervised(model, label_smoothing=config.teacher_label_smoothing)
+  return Cohort({TEACHER: step.Group(model, objective, (0,), step.unrolled)}, teacher_plan(config))
+
+
+def teacher_plan(config: Taught) -> Plan:
+  """The optimizer's part of a teacher's recipe: the students', where it has none of its own."""
+  own = {
+    name: value
+    for name in ('learning_rate', 'weight_decay', 'schedule')
+    if (value := getattr(config, f'teacher_{name}')) is not None
+  }
+  return plan(dataclasses.replace(config, **own), config.teacher_epochs or config.epochs)
 
 
 def student(config: Training, arm: Arm, num_classes: int) -> nn.Module:
@@ -112,14 +139,18 @@ def student(config: Training, arm: Arm, num_classes: int) -> nn.Module:
 
 def network(config: Training, act: ActivationFactory, width: int, num_classes: int) -> nn.Module:
   """The students' network for a data set, with any activation; of the configuration, the data and the dtype count."""
-  dtype = jnp.dtype(config.dtype)
-  if config.data == 'cifar10':
+  return student_network(config.data, width).built(act, num_classes, config.dtype)
+
+
+def student_network(data: str, width: int) -> Network:
+  """The students' network for a data set."""
+  if data == 'cifar10':
     if width not in _CIFAR10_STUDENTS:
       raise UserError(f'--width {width}: the cifar10 students have 75, 50 or 25 channels first')
-    return models.cifar10_student(_CIFAR10_STUDENTS[width], act, num_classes=num_classes, dtype=dtype)
-  if config.data == 'cifar100':
-    return models.WideResNet(10, width, num_classes, act, dtype=dtype)
-  return models.MLP((width,), num_classes, act, dtype)
+    return Network(f'cifar10-student-{_CIFAR10_STUDENTS[width]}', ())
+  if data == 'cifar100':
+    return Network(f'wide-resnet-10-{width}', ())
+  return Network('mlp', (width,))
 
 
 def families(config: Shallow) -> dict[str, Callable[..., Any]]:
@@ -147,26 +178,18 @@ def staged(config: Shallow, option: str, act: ActivationFactory, *, num_classes:
 
 def slimmable(config: Slimmed, act: ActivationFactory, *, num_classes: int, inputs: Any) -> Any:
   """The network that ``--network`` and ``--width`` name; tried on inputs, without computing."""
-  family, _, depth = config.network.partition('-')
-  dtype, width = jnp.dtype(config.dtype), config.width
-  makers: dict[str, Callable[[], Any]] = {
-    'mlp': lambda: models.MLP(width, num_classes, act, dtype),
-    'cnn': lambda: models.CNN(width, (), num_classes, act, pool_after=range(1, len(width), 2), dtype=dtype),
-    'vgg-16': lambda: models.vgg16(act, channels=width, num_classes=num_classes, dtype=dtype),
-  }
-  if family == 'resnet' and depth.isdecimal():
-    makers[config.network] = lambda: models.ResNet(
-      int(depth), num_classes, act, width, projected=config.coupled, dtype=dtype
-    )
-  if config.network not in makers:
-    raise UserError(f'--network is {config.network}: give mlp, cnn, vgg-16, or resnet and a depth, as in resnet-20')
+  name, width = config.network, config.width
+  family, _, depth = name.partition('-')
+  if name not in ('mlp', 'cnn', 'vgg-16') and not (family == 'resnet' and depth.isdecimal()):
+    raise UserError(f'--network is {name}: give mlp, cnn, vgg-16, or resnet and a depth, as in resnet-20')
+  how = {'num_classes': num_classes, 'width': width, 'coupled': config.coupled, 'dtype': jnp.dtype(config.dtype)}
   try:
-    model = makers[config.network]()
+    model = networks.build(name, act, **how)
     jax.eval_shape(partial(model.init, train=False), jax.random.key(0), inputs)
   except ZeroDivisionError as error:  # no pixel is left for the logits
-    raise UserError(f'--network is {config.network}: it pools these images to nothing; give another') from error
+    raise UserError(f'--network is {name}: it pools these images to nothing; give another') from error
   except ValueError as error:
-    raise UserError(f'--network {config.network} --width {text_of(width)}: {error}') from error
+    raise UserError(f'--network {name} --width {text_of(width)}: {error}') from error
   return model
 
 
@@ -174,7 +197,7 @@ def width(model: nn.Module) -> int:
   """The number that stands in the table's column: first units, first channels, or the widening factor."""
   if isinstance(model, models.WideResNet):
     return model.widen
-  return model.channels[0] if isinstance(model, models.CNN) else model.units[0]
+  return model.units[0] if isinstance(model, models.MLP) else model.channels[0]
 
 
 def over(model: nn.Module) -> Callable[[Callable], Callable]:
@@ -208,10 +231,22 @@ def read(config: Lit | LitText) -> Dataset:
 
 def data(config: Training, dataset: Dataset) -> tuple[Data, list]:
   """What the phases read, and the test set as batches with masks."""
-  spread = sharding()
-  images = pixels(dataset.pixel_mean, dataset.pixel_std, augment=dataset.augment)
-  how = {'prepare': characters if isinstance(config, LitText) else images, 'sharding': spread}
-  batches = Batches(dataset.train, batch_size=config.batch_size, seed=0, **how)
+  how = _how(config, dataset)
   evaluated = partial(evaluation_batches, batch_size=8 * config.batch_size, **how)
   walk = step.stepped if jax.default_backend() == 'cpu' else step.looped
-  return Data(batches, list(evaluated(dataset.validation)), spread, walk), list(evaluated(dataset.test))
+  batches = Batches(dataset.train, batch_size=config.batch_size, seed=0, **how)
+  return Data(batches, list(evaluated(dataset.validation)), how['sharding'], walk), list(evaluated(dataset.test))
+
+
+def teacher_data(config: Taught, dataset: Dataset, data: Data) -> Data:
+  """What the teacher's phase reads: the students' data in batches of its own size."""
+  if config.teacher_batch_size is None:
+    return data
+  return data._replace(
+    batches=Batches(dataset.train, batch_size=config.teacher_batch_size, seed=0, **_how(config, dataset))
+  )
+
+
+def _how(config: Training, dataset: Dataset) -> dict[str, Any]:
+  images = pixels(dataset.pixel_mean, dataset.pixel_std, augment=dataset.augment)
+  return {'prepare': characters if isinstance(config, LitText) else images, 'sharding': sharding()}

@@ -153,7 +153,7 @@ def group(config: DistillText, arm: Arm | None, network: Transformer) -> Group:
   """The students of an arm, or the teacher."""
   soft = word_level(temperature=config.temperature, soft_weight=config.soft_weight)
   loss = soft if arm is not None and arm.method == 'kd' else of_labels(config.label_smoothing)
-  seeds = (0,) if arm is None else range(config.seeds)
+  seeds = (0,) if arm is None else config.all_seeds
   return Group(network, distill(network, loss), seeds, over(), reparam(config, arm), score=TOKEN_ACCURACY)
 
 

@@ -15,6 +15,7 @@ from train.run import read_json, write_atomically
 
 DataName = Literal['digits', 'mnist', 'fashion-mnist', 'cifar10', 'cifar100']
 ActivationName = Literal['relu', 'identity', 'prelu', 'swish', 'aplu', 'lma', 'lma-joined']
+ScheduleName = Literal['cosine', 'warmup-cosine', 'plateau', 'steps', 'constant']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Training:
   """Go on with the run in --workdir; what is not given comes from its config.json."""
   seeds: int = 10
   """How many paired seeds; 5 by default where the data are not digits."""
+  first_seed: int = 0
+  """The first of them: runs that differ in their seeds alone can be reported together."""
   activations: tuple[ActivationName, ...] = ('relu', 'prelu', 'swish', 'aplu', 'lma', 'lma-joined')
   """The students' activations; identity is a control."""
   segments: tuple[int, ...] = (8,)
@@ -42,8 +45,9 @@ class Training:
   """Epochs of each student; by default 20 for the MNISTs and the paper's 200 for the CIFARs."""
   teacher_epochs: int | None = None
   """Epochs of the teacher; by default those of the students."""
-  schedule: Literal['cosine', 'plateau', 'steps', 'constant'] = 'cosine'
-  """Of the learning rate; by default the paper's for cifar10 (plateau) and cifar100 (steps)."""
+  schedule: ScheduleName = 'cosine'
+  """Of the learning rate; warmup-cosine rises for a tenth of the epochs first. By default the paper's for cifar10
+  (plateau) and cifar100 (steps)."""
   learning_rate: float = 0.05
   """At the start; by default the paper's for cifar10 (0.01) and cifar100 (0.1)."""
   weight_decay: float = 2.2e-4
@@ -61,6 +65,11 @@ class Training:
   process_id: int | None = None
   """Which of them this is, from 0."""
 
+  @property
+  def all_seeds(self) -> range:
+    """The seeds of the students."""
+    return range(self.first_seed, self.first_seed + self.seeds)
+
 
 @dataclasses.dataclass(frozen=True)
 class Images(Training):
@@ -73,7 +82,34 @@ class Images(Training):
 
 
 @dataclasses.dataclass(frozen=True)
-class Distill(Images):
+class Taught(Images):
+  """What is asked of a teacher of images that has a recipe of its own; the students keep theirs."""
+
+  teacher_learning_rate: float | None = None
+  """The teacher's learning rate at the start; by default that of the students."""
+  teacher_schedule: ScheduleName | None = None
+  """Of the teacher's learning rate; by default that of the students."""
+  teacher_weight_decay: float | None = None
+  """L2 on all parameters of the teacher; by default that of the students."""
+  teacher_batch_size: int | None = None
+  """Examples a step of the teacher; by default that of the students."""
+  teacher_label_smoothing: float = 0.0
+  """The part of each of the teacher's labels that is spread evenly over all classes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Named(Taught):
+  """What is asked of a teacher whose network the students do not share."""
+
+  teacher: str | None = None
+  """The teacher's network: mlp, cnn, vgg-16, cifar10-teacher, cifar10-student-3, or resnet-20, resnext-20,
+  wide-resnet-16-10 and others of their depths; by default the paper's for the CIFARs, else an mlp."""
+  teacher_width: tuple[int, ...] = ()
+  """Its units or channels, where its name does not say them; by default the published ones."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Distill(Named):
   """Distil a teacher into students of equal size, one per activation and seed, and show what came of it."""
 
   temperature: float = 2.0
@@ -108,9 +144,26 @@ def defaults(data: DataName) -> Distill:
 def check(config: Distill) -> None:
   """Refuses what cannot be run, naming the option."""
   check_training(config)
+  check_taught(config)
   check_soft_targets([config.temperature], [config.soft_weight])
   require(len(set(config.width)) == len(config.width), 'width', text(config.width), 'give each once')
   require((config.cached_logits or 0) >= 0, 'cached_logits', config.cached_logits, 'give 0 or more')
+
+
+def check_taught(config: Taught) -> None:
+  for name in ('teacher_learning_rate', 'teacher_batch_size'):
+    value = getattr(config, name)
+    require(value is None or 0 < value < math.inf, name, value, 'give a positive number')
+  decay, smoothing = config.teacher_weight_decay, config.teacher_label_smoothing
+  require(decay is None or 0 <= decay < math.inf, 'teacher_weight_decay', decay, 'give 0 or more')
+  require(0 <= smoothing < 1, 'teacher_label_smoothing', smoothing, 'give 0 or more, below 1')
+  if isinstance(config, Named):
+    require(
+      min(config.teacher_width, default=1) >= 1,
+      'teacher_width',
+      min(config.teacher_width, default=1),
+      'give positive numbers',
+    )
 
 
 def check_training(config: Training) -> None:
@@ -124,6 +177,7 @@ def check_training(config: Training) -> None:
   for name in ('segments', 'activations'):
     require(len(set(numbers[name])) == len(numbers[name]), name, text(numbers[name]), 'give each once')
   require(min(config.segments) >= 2, 'segments', min(config.segments), 'give 2 or more')
+  require(config.first_seed >= 0, 'first_seed', config.first_seed, 'give 0 or more')
   require(min(config.width) >= 1, 'width', min(config.width), 'give positive numbers')
   require(0 <= config.weight_decay < math.inf, 'weight_decay', config.weight_decay, 'give 0 or more')
   require(config.activations != ('aplu',) or max(config.segments) > 2, 'segments', 2, 'give aplu 3 or more')

@@ -4,7 +4,16 @@ import dataclasses
 import math
 from typing import Any, Literal
 
-from train.config import ActivationName, DataName, Training, check_soft_targets, check_training, require, text
+from train.config import (
+  ActivationName,
+  DataName,
+  ScheduleName,
+  Training,
+  check_soft_targets,
+  check_training,
+  require,
+  text,
+)
 
 Method = Literal[
   'hard', 'kd', 'hint', 'born-again', 'lit', 'lit-own-inputs', 'lit-one-boundary', 'lit-beta-0', 'lit-beta-1',
@@ -47,7 +56,7 @@ class Shallow(Training):
   """Of the fine-tuning by kd."""
   teacher_epochs: int | None = None
   """Epochs of the teacher; by default those of both phases."""
-  schedule: Literal['cosine', 'plateau', 'steps', 'constant'] = 'cosine'
+  schedule: ScheduleName = 'cosine'
   """Of the learning rate in each phase; not plateau, which ends when it likes."""
   learning_rate: float = 0.05
   """At the start of all but fine-tuning."""

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Any, Literal
 
-from train.config import ActivationName, Images, check_training, require, text
+from train.config import ActivationName, Images, ScheduleName, check_training, require, text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ class LitGan(Images):
   """Of the way there and back, in the generator's loss."""
   penalty_weight: float = 10.0
   """Of the critic's gradient penalty."""
-  schedule: Literal['cosine', 'plateau', 'steps', 'constant'] = 'constant'
+  schedule: ScheduleName = 'constant'
   """Of the learning rate in each phase; not plateau, which ends when it likes."""
   learning_rate: float = 3e-3
   """Adam's, at the start of each phase."""

@@ -8,8 +8,9 @@ from train.config import (
   PUBLISHED,
   ActivationName,
   DataName,
-  Images,
+  Named,
   check_soft_targets,
+  check_taught,
   check_training,
   require,
   text,
@@ -22,7 +23,7 @@ SOFT_TARGETS = {1: (1.0, 0.95), 2: (1.0, 0.3), 3: (2.0, 0.3), 4: (2.0, 0.95), 8:
 
 
 @dataclasses.dataclass(frozen=True)
-class Quantize(Images):
+class Quantize(Named):
   """Train students whose weights are quantized, pack each into a file, and score what is read back from it."""
 
   activations: tuple[ActivationName, ...] = ('relu', 'lma')
@@ -70,6 +71,7 @@ def defaults(data: DataName) -> Quantize:
 def check(config: Quantize) -> None:
   """Refuses what cannot be run, naming the option."""
   check_training(config)
+  check_taught(config)
   check_soft_targets(config.temperature, config.soft_weight)
   for name in ('width', 'bits', 'methods', 'centroids', 'temperature', 'soft_weight'):
     values = getattr(config, name)

@@ -4,7 +4,16 @@ import dataclasses
 import math
 from typing import Any, Literal
 
-from train.config import ActivationName, DataName, Images, check_soft_targets, check_training, require, text
+from train.config import (
+  ActivationName,
+  DataName,
+  Taught,
+  check_soft_targets,
+  check_taught,
+  check_training,
+  require,
+  text,
+)
 
 RuleName = Literal['pca', 'null', 'uniform', 'random', 'norm-scale']
 Start = Literal['pruned', 'distilled', 'scratch']
@@ -12,7 +21,7 @@ CriterionName = Literal['l1', 'l2', 'median', 'norm-scale', 'random']
 
 
 @dataclasses.dataclass(frozen=True)
-class Slimmed(Images):
+class Slimmed(Taught):
   """What is asked of a network that loses channels, whatever becomes of it."""
 
   network: str = 'mlp'
@@ -99,6 +108,7 @@ def check_rate(rate: float) -> None:
 
 def check_slimmed(config: Slimmed) -> None:
   check_training(config)
+  check_taught(config)
   check_soft_targets([config.temperature], [config.soft_weight])
   for name in ('minimum_width', 'multiple'):
     require(getattr(config, name) >= 1, name, getattr(config, name), 'give 1 or more')

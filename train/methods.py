@@ -159,7 +159,7 @@ def group(config: Shallow, arm: Arm, phase: str, pair: Pair) -> Group:
   """What the students of an arm train in a phase, and by which objective."""
   model = pair.of(arm)
   end_to_end = mixed(temperature=config.temperature, soft_weight=config.soft_weight)
-  seeds = (0,) if arm.method == TEACHER else range(config.seeds)
+  seeds = (0,) if arm.method == TEACHER else config.all_seeds
   plain = Group(model, distill(model, end_to_end), seeds, build.over(model))
   if arm.method in (TEACHER, 'hard'):
     return plain._replace(objective=supervised(model))

@@ -56,15 +56,17 @@ def forward(model: nn.Module, params: Params, stats: ModelStats, inputs: Array, 
   return logits, moved
 
 
-def supervised(model: nn.Module) -> Objective:
-  """Cross-entropy with the labels; ``frozen`` is not looked at."""
+def supervised(model: nn.Module, *, label_smoothing: float = 0.0) -> Objective:
+  """Cross-entropy with the labels, a part of each spread evenly over all classes; ``frozen`` is not looked at."""
 
   def objective(params: Params, stats: ModelStats, frozen: Frozen, batch: Batch, key: Key):
     del frozen
     logits, stats = forward(model, params, stats, batch.inputs, key)
     logits = logits.astype('float32')
-    loss = optax.losses.softmax_cross_entropy_with_integer_labels(logits, batch.labels).mean()
-    return loss, (stats, {})
+    if label_smoothing:
+      labels = optax.losses.smooth_labels(jax.nn.one_hot(batch.labels, logits.shape[-1]), label_smoothing)
+      return optax.losses.softmax_cross_entropy(logits, labels).mean(), (stats, {})
+    return optax.losses.softmax_cross_entropy_with_integer_labels(logits, batch.labels).mean(), (stats, {})
 
   return objective
 

@@ -3,6 +3,9 @@
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
+import optax
+
 Schedule = Callable[[Sequence[float]], float | None]
 """The errors (0 … 1) of the finished epochs -> the factor on the learning rate in the next one, or None to stop."""
 
@@ -15,6 +18,13 @@ def constant(epochs: int) -> Schedule:
 def cosine(epochs: int) -> Schedule:
   """Half a cosine from 1 to 0 over the epochs."""
   return lambda errors: 0.5 * (1 + math.cos(math.pi * len(errors) / epochs)) if len(errors) < epochs else None
+
+
+def warmup_cosine(epochs: int) -> Schedule:
+  """Rises evenly over the first tenth of the epochs, then half a cosine to 0, taken at the middle of each epoch."""
+  warmup = max(1, round(epochs / 10))
+  factor = optax.schedules.warmup_cosine_decay_schedule(0.0, 1.0, warmup, max(epochs, warmup + 1))
+  return lambda errors: np.asarray(factor(len(errors) + 0.5)).item() if len(errors) < epochs else None
 
 
 def steps(epochs: int) -> Schedule:

@@ -66,18 +66,17 @@ class Files:
   def written(self, name: str, trained: Trained, about: dict[str, Any], *, entropy: bool = False) -> Written:
     """Packs the networks of all seeds, and reads their files."""
     own, group = jax.tree.map(jnp.asarray, jax.device_get(trained.end)), trained.group
-    seeds = range(len(group.seeds))
-    packed = [group.reparam.stored(member(own.theta, i), member(own.code, i)) for i in seeds]
+    packed = [group.reparam.stored(member(own.theta, i), member(own.code, i)) for i in range(len(group.seeds))]
     as_trained = {'params': _stacked([each.decode() for each in packed]), **own.stats}
     stats = jax.device_get(self.measured(group, as_trained))
     stats.pop('params')
-    files = [self._folder / file_name(name, i) for i in seeds]
+    files = [self._folder / file_name(name, seed) for seed in group.seeds]
     if first():
       for i, file in enumerate(files):
         shipped.write(file, packed[i], member(stats, i), about, entropy=entropy)
     wait(f'the files of {name} are written')
     bits, size = packed[0].mean_bits(), files[0].stat().st_size
-    return Written(as_trained, self.read(about, files), bits, size, file_name(name, 0))
+    return Written(as_trained, self.read(about, files), bits, size, file_name(name, group.seeds[0]))
 
   def read(self, about: dict[str, Any], files: Sequence[Path]) -> Any:
     """What lies in files, which must be of the network that is described."""

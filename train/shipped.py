@@ -10,9 +10,9 @@ import jax.numpy as jnp
 
 from lmajax.compress import pack, unpack
 from lmajax.types import Array, ModelStats, Packed
-from train import build
+from train import build, networks
 from train.build import Arm
-from train.config import Training
+from train.config import Named, Training
 from train.config_slim import Slimmed
 from train.data import Dataset
 from train.data.batches import normalized
@@ -52,13 +52,13 @@ class Description(TypedDict):
   brightest: int
 
 
-def description(config: Training, arm: Arm | None, dataset: Dataset) -> dict[str, Any]:
+def description(config: Named, arm: Arm | None, dataset: Dataset) -> dict[str, Any]:
   """That of the student of an arm, or without one of the teacher."""
-  found = _description(config, 'teacher' if arm is None else 'student', dataset)
+  network = build.teacher(config) if arm is None else build.student_network(config.data, arm.width)
+  found = {**_description(config, network.name, dataset), 'width': list(network.width)}
   if arm is None:
     return found
-  act = {'activation': arm.activation, 'segments': arm.segments, 'activation_bits': arm.activation_bits}
-  return {**found, **act, 'width': [arm.width]}
+  return {**found, 'activation': arm.activation, 'segments': arm.segments, 'activation_bits': arm.activation_bits}
 
 
 def of_thin(
@@ -91,17 +91,16 @@ def _description(config: Training, network: str, dataset: Dataset) -> dict[str, 
 
 def model(description: dict[str, Any]) -> nn.Module:
   """The network that a description describes."""
-  what: dict[str, Any] = {'data': description['data'], 'dtype': description['dtype']}
-  network, width, num_classes = description['network'], tuple(description['width']), len(description['classes'])
-  if network == 'teacher':
-    return build.teacher(Training(**what), num_classes)
   act = build.activation(description['activation'], description['segments'], description['activation_bits'])
-  if network == 'student':
-    return build.network(Training(**what), act, width[0], num_classes)
-  config = Slimmed(**what, network=network, width=width, coupled=description['coupled'])
-  inputs = jnp.zeros((1, *description['image_shape']))
-  whole = build.slimmable(config, act, num_classes=num_classes, inputs=inputs)
-  return whole.thinned(tuple(description['thinned']))
+  whole = networks.build(
+    description['network'],
+    act,
+    num_classes=len(description['classes']),
+    width=tuple(description['width']),
+    coupled=description['coupled'],
+    dtype=jnp.dtype(description['dtype']),
+  )
+  return whole if description['thinned'] is None else whole.thinned(tuple(description['thinned']))
 
 
 def logits(description: dict[str, Any], variables: Any, images: Array) -> Array:

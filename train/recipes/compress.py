@@ -51,6 +51,7 @@ class Experiment(NamedTuple):
   config: Compress
   dataset: Dataset
   data: Data
+  teacher_data: Data
   test: list
   slimming: Slimming
   kinds: list[tuple[str, int | None]]  # the students' activations
@@ -74,7 +75,8 @@ def experiment(config: Compress) -> Experiment:
       check_boundaries(slimming.model.thinned(widths), slimming.model, slimming.inputs)
     except UserError as error:
       raise UserError(f'--lit takes a resnet without --coupled: {error}') from error
-  return Experiment(config, dataset, data, test, slimming, list(build.kinds(config)))
+  teacher_data = build.teacher_data(config, dataset, data)
+  return Experiment(config, dataset, data, teacher_data, test, slimming, list(build.kinds(config)))
 
 
 def network(config: Compress, dataset: Dataset, data: Data, stage: Stage) -> Any:
@@ -96,7 +98,8 @@ def alone(plan: Experiment) -> list[Stage]:
 def run(plan: Experiment, to: Run) -> list[Row]:
   """Goes through the chain, packs what every stage made, reads the files back, and the test set once."""
   config = plan.config
-  to.bar.total = (config.epochs + (2 + len(alone(plan))) * config.finetune_epochs) * plan.data.batches.steps_per_epoch
+  own = (config.teacher_epochs or config.epochs) * plan.teacher_data.batches.steps_per_epoch
+  to.bar.total = own + (2 + len(alone(plan))) * config.finetune_epochs * plan.data.batches.steps_per_epoch
   groups = {Stage(ORIGINAL): group(plan, Stage(ORIGINAL), plan.slimming.full)}
   made = fitted(plan, to, ORIGINAL, groups, {}, None)
   whole = made[Stage(ORIGINAL)].variables()
@@ -128,7 +131,7 @@ def again(plan: Experiment, folder: Path) -> list[Row]:
     if row.name not in known:
       raise UserError(f'{folder / "results.json"} has {row.name}, which is not among the stages of its config.json')
     stage, widths = known[row.name], tuple(row.widths)
-    files = [folder / file_name(row.name, seed) for seed in range(plan.config.seeds)]
+    files = [folder / file_name(row.name, seed) for seed in plan.config.all_seeds]
     return scoring.accuracy(group(plan, stage, widths), about(plan, stage, widths), files)
 
   return [each._replace(accuracy=scored(each)) for each in rows]
@@ -149,8 +152,10 @@ def group(plan: Experiment, stage: Stage, widths: Widths) -> Group:
   """What a stage trains, and by which objective: labels, and from the distilled on the original of the first seed."""
   config, model = plan.config, plan.whole(stage).thinned(widths)
   soft = mixed(temperature=config.temperature, soft_weight=config.soft_weight)
-  plain = Group(model, supervised(model), range(config.seeds), build.over(model), reparam(config, stage))
-  if stage.stage in (ORIGINAL, SLIMMED):
+  plain = Group(model, supervised(model), config.all_seeds, build.over(model), reparam(config, stage))
+  if stage.stage == ORIGINAL:
+    return plain._replace(objective=supervised(model, label_smoothing=config.teacher_label_smoothing))
+  if stage.stage == SLIMMED:
     return plain
   if stage.stage == LIT:
     every = range(len(config.width))
@@ -200,12 +205,13 @@ def fitted(
   """A fit of the chain."""
   config = plan.config
   slow = replace(config, learning_rate=config.finetune_learning_rate)
-  how = build.plan(config, config.epochs) if phase == ORIGINAL else build.plan(slow, config.finetune_epochs)
+  how = build.teacher_plan(config) if phase == ORIGINAL else build.plan(slow, config.finetune_epochs)
+  data = plan.teacher_data if phase == ORIGINAL else plan.data
   taught = phase not in (ORIGINAL, SLIMMED)
   named = {stage.name: each for stage, each in groups.items()}
   cohort = Cohort(named, how, teach(plan.slimming.model)) if taught else Cohort(named, how)
   begun = {stage.name: each for stage, each in starts.items()}
-  progress = fit(to, phase, cohort, plan.data, teacher if taught else None, begun)
+  progress = fit(to, phase, cohort, data, teacher if taught else None, begun)
   return {stage: Trained(each, progress[stage.name].end) for stage, each in groups.items()}
 
 

@@ -31,6 +31,7 @@ class Experiment(NamedTuple):
   config: Distill
   dataset: Dataset
   data: Data
+  teacher_data: Data
   test: list
   teacher: Cohort
   students: Cohort
@@ -44,26 +45,27 @@ def experiment(config: Distill) -> Experiment:
   enough = (config.cached_logits or 0) <= dataset.num_classes
   require(enough, 'cached_logits', config.cached_logits, f'there are {dataset.num_classes} classes; give no more, or 0')
   data, test = build.data(config, dataset)
-  teacher = build.teachers(config, dataset.num_classes)
+  teacher_data = build.teacher_data(config, dataset, data)
+  teacher = build.teachers(config, dataset, data.batches.blank)
 
   def group(arm: Arm) -> Group:
     model = build.student(config, arm, dataset.num_classes)
     soft = distill(model, mixed(temperature=config.temperature, soft_weight=config.soft_weight))
-    return Group(model, supervised(model) if arm.hard_label else soft, range(config.seeds), build.over(model))
+    return Group(model, supervised(model) if arm.hard_label else soft, config.all_seeds, build.over(model))
 
   arms = tuple(build.arms(config))
   students = Cohort(
     {arm.name: group(arm) for arm in arms}, build.plan(config, config.epochs), teach(teacher.groups[TEACHER].model)
   )
-  return Experiment(config, dataset, data, test, teacher, students, arms)
+  return Experiment(config, dataset, data, teacher_data, test, teacher, students, arms)
 
 
 def run(plan: Experiment, to: Run) -> list[Row]:
   """Trains the teacher, then all students, reads the test set once, and writes the table and the pictures."""
   config = plan.config
-  epochs = (config.teacher_epochs or config.epochs) + config.epochs
-  to.bar.total = epochs * plan.data.batches.steps_per_epoch
-  trained = weights(plan.teacher)(fit(to, TEACHER, plan.teacher, plan.data))
+  own = (config.teacher_epochs or config.epochs) * plan.teacher_data.batches.steps_per_epoch
+  to.bar.total = own + config.epochs * plan.data.batches.steps_per_epoch
+  trained = weights(plan.teacher)(fit(to, TEACHER, plan.teacher, plan.teacher_data))
   students, data, shared = under(plan, to, member(trained[TEACHER], 0))
   trained |= weights(students)(fit(to, STUDENTS, students, data, shared))
   rows = evaluated(plan, trained)
@@ -89,8 +91,8 @@ def under(plan: Experiment, to: Run, teacher: Any) -> tuple[Cohort, Data, Any]:
 
 def restored(plan: Experiment, folder: Path) -> dict[str, Any]:
   """The variables of the teacher and of all students of a finished run, from its checkpoints."""
-  phases = {TEACHER: plan.teacher, STUDENTS: plan.students}
-  parts = [weights(cohort)(saved(folder, phase, cohort, plan.data)) for phase, cohort in phases.items()]
+  phases = {TEACHER: (plan.teacher, plan.teacher_data), STUDENTS: (plan.students, plan.data)}
+  parts = [weights(cohort)(saved(folder, phase, cohort, data)) for phase, (cohort, data) in phases.items()]
   return {name: variables for part in parts for name, variables in part.items()}
 
 

@@ -95,7 +95,7 @@ def classifier(config: LitGan, num_classes: int) -> Fit:
 def generators(config: LitGan, arm: Arm, shape: tuple[int, ...]) -> dict[Arm, Fit]:
   """What is trained with one activation, in its order."""
   teacher, student = (players(config, arm, b, shape) for b in (config.teacher_blocks, config.student_blocks))
-  long, short, seeds = config.epochs, config.finetune_epochs, range(config.seeds)
+  long, short, seeds = config.epochs, config.finetune_epochs, config.all_seeds
   own = config.teacher_epochs or long + short
   terms = Weights(config.domain_weight, config.reconstruction_weight, config.penalty_weight)
   moved = adam(0.5, 0.999, config.weight_decay)

@@ -38,6 +38,7 @@ class Experiment(NamedTuple):
   config: Quantize
   dataset: Dataset
   data: Data
+  teacher_data: Data
   test: list
   teacher: Cohort
   models: dict[Arm, Any]
@@ -52,16 +53,19 @@ def experiment(config: Quantize) -> Experiment:
   check(config)
   dataset = load(config.data, data_dir=config.data_dir, train_images=config.train_images)
   data, test = build.data(config, dataset)
-  teacher = build.teachers(config, dataset.num_classes)
+  teacher_data = build.teacher_data(config, dataset, data)
+  teacher = build.teachers(config, dataset, data.batches.blank)
   arms = tuple(quantizers.arms(config))
   networks = {arm.student: build.student(config, arm.student, dataset.num_classes) for arm in arms}
-  return Experiment(config, dataset, data, test, teacher, {arm: networks[arm.student] for arm in arms})
+  students = {arm: networks[arm.student] for arm in arms}
+  return Experiment(config, dataset, data, teacher_data, test, teacher, students)
 
 
 def run(plan: Experiment, to: Run) -> list[Row]:
   """Trains the teacher and all students, packs them, reads the files back, and the test set once."""
-  to.bar.total = sum(cohort_epochs(plan)) * plan.data.batches.steps_per_epoch
-  teacher = fit(to, TEACHER, plan.teacher, plan.data)
+  own, *others = cohort_epochs(plan)
+  to.bar.total = own * plan.teacher_data.batches.steps_per_epoch + sum(others) * plan.data.batches.steps_per_epoch
+  teacher = fit(to, TEACHER, plan.teacher, plan.teacher_data)
   taught = member(weights(plan.teacher)(teacher)[TEACHER], 0)
   trained = from_scratch(plan, to, taught)
   trained |= afterwards(plan, trained)
@@ -157,7 +161,7 @@ def with_codebooks(plan: Experiment, to: Run, teacher: Any, trained: dict[Arm, T
 def group(plan: Experiment, arm: Arm, reparam: Reparam) -> Group:
   model = plan.models[arm]
   objective = distill(model, mixed(temperature=arm.temperature, soft_weight=arm.soft_weight))
-  return Group(model, objective, range(plan.config.seeds), build.over(model), reparam)
+  return Group(model, objective, plan.config.all_seeds, build.over(model), reparam)
 
 
 def layers(plan: Experiment, arm: Arm) -> tuple[str, ...]:

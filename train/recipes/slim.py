@@ -71,6 +71,7 @@ class Experiment(NamedTuple):
 
   config: Slim
   data: Data
+  teacher_data: Data
   test: list
   slimmings: dict[str, Slimming]  # by the activation's label
   originals: dict[Original, Group]
@@ -95,14 +96,14 @@ def experiment(config: Slim) -> Experiment:
     rule = slimming.uniform(compress.spectra(_untrained(slimming, [0])[0], slimming.graph))
     for rate in config.rate:
       slimming.solved(rule, rate)  # a rate out of reach is refused before the training
-    groups[plain] = Group(model, supervised(model), range(config.seeds), build.over(model))
+    objective = supervised(model, label_smoothing=config.teacher_label_smoothing)
+    groups[plain] = Group(model, objective, config.all_seeds, build.over(model))
     if 'norm-scale' in config.rules:
       scales = {path.partition('/')[2] for channels in slimming.graph for path in channels.scales}
-      objective = penalized(supervised(model), lambda path, leaf, scales=scales: path in scales, config.scale_penalty)
-      groups[plain._replace(penalized=True)] = groups[plain]._replace(objective=objective)
-  plan = build.plan(config, config.teacher_epochs or config.epochs)
-  cohort = Cohort({each.name: group for each, group in groups.items()}, plan)
-  return Experiment(config, data, test, slimmings, groups, cohort)
+      scale = penalized(objective, lambda path, leaf, scales=scales: path in scales, config.scale_penalty)
+      groups[plain._replace(penalized=True)] = groups[plain]._replace(objective=scale)
+  cohort = Cohort({each.name: group for each, group in groups.items()}, build.teacher_plan(config))
+  return Experiment(config, data, build.teacher_data(config, dataset, data), test, slimmings, groups, cohort)
 
 
 def _untrained(slimming: Slimming, seeds: Sequence[int]) -> list[Any]:
@@ -123,9 +124,9 @@ def arms(config: Slim, plain: Original) -> Iterator[Arm]:
 def run(plan: Experiment, to: Run) -> list[Row]:
   """Trains the originals, finds the widths, trains the thin networks, and reads the test set once."""
   config = plan.config
-  epochs = (config.teacher_epochs or config.epochs) + len(plan.plains) * config.epochs
-  to.bar.total = epochs * plan.data.batches.steps_per_epoch
-  progress = fit(to, 'originals', plan.cohort, plan.data)
+  own = (config.teacher_epochs or config.epochs) * plan.teacher_data.batches.steps_per_epoch
+  to.bar.total = own + len(plan.plains) * config.epochs * plan.data.batches.steps_per_epoch
+  progress = fit(to, 'originals', plan.cohort, plan.teacher_data)
   trained = weights(plan.cohort)(progress)
   found, students = widths(plan, trained, to.folder), {}
   for plain in plan.plains:
@@ -143,7 +144,7 @@ def run(plan: Experiment, to: Run) -> list[Row]:
 
 def again(plan: Experiment, folder: Path) -> list[Row]:
   """The rows of a finished run, from its checkpoints."""
-  trained = weights(plan.cohort)(saved(folder, 'originals', plan.cohort, plan.data))
+  trained = weights(plan.cohort)(saved(folder, 'originals', plan.cohort, plan.teacher_data))
   found, students = widths(plan, trained, folder), {}
   for plain in plan.plains:
     cohort = thin(plan, plain, found)
@@ -265,4 +266,4 @@ def evaluated(
 
 
 def _group(plan: Experiment, model: Any) -> Group:
-  return Group(model, supervised(model), range(plan.config.seeds), build.over(model))
+  return Group(model, supervised(model), plan.config.all_seeds, build.over(model))
