@@ -129,7 +129,7 @@ def _run(recipe: Any, command: Any, default: Any, arguments: list[str]) -> tuple
   if distributed.first():
     _create(folder)
     if not command.resume:
-      configs.save(config, folder)
+      configs.save(plan.config, folder)
   with Run(folder) as run:
     return folder, recipe.run(plan, run)
 

@@ -117,7 +117,14 @@ def teacher(config: Named) -> Network:
 def teachers(config: Named, dataset: Dataset, inputs: Any) -> Cohort:
   """The teacher as a cohort of its own, on the labels alone."""
   own = teacher(config)
-  model = networks.tried('teacher', own.name, lambda: own.built(linen.ReLU, dataset.num_classes, config.dtype), inputs)
+  return teachers_of(
+    config,
+    networks.tried('teacher', own.name, lambda: own.built(linen.ReLU, dataset.num_classes, config.dtype), inputs),
+  )
+
+
+def teachers_of(config: Taught, model: nn.Module) -> Cohort:
+  """A network as the cohort of a teacher."""
   objective = supervised(model, label_smoothing=config.teacher_label_smoothing)
   return Cohort({TEACHER: step.Group(model, objective, (0,), step.unrolled)}, teacher_plan(config))
 

@@ -6,8 +6,9 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import jax
 import tyro
 
 from train.errors import UserError
@@ -45,6 +46,10 @@ class Training:
   """Epochs of each student; by default 20 for the MNISTs and the paper's 200 for the CIFARs."""
   teacher_epochs: int | None = None
   """Epochs of the teacher; by default those of the students."""
+  teacher_from: tuple[Path, ...] = ()
+  """Train no teacher, take this one: that of a finished run, given by its folder, or a model file."""
+  teacher_digests: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
+  """sha256 of these files, noted when the run begins: a resumed run insists on them."""
   schedule: ScheduleName = 'cosine'
   """Of the learning rate; warmup-cosine rises for a tenth of the epochs first. By default the paper's for cifar10
   (plateau) and cifar100 (steps)."""
@@ -178,6 +183,13 @@ def check_training(config: Training) -> None:
     require(len(set(numbers[name])) == len(numbers[name]), name, text(numbers[name]), 'give each once')
   require(min(config.segments) >= 2, 'segments', min(config.segments), 'give 2 or more')
   require(config.first_seed >= 0, 'first_seed', config.first_seed, 'give 0 or more')
+  require(not config.teacher_digests or bool(config.teacher_from), 'teacher_from', 'missing', 'a run knows its digest')
+  own = [
+    name for name in vars(config) if name.startswith('teacher_') and name not in ('teacher_from', 'teacher_digests')
+  ]
+  for name in own if config.teacher_from else ():
+    given, default = getattr(config, name), type(config).__dataclass_fields__[name].default
+    require(given == default, name, text(given), 'with --teacher-from nothing of a teacher is trained; leave it out')
   require(min(config.width) >= 1, 'width', min(config.width), 'give positive numbers')
   require(0 <= config.weight_decay < math.inf, 'weight_decay', config.weight_decay, 'give 0 or more')
   require(config.activations != ('aplu',) or max(config.segments) > 2, 'segments', 2, 'give aplu 3 or more')
@@ -204,18 +216,22 @@ def option(name: str) -> str:
 
 
 _NOT_SAVED = ('workdir', 'resume', 'coordinator_address', 'num_processes', 'process_id')
+_OF_THE_MACHINE = ('data_dir', 'teacher_from')
+_HIDDEN = ('teacher_digests',)  # no option
 
 
 def published(config: Any) -> dict[str, Any]:
   """Everything that decides a run's numbers, without the folders of the machine it ran on."""
   values = dataclasses.asdict(config)
-  return {name: value for name, value in values.items() if name not in (*_NOT_SAVED, 'data_dir')}
+  return {name: value for name, value in values.items() if name not in (*_NOT_SAVED, *_OF_THE_MACHINE)}
 
 
 def save(config: Any, folder: Path) -> None:
   """Writes ``config.json``."""
-  data_dir = None if config.data_dir is None else str(config.data_dir.resolve())
-  values = {'recipe': recipe(config), **published(config), 'data_dir': data_dir}
+  values = {'recipe': recipe(config), **published(config)}
+  for name in _OF_THE_MACHINE:
+    if hasattr(config, name):
+      values[name] = jax.tree.map(lambda path: str(path.resolve()), getattr(config, name))
   write_atomically(folder / 'config.json', json.dumps(values, indent=2) + '\n')
 
 
@@ -244,8 +260,16 @@ def load(kind: type[Any], folder: Path) -> Any:
   names = {field.name for field in dataclasses.fields(kind)} - set(_NOT_SAVED)
   if not isinstance(values, dict) or values.pop('recipe', None) != command(kind) or set(values) != names:
     raise UserError(f'{folder / "config.json"} is not the configuration of a {command(kind)} run')
+  noted = {name: _digests(folder, values.pop(name)) for name in _HIDDEN if name in values}
   words = [word for name, value in values.items() for word in _words(name, value)]
-  return tyro.cli(kind, args=[*words, '--workdir', str(folder)])  # the same parser: a spoilt value is named
+  parsed = tyro.cli(kind, args=[*words, '--workdir', str(folder)])  # the same parser: a spoilt value is named
+  return dataclasses.replace(parsed, **noted)
+
+
+def _digests(folder: Path, value: Any) -> tuple[str, ...]:
+  if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+    raise UserError(f'{folder / "config.json"}: the digests of its teachers are no list of words')
+  return tuple(value)
 
 
 def _words(name: str, value: Any) -> list[str]:
@@ -261,7 +285,7 @@ def refuse_differences(given: Any, saved: Any) -> None:
   """A resumed run keeps its configuration: an option that differs is named with both values."""
   for field in dataclasses.fields(saved):
     asked, kept = getattr(given, field.name), getattr(saved, field.name)
-    asked = asked.resolve() if isinstance(asked, Path) else asked
+    asked = jax.tree.map(lambda each: each.resolve() if isinstance(each, Path) else each, asked)
     if field.name not in _NOT_SAVED and asked != kept:
       raise UserError(
         f'--{option(field.name)} {text(asked)} differs from the run in {saved.workdir}, which has {text(kept)}:'

@@ -98,8 +98,9 @@ def _of_distill(config: Distill, folder: Path, name: str) -> bytes:
   plan = distill.experiment(config)
   variables = jax.device_get(member(distill.restored(plan, folder)[name], 0))
   arm = next((arm for arm in plan.arms if arm.name == name), None)
+  about = plan.given[0].description if arm is None and plan.given else description(config, arm, plan.dataset)
   packed: Any = identity().stored(variables.pop('params'), ())
-  return pack(packed, variables, description(config, arm, plan.dataset))
+  return pack(packed, variables, about)
 
 
 def write(source: Source, path: Path, form: Format, data_dir: Path | None) -> Agreement:

@@ -94,6 +94,8 @@ def _shared(folder: Path) -> dict[str, Any]:
 
 def paired(accuracy: Sequence[float], base: Sequence[float]) -> Difference:
   """The mean of the differences seed by seed, with Student's interval."""
+  if len(accuracy) != len(base):  # what does not depend on the seed has one figure
+    return Difference(float(np.mean(accuracy) - np.mean(base)), None)
   differences = np.subtract(accuracy, base)
   n = len(differences)
   if n < 2:

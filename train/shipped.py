@@ -61,12 +61,24 @@ def description(config: Named, arm: Arm | None, dataset: Dataset) -> dict[str, A
   return {**found, 'activation': arm.activation, 'segments': arm.segments, 'activation_bits': arm.activation_bits}
 
 
+def of_data(config: Training, dataset: Dataset) -> dict[str, Any]:
+  """The part that says what images a network takes and what they show."""
+  names = ('data', 'classes', 'image_shape', 'pixel_mean', 'pixel_std', 'brightest')
+  return {name: _description(config, '', dataset)[name] for name in names}
+
+
+def of_network(config: Training, dataset: Dataset, name: str, width: Sequence[int], act: Any) -> dict[str, Any]:
+  """That of a network of a name and widths; ``act`` says its activation and segments."""
+  found, own = _description(config, name, dataset), {'activation': act.activation, 'segments': act.segments}
+  return {**found, **own, 'width': list(width)}
+
+
 def of_thin(
-  config: Slimmed, dataset: Dataset, activation: str, segments: int | None, widths: Sequence[int]
+  config: Slimmed, dataset: Dataset, activation: str, segments: int | None, widths: Sequence[int] | None
 ) -> dict[str, Any]:
-  """That of a network with so many of its original's channels."""
+  """That of a network with so many of its original's channels, or of the original."""
   found, act = _description(config, config.network, dataset), {'activation': activation, 'segments': segments}
-  return {**found, **act, 'width': list(config.width), 'coupled': config.coupled, 'thinned': list(widths)}
+  return {**found, **act, 'width': list(config.width), 'coupled': config.coupled, 'thinned': widths and list(widths)}
 
 
 def _description(config: Training, network: str, dataset: Dataset) -> dict[str, Any]:

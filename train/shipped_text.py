@@ -48,7 +48,12 @@ def model(description: dict[str, Any], *, dropout: float = 0.0) -> Transformer:
 
 def read(path: Path) -> shipped.Shipped:
   """Reads a model file of distill-text; what is missing, foreign or damaged is said in one line."""
-  found = shipped.opened(shipped.read_bytes(path), path)
+  return of_bytes(shipped.read_bytes(path), path)
+
+
+def of_bytes(content: bytes, path: Path) -> shipped.Shipped:
+  """The content of a model file of distill-text; an error names its path."""
+  found = shipped.opened(content, path)
   if not isinstance(found.description, dict) or set(found.description) != Description.__required_keys__:
     raise UserError(f'{path}: without the description of a network that translates, as distill-text writes it')
   return found

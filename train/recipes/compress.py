@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from lmajax import compress, tree
 from lmajax.types import Reparam, Widths
-from train import build, draw_compress, report, report_compress
+from train import build, draw_compress, given, report, report_compress
 from train.blockwise import check_boundaries, going_on, in_stages, with_ends
 from train.config import label
 from train.config_compress import Compress, check
@@ -18,12 +18,13 @@ from train.data import Dataset, load
 from train.distributed import first
 from train.errors import UserError
 from train.evaluate import member
+from train.given import Given
 from train.loop import Cohort, Data, Start, fit, fresh
 from train.objectives import blockwise, distill, mixed, supervised, teach
 from train.report_compress import DISTILLED, LIT, ORIGINAL, PACKED, QUANTIZED, SLIMMED, Row
 from train.run import Run, noted
 from train.scoring import Scoring, Trained, file_name
-from train.shipped import of_thin
+from train.shipped import of_data, of_thin
 from train.slimming import CRITERIA, Slimming, mean_spectra, sliced
 from train.step import Group
 
@@ -55,6 +56,7 @@ class Experiment(NamedTuple):
   test: list
   slimming: Slimming
   kinds: list[tuple[str, int | None]]  # the students' activations
+  given: list[Given]  # the original, a seed each, where it is not trained
 
   def whole(self, stage: Stage) -> Any:
     """The original's network with the activation of a stage."""
@@ -65,6 +67,13 @@ def experiment(config: Compress) -> Experiment:
   """Checks the options, reads the data and builds every model, before anything is trained or written."""
   check(config)
   dataset = load(config.data, data_dir=config.data_dir, train_images=config.train_images)
+  config, found = given.teachers(config, several=True)
+  given.check_same(
+    found, of_data(config, dataset) | {'activation': 'relu', 'thinned': None}, 'the original of this chain'
+  )
+  if found:
+    network_of = {name: given.same(found, name) for name in ('network', 'width', 'coupled')}
+    config = replace(config, **{**network_of, 'width': tuple(network_of['width'])}, seeds=len(found))
   data, test = build.data(config, dataset)
   slimming = Slimming(config, network(config, dataset, data, Stage(ORIGINAL)), data.batches.blank)
   init = slimming.model.init(jax.random.key(0), slimming.inputs, train=False)
@@ -76,7 +85,7 @@ def experiment(config: Compress) -> Experiment:
     except UserError as error:
       raise UserError(f'--lit takes a resnet without --coupled: {error}') from error
   teacher_data = build.teacher_data(config, dataset, data)
-  return Experiment(config, dataset, data, teacher_data, test, slimming, list(build.kinds(config)))
+  return Experiment(config, dataset, data, teacher_data, test, slimming, list(build.kinds(config)), found)
 
 
 def network(config: Compress, dataset: Dataset, data: Data, stage: Stage) -> Any:
@@ -98,10 +107,13 @@ def alone(plan: Experiment) -> list[Stage]:
 def run(plan: Experiment, to: Run) -> list[Row]:
   """Goes through the chain, packs what every stage made, reads the files back, and the test set once."""
   config = plan.config
-  own = (config.teacher_epochs or config.epochs) * plan.teacher_data.batches.steps_per_epoch
+  own = 0 if plan.given else (config.teacher_epochs or config.epochs) * plan.teacher_data.batches.steps_per_epoch
   to.bar.total = own + (2 + len(alone(plan))) * config.finetune_epochs * plan.data.batches.steps_per_epoch
   groups = {Stage(ORIGINAL): group(plan, Stage(ORIGINAL), plan.slimming.full)}
-  made = fitted(plan, to, ORIGINAL, groups, {}, None)
+  if plan.given:
+    made = {stage: Trained(each, going_on(given.variables(plan.given))) for stage, each in groups.items()}
+  else:
+    made = fitted(plan, to, ORIGINAL, groups, {}, None)
   whole = made[Stage(ORIGINAL)].variables()
   widths = thin_widths(plan, whole, to.folder)
   teacher = member(whole, 0)
@@ -216,7 +228,8 @@ def fitted(
 
 
 def about(plan: Experiment, stage: Stage, widths: Sequence[int]) -> dict[str, Any]:
-  return of_thin(plan.config, plan.dataset, stage.activation, stage.segments, widths)
+  thin = None if stage.stage == ORIGINAL else widths
+  return of_thin(plan.config, plan.dataset, stage.activation, stage.segments, thin)
 
 
 def row(plan: Experiment, scoring: Scoring, stage: Stage, trained: Trained, widths: Widths) -> Row:

@@ -7,17 +7,19 @@ import jax
 import numpy as np
 
 from lmajax import tree
-from train import build, draw, report
+from train import build, draw, given, report, shipped
 from train.build import Arm
 from train.config import Distill, check, require
 from train.data import Dataset, load
 from train.distributed import first
 from train.evaluate import member, scores
+from train.given import Given
 from train.loop import Cohort, Data, fit, saved, weights
 from train.objectives import distill, mixed, supervised, teach
 from train.report import TEACHER, Row
 from train.run import Run
 from train.said import Kept, cached, digest, heard
+from train.shipped import description, of_data
 from train.step import Group
 
 STUDENTS = 'students'
@@ -36,6 +38,7 @@ class Experiment(NamedTuple):
   teacher: Cohort
   students: Cohort
   arms: tuple[Arm, ...]
+  given: list[Given]  # the teacher, where it is not trained
 
 
 def experiment(config: Distill) -> Experiment:
@@ -46,7 +49,10 @@ def experiment(config: Distill) -> Experiment:
   require(enough, 'cached_logits', config.cached_logits, f'there are {dataset.num_classes} classes; give no more, or 0')
   data, test = build.data(config, dataset)
   teacher_data = build.teacher_data(config, dataset, data)
-  teacher = build.teachers(config, dataset, data.batches.blank)
+  config, found = given.teachers(config)
+  given.check_same(found, of_data(config, dataset), config.data)
+  model = shipped.model(found[0].description) if found else None
+  teacher = build.teachers_of(config, model) if model else build.teachers(config, dataset, data.batches.blank)
 
   def group(arm: Arm) -> Group:
     model = build.student(config, arm, dataset.num_classes)
@@ -57,15 +63,15 @@ def experiment(config: Distill) -> Experiment:
   students = Cohort(
     {arm.name: group(arm) for arm in arms}, build.plan(config, config.epochs), teach(teacher.groups[TEACHER].model)
   )
-  return Experiment(config, dataset, data, teacher_data, test, teacher, students, arms)
+  return Experiment(config, dataset, data, teacher_data, test, teacher, students, arms, found)
 
 
 def run(plan: Experiment, to: Run) -> list[Row]:
   """Trains the teacher, then all students, reads the test set once, and writes the table and the pictures."""
   config = plan.config
-  own = (config.teacher_epochs or config.epochs) * plan.teacher_data.batches.steps_per_epoch
+  own = 0 if plan.given else (config.teacher_epochs or config.epochs) * plan.teacher_data.batches.steps_per_epoch
   to.bar.total = own + config.epochs * plan.data.batches.steps_per_epoch
-  trained = weights(plan.teacher)(fit(to, TEACHER, plan.teacher, plan.teacher_data))
+  trained = taught(plan, to)
   students, data, shared = under(plan, to, member(trained[TEACHER], 0))
   trained |= weights(students)(fit(to, STUDENTS, students, data, shared))
   rows = evaluated(plan, trained)
@@ -75,6 +81,15 @@ def run(plan: Experiment, to: Run) -> list[Row]:
     draw.curves(to.folder / 'curves.png', {arm: own[arm.name] for arm in plan.arms})
     draw.comparisons(to.folder, rows)
   return rows
+
+
+def taught(plan: Experiment, to: Run) -> dict[str, Any]:
+  """The teacher's variables: those that are given, or trained ones, which are kept as a model file."""
+  if plan.given:
+    return {TEACHER: given.variables(plan.given)}
+  trained = weights(plan.teacher)(fit(to, TEACHER, plan.teacher, plan.teacher_data))
+  given.keep(to.folder, TEACHER, [0], trained[TEACHER], description(plan.config, None, plan.dataset))
+  return trained
 
 
 def under(plan: Experiment, to: Run, teacher: Any) -> tuple[Cohort, Data, Any]:
@@ -92,8 +107,11 @@ def under(plan: Experiment, to: Run, teacher: Any) -> tuple[Cohort, Data, Any]:
 def restored(plan: Experiment, folder: Path) -> dict[str, Any]:
   """The variables of the teacher and of all students of a finished run, from its checkpoints."""
   phases = {TEACHER: (plan.teacher, plan.teacher_data), STUDENTS: (plan.students, plan.data)}
-  parts = [weights(cohort)(saved(folder, phase, cohort, data)) for phase, (cohort, data) in phases.items()]
-  return {name: variables for part in parts for name, variables in part.items()}
+  found = {TEACHER: given.variables(plan.given)} if plan.given else {}
+  for phase, (cohort, data) in phases.items():
+    if phase not in found:
+      found |= weights(cohort)(saved(folder, phase, cohort, data))
+  return found
 
 
 def again(plan: Experiment, folder: Path) -> list[Row]:

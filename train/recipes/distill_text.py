@@ -10,7 +10,8 @@ import jax
 import numpy as np
 
 from lmajax import tree
-from train import build_text, draw_text, report, report_text, shipped_text
+from train import build_text, draw_text, given, report, report_text, shipped_text
+from train.blockwise import going_on
 from train.build_text import Arm, Text
 from train.checkpoint import digests
 from train.config import require
@@ -20,7 +21,8 @@ from train.data.buckets import Tokens, numbers
 from train.distributed import first, wait
 from train.errors import UserError
 from train.evaluate import member
-from train.loop import Cohort, Data, fit, weights
+from train.given import Given
+from train.loop import Cohort, Data, Start, fit
 from train.objectives import teach
 from train.report import TEACHER
 from train.report_text import Row
@@ -43,6 +45,7 @@ class Experiment(NamedTuple):
   text: Text
   data: Data
   groups: dict[Arm | None, Group]
+  given: list[Given]  # the teacher, where it is not trained
 
   @property
   def search(self) -> Search:
@@ -65,6 +68,8 @@ def experiment(config: DistillText) -> Experiment:
   languages = {'source': config.source, 'target': config.target}
   how = {'data_dir': config.data_dir, 'train_sentences': config.train_sentences, **languages}
   found = build_text.read(config, parallel.load(config.data, **how))
+  config, teachers = given.teachers(config, read=shipped_text.of_bytes)
+  given.check_same(teachers, build_text.description(config, found, None), 'this run')
   size = found.sizes[1]
   enough = (config.cached_logits or 0) <= size
   require(enough, 'cached_logits', config.cached_logits, f'the vocabulary has {size}; give no more, or 0')
@@ -76,7 +81,8 @@ def experiment(config: DistillText) -> Experiment:
     return build_text.group(config, arm, network)
 
   arms = (None, *build_text.arms(config))
-  return Experiment(config, found, build_text.data(config, found, found.train), {arm: group(arm) for arm in arms})
+  data = build_text.data(config, found, found.train)
+  return Experiment(config, found, data, {arm: group(arm) for arm in arms}, teachers)
 
 
 def run(plan: Experiment, to: Run) -> list[Row]:
@@ -85,9 +91,8 @@ def run(plan: Experiment, to: Run) -> list[Row]:
     build_text.save_vocabularies(plan.text.vocabularies, to.folder)
   wait('the vocabularies are written')
   to.bar.total = total_steps(plan)
-  ended = fit(to, TEACHER, plan.teacher, plan.data)
-  teacher = member(weights(plan.teacher)(ended)[TEACHER], 0)
-  trained: dict[Arm | None, Trained] = {None: Trained(plan.groups[None], ended[TEACHER].end)}
+  trained: dict[Arm | None, Trained] = {None: Trained(plan.groups[None], teacher_end(plan, to))}
+  teacher = member(trained[None].variables(), 0)
   trained |= fitted(plan, to, STUDENTS, plan.of('hard', 'kd'), plan.data, teacher)
   if plan.of(SEQUENCE):
     said = build_text.data(plan.config, plan.text, said_by_teacher(plan, to.folder, teacher))
@@ -102,6 +107,13 @@ def run(plan: Experiment, to: Run) -> list[Row]:
   return rows
 
 
+def teacher_end(plan: Experiment, to: Run) -> Start:
+  """What the teacher ended with, here or in the file that is given."""
+  if plan.given:
+    return going_on(given.variables(plan.given))
+  return fit(to, TEACHER, plan.teacher, plan.data)[TEACHER].end
+
+
 def name_of(arm: Arm | None) -> str:
   """That of a row."""
   return TEACHER if arm is None else arm.name
@@ -110,7 +122,8 @@ def name_of(arm: Arm | None) -> str:
 def total_steps(plan: Experiment) -> int:
   """Of all fits; those on the teacher's sentences are about as long as the others."""
   config, fits = plan.config, bool(plan.of('hard', 'kd')) + bool(plan.of(SEQUENCE))
-  return ((config.teacher_epochs or config.epochs) + config.epochs * fits) * plan.data.batches.steps_per_epoch
+  own = 0 if plan.given else config.teacher_epochs or config.epochs
+  return (own + config.epochs * fits) * plan.data.batches.steps_per_epoch
 
 
 def fitted(plan: Experiment, to: Run, phase: str, arms: list[Arm], data: Data, teacher: Any) -> dict[Arm, Trained]:

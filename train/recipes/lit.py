@@ -4,17 +4,22 @@ Every method has as many steps, on the same batches in the same order, and start
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmajax import models, tree
-from train import build, draw_lit, report, report_lit
+from train import build, draw_lit, given, report, report_lit, shipped
 from train.blockwise import between_ends, going_on
+from train.config import label
 from train.config_lit import Lit, Shallow, check
 from train.config_lit_text import LitText, check_texts
+from train.data import Dataset
+from train.data.text import VOCABULARY
 from train.distributed import first
 from train.evaluate import member, scores
+from train.given import Given
 from train.loop import Cohort, Data, Start, fit, saved, weights
 from train.methods import TRANSPLANTED, Arm, Pair, Phase, arms, group, named, pair, phases
 from train.objectives import teach
@@ -22,6 +27,7 @@ from train.report import TEACHER
 from train.report_lit import Row
 from train.run import Run, noted
 from train.scoring import timed
+from train.shipped import of_data, of_network
 from train.step import as_it_is
 
 text = report_lit.text
@@ -42,10 +48,17 @@ class Experiment(NamedTuple):
   """A configuration made real: the data, the networks of each activation, and all fits in their order."""
 
   config: Lit | LitText
+  dataset: Dataset
   data: Data
   test: list
   pairs: dict[Arm, Pair]  # by the teacher
   fits: list[Fit]
+  given: dict[Arm, list[Given]]  # the teachers, where they are not trained
+
+  @property
+  def trained(self) -> list[Fit]:
+    """The fits that there are: those of given teachers are not."""
+    return [each for each in self.fits if not (self.given and each.teacher in each.arms.values())]
 
 
 def experiment(config: Lit | LitText) -> Experiment:
@@ -54,11 +67,42 @@ def experiment(config: Lit | LitText) -> Experiment:
   if isinstance(config, LitText):
     check_texts(config)
   dataset = build.read(config)
+  config, found = teachers(config, dataset)
   data, test = build.data(config, dataset)
-  teachers = dict.fromkeys(arm.teacher for arm in arms(config))
-  pairs = {arm: pair(config, arm, dataset.num_classes, data.batches.blank) for arm in teachers}
+  every = dict.fromkeys(arm.teacher for arm in arms(config))
+  pairs = {arm: pair(config, arm, dataset.num_classes, data.batches.blank) for arm in every}
   fits = [one(config, arm, pairs[arm], phase) for arm in pairs for phase in phases(config, pairs[arm].stages)]
-  return Experiment(config, data, test, pairs, fits)
+  known = {arm: [each for each in found if each.label == arm.label] for arm in pairs if found}
+  return Experiment(config, dataset, data, test, pairs, fits, known)
+
+
+def teachers(config: Any, dataset: Dataset) -> tuple[Any, list[Given]]:
+  """The teachers that are given, and the configuration with their network; one for each activation."""
+  if isinstance(config, LitText):
+    config, found = given.teachers(config, several=True, read=shipped.opened)
+    given.check_same(found, of_texts(config, dataset), 'this run')
+  else:
+    config, found = given.teachers(config, several=True)
+    given.check_same(found, of_data(config, dataset) | {'thinned': None, 'coupled': False}, config.data)
+    if found:
+      config = replace(config, teacher=given.same(found, 'network'), width=tuple(given.same(found, 'width')))
+  given.check_one_each(found, [label(*kind) for kind in build.kinds(config)])
+  return config, found
+
+
+def of_texts(config: LitText, dataset: Dataset) -> dict[str, Any]:
+  """What the file of a teacher of texts must say, but for its activation."""
+  names = ('data', 'teacher', 'width', 'units', 'length', 'columns', 'dtype')
+  own = {name: getattr(config, name) for name in names}
+  own = {name: list(value) if isinstance(value, tuple) else value for name, value in own.items()}
+  return {'recipe': 'lit-text', **own, 'num_classes': dataset.num_classes, 'vocabulary': VOCABULARY}
+
+
+def described(plan: 'Experiment', teacher: Arm) -> dict[str, Any]:
+  """What the file of a teacher says."""
+  if isinstance(plan.config, LitText):
+    return {**of_texts(plan.config, plan.dataset), 'activation': teacher.activation, 'segments': teacher.segments}
+  return of_network(plan.config, plan.dataset, plan.config.teacher, plan.config.width, teacher)
 
 
 def one(config: Shallow, teacher: Arm, networks: Pair, phase: Phase) -> Fit:
@@ -72,12 +116,15 @@ def one(config: Shallow, teacher: Arm, networks: Pair, phase: Phase) -> Fit:
 
 def run(plan: Experiment, to: Run) -> list[Row]:
   """Goes through all fits, reads the test set once, and writes the table and the pictures."""
-  to.bar.total = sum(each.epochs for each in plan.fits) * plan.data.batches.steps_per_epoch
-  trained: dict[Arm, Any] = {}
-  for each in plan.fits:
+  to.bar.total = sum(each.epochs for each in plan.trained) * plan.data.batches.steps_per_epoch
+  trained: dict[Arm, Any] = {arm: given.variables(found) for arm, found in plan.given.items()}
+  for each in plan.trained:
     teacher = member(trained[each.teacher], 0) if each.teacher in trained else None
     progress = fit(to, each.name, each.cohort, plan.data, teacher, starts(plan, each, trained, teacher))
-    trained |= by_arm(each, weights(each.cohort)(progress))
+    ended = by_arm(each, weights(each.cohort)(progress))
+    if each.teacher in ended:
+      given.keep(to.folder, each.teacher.name, [0], ended[each.teacher], described(plan, each.teacher))
+    trained |= ended
   rows = evaluated(plan, trained, to.folder)
   if first():
     report.write(to.folder, plan.config, [row._asdict() for row in rows], text(rows))
@@ -102,8 +149,8 @@ def starts(plan: Experiment, each: Fit, trained: dict[Arm, Any], teacher: Any) -
 
 def restored(plan: Experiment, folder: Path) -> dict[Arm, Any]:
   """The variables of all networks of a finished run, from its checkpoints."""
-  trained: dict[Arm, Any] = {}
-  for each in plan.fits:
+  trained: dict[Arm, Any] = {arm: given.variables(found) for arm, found in plan.given.items()}
+  for each in plan.trained:
     trained |= by_arm(each, weights(each.cohort)(saved(folder, each.name, each.cohort, plan.data)))
   return trained
 

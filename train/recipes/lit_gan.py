@@ -15,7 +15,7 @@ import numpy as np
 
 from lmajax import models, tree
 from lmajax.activations.linen import ReLU
-from train import build, draw_lit, draw_lit_gan, report, report_lit_gan
+from train import build, draw_lit, draw_lit_gan, given, report, report_lit_gan, shipped
 from train.adversarial import TRANSLATED, Adversaries, Weights, generator_of, one_hot, representing, translate
 from train.blockwise import between_ends, going_on, in_stages
 from train.config_lit_gan import LitGan, check
@@ -57,17 +57,31 @@ class Experiment(NamedTuple):
   data: Data
   test: list
   fits: dict[Arm, Fit]
+  given: dict[Arm, Any]  # the teachers' variables, where they are not trained
 
 
 def experiment(config: LitGan) -> Experiment:
   """Checks the options, reads the data and builds every model, before anything is trained or written."""
   check(config)
   dataset = readied(load(config.data, data_dir=config.data_dir, train_images=config.train_images))
+  config, found = given.teachers(config, several=True, read=shipped.opened)
+  given.check_same(found, of_generators(config, dataset), 'this run')
   data, test = build.data(config, dataset)
   fits = {CLASSIFIER: classifier(config, dataset.num_classes)}
   for activation, segments in build.kinds(config):
     fits |= generators(config, Arm(TEACHER, activation, segments), data.batches.blank.shape)
-  return Experiment(config, dataset, data, test, fits)
+  teachers = [arm for arm in fits if arm.method == TEACHER]
+  given.check_one_each(found, [arm.label for arm in teachers])
+  known = {arm: given.variables([each for each in found if each.label == arm.label]) for arm in teachers if found}
+  return Experiment(config, dataset, data, test, fits, known)
+
+
+def of_generators(config: LitGan, dataset: Dataset) -> dict[str, Any]:
+  """What the file of a teacher must say, but for its activation."""
+  names = ('data', 'teacher_blocks', 'dtype')
+  own = {**{name: getattr(config, name) for name in names}, 'width': list(config.width), 'styles': len(STYLES)}
+  image = {'image_shape': list(dataset.test.inputs.shape[1:]), 'pixel_mean': list(dataset.pixel_mean)}
+  return {'recipe': 'lit-gan', **own, **image, 'pixel_std': list(dataset.pixel_std)}
 
 
 def readied(dataset: Dataset) -> Dataset:
@@ -134,12 +148,16 @@ def _alone(arm: Arm, epochs: int, group: Group, plan: Any) -> Fit:
 
 def run(plan: Experiment, to: Run) -> list[Row]:
   """Goes through all fits, reads the test set once, and writes the table and the pictures."""
-  to.bar.total = sum(each.epochs for each in plan.fits.values()) * plan.data.batches.steps_per_epoch
-  trained: dict[Arm, Any] = {}
-  for arm, each in plan.fits.items():
+  fits = {arm: each for arm, each in plan.fits.items() if arm not in plan.given}
+  to.bar.total = sum(each.epochs for each in fits.values()) * plan.data.batches.steps_per_epoch
+  trained: dict[Arm, Any] = dict(plan.given)
+  for arm, each in fits.items():
     teacher = member(trained[arm.teacher], 0) if arm.method == ONLY else None
     progress = fit(to, arm.name, each.cohort, plan.data, teacher, starts(plan, arm, trained, teacher))
     trained[arm] = weights(each.cohort)(progress)[arm.name]
+    if arm.method == TEACHER:
+      about = {**of_generators(plan.config, plan.dataset), 'activation': arm.activation, 'segments': arm.segments}
+      given.keep(to.folder, arm.name, [0], trained[arm], about)
   rows = evaluated(plan, trained, to.folder)
   if first():
     report.write(to.folder, plan.config, [row._asdict() for row in rows], text(rows))
@@ -161,7 +179,9 @@ def starts(plan: Experiment, arm: Arm, trained: dict[Arm, Any], teacher: Any) ->
 def restored(plan: Experiment, folder: Path) -> dict[Arm, Any]:
   """The variables of all networks of a finished run, from its checkpoints."""
   return {
-    arm: weights(each.cohort)(saved(folder, arm.name, each.cohort, plan.data))[arm.name]
+    arm: plan.given[arm]
+    if arm in plan.given
+    else weights(each.cohort)(saved(folder, arm.name, each.cohort, plan.data))[arm.name]
     for arm, each in plan.fits.items()
   }
 

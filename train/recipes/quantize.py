@@ -8,14 +8,16 @@ import jax.numpy as jnp
 
 from lmajax import compress, tree
 from lmajax.types import Reparam
-from train import build, draw_quantize, quantizers, report, report_quantize, schedules
+from train import build, draw_quantize, given, quantizers, report, report_quantize, schedules, shipped
+from train.blockwise import going_on
 from train.config_quantize import Quantize, check
 from train.data import Dataset, load
 from train.data.batches import Batch
 from train.distributed import first
 from train.errors import UserError
 from train.evaluate import member
-from train.loop import Cohort, Data, Plan, Start, fit, weights
+from train.given import Given
+from train.loop import Cohort, Data, Plan, Start, fit
 from train.objectives import distill, mixed, teach
 from train.optimizers import sgd
 from train.quantizers import FLOAT, FROM_SCRATCH, Arm
@@ -23,7 +25,7 @@ from train.report import TEACHER
 from train.report_quantize import Row
 from train.run import Run, noted
 from train.scoring import Scoring, Trained, file_name
-from train.shipped import description
+from train.shipped import description, of_data
 from train.step import Group
 
 _SHADOWED = ('uniform', 'noise')  # methods whose theta holds weights that are not shipped
@@ -42,6 +44,7 @@ class Experiment(NamedTuple):
   test: list
   teacher: Cohort
   models: dict[Arm, Any]
+  given: list[Given]  # the teacher, where it is not trained
 
   def of(self, *methods: str) -> list[Arm]:
     """The kinds of students of some methods."""
@@ -54,25 +57,28 @@ def experiment(config: Quantize) -> Experiment:
   dataset = load(config.data, data_dir=config.data_dir, train_images=config.train_images)
   data, test = build.data(config, dataset)
   teacher_data = build.teacher_data(config, dataset, data)
-  teacher = build.teachers(config, dataset, data.batches.blank)
+  config, found = given.teachers(config)
+  given.check_same(found, of_data(config, dataset), config.data)
+  model = shipped.model(found[0].description) if found else None
+  teacher = build.teachers_of(config, model) if model else build.teachers(config, dataset, data.batches.blank)
   arms = tuple(quantizers.arms(config))
   networks = {arm.student: build.student(config, arm.student, dataset.num_classes) for arm in arms}
   students = {arm: networks[arm.student] for arm in arms}
-  return Experiment(config, dataset, data, teacher_data, test, teacher, students)
+  return Experiment(config, dataset, data, teacher_data, test, teacher, students, found)
 
 
 def run(plan: Experiment, to: Run) -> list[Row]:
   """Trains the teacher and all students, packs them, reads the files back, and the test set once."""
   own, *others = cohort_epochs(plan)
   to.bar.total = own * plan.teacher_data.batches.steps_per_epoch + sum(others) * plan.data.batches.steps_per_epoch
-  teacher = fit(to, TEACHER, plan.teacher, plan.teacher_data)
-  taught = member(weights(plan.teacher)(teacher)[TEACHER], 0)
+  teacher = Trained(plan.teacher.groups[TEACHER], teacher_end(plan, to))
+  taught = member(teacher.variables(), 0)
   trained = from_scratch(plan, to, taught)
   trained |= afterwards(plan, trained)
   trained |= with_points(plan, to, taught, trained)
   trained |= with_codebooks(plan, to, taught, trained)
   scoring = Scoring(plan.data, plan.test, to.folder)
-  rows = [teacher_row(plan, scoring, Trained(plan.teacher.groups[TEACHER], teacher[TEACHER].end))]
+  rows = [teacher_row(plan, scoring, teacher)]
   rows += [student_row(plan, scoring, arm, trained[arm]) for arm in plan.models]
   if first():
     report.write(to.folder, plan.config, [row._asdict() for row in rows], text(rows))
@@ -80,12 +86,24 @@ def run(plan: Experiment, to: Run) -> list[Row]:
   return rows
 
 
+def teacher_end(plan: Experiment, to: Run) -> Start:
+  """What the teacher ended with, here or in the file that is given."""
+  if plan.given:
+    return going_on(given.variables(plan.given))
+  return fit(to, TEACHER, plan.teacher, plan.teacher_data)[TEACHER].end
+
+
 def teacher_row(plan: Experiment, scoring: Scoring, trained: Trained) -> Row:
   """The teacher's row, in float32."""
-  scored = scoring.scored(TEACHER, trained, description(plan.config, None, plan.dataset), entropy=plan.config.entropy)
+  scored = scoring.scored(TEACHER, trained, teacher_description(plan), entropy=plan.config.entropy)
   size = tree.size(jax.eval_shape(trained.params))
   width, milliseconds = build.width(trained.group.model), scoring.milliseconds('teacher', trained)
   return Row(TEACHER, 'relu', width, None, FLOAT, None, None, *scored, None, size, milliseconds, None, None)
+
+
+def teacher_description(plan: Experiment) -> dict[str, Any]:
+  """What the teacher's file says of it."""
+  return plan.given[0].description if plan.given else description(plan.config, None, plan.dataset)
 
 
 def student_row(plan: Experiment, scoring: Scoring, arm: Arm, trained: Trained) -> Row:
@@ -114,7 +132,7 @@ def again(plan: Experiment, folder: Path) -> list[Row]:
 
   def scored(row: Row) -> list[float]:
     each, student = known[row.name]
-    about = description(plan.config, student, plan.dataset)
+    about = teacher_description(plan) if student is None else description(plan.config, student, plan.dataset)
     return scoring.accuracy(each, about, [folder / file_name(row.name, seed) for seed in each.seeds])
 
   return [row._replace(accuracy=scored(row)) for row in rows]
@@ -180,7 +198,8 @@ def cohort_epochs(plan: Experiment) -> list[int]:
   """The epochs of every fit."""
   config = plan.config
   tuned = codebook_phases(plan) + bool(plan.of('points'))
-  return [config.teacher_epochs or config.epochs, config.epochs, *[config.finetune_epochs] * tuned]
+  own = 0 if plan.given else config.teacher_epochs or config.epochs
+  return [own, config.epochs, *[config.finetune_epochs] * tuned]
 
 
 def _shares(plan: Experiment, to: Run, arm: Arm, teacher: Any, origin: Trained) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """Thin networks by several rules at equal cost, from several starts, under originals of the same schedule."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,18 +11,20 @@ import jax.numpy as jnp
 
 from lmajax import compress, models, tree
 from lmajax.types import Widths
-from train import build, draw_slim, report, report_slim
+from train import build, draw_slim, given, report, report_slim
 from train.blockwise import going_on
-from train.config import label
+from train.config import label, require
 from train.config_slim import Slim, check
-from train.data import load
+from train.data import Dataset, load
 from train.distributed import first
 from train.evaluate import measured_again, member, scores
+from train.given import Given
 from train.loop import Cohort, Data, Start, fit, saved, weights
 from train.objectives import distill, mixed, penalized, supervised, teach
 from train.report_slim import ORIGINAL, Row
 from train.run import Run, noted
 from train.scoring import MEASURING, timed
+from train.shipped import of_data, of_thin
 from train.slimming import CRITERIA, Slimming, mean_scales, mean_spectra, share_of, sliced
 from train.step import Group
 
@@ -70,12 +73,14 @@ class Experiment(NamedTuple):
   """A configuration made real: the data, and the originals with their graphs."""
 
   config: Slim
+  dataset: Dataset
   data: Data
   teacher_data: Data
   test: list
   slimmings: dict[str, Slimming]  # by the activation's label
   originals: dict[Original, Group]
   cohort: Cohort
+  given: dict[str, Any]  # the originals' variables by name, where they are not trained
 
   @property
   def plains(self) -> list[Original]:
@@ -87,23 +92,51 @@ def experiment(config: Slim) -> Experiment:
   """Checks the options, reads the data and builds the originals, before anything is trained or written."""
   check(config)
   dataset = load(config.data, data_dir=config.data_dir, train_images=config.train_images)
+  config, found = given.teachers(config, several=True)
+  given.check_same(found, of_data(config, dataset), config.data)
+  config = of_given(config, found)
   data, test = build.data(config, dataset)
-  slimmings, groups = {}, {}
+  slimmings, groups, known = {}, {}, {}
   for kind in build.kinds(config):
     plain = Original(*kind)
+    of_kind = [each for each in found if each.label == plain.label]
+    if found:
+      some = f'{len(of_kind)} of {plain.label}'
+      require(len(of_kind) in (1, config.seeds), 'teacher_from', some, f'give one, or one a seed: {config.seeds}')
+      known[plain.name] = given.variables(of_kind)
+    seeds = config.all_seeds[: len(of_kind)] if found else config.all_seeds
     model = build.slimmable(config, build.activation(*kind), num_classes=dataset.num_classes, inputs=data.batches.blank)
     slimmings[plain.label] = slimming = Slimming(config, model, data.batches.blank)
     rule = slimming.uniform(compress.spectra(_untrained(slimming, [0])[0], slimming.graph))
     for rate in config.rate:
       slimming.solved(rule, rate)  # a rate out of reach is refused before the training
     objective = supervised(model, label_smoothing=config.teacher_label_smoothing)
-    groups[plain] = Group(model, objective, config.all_seeds, build.over(model))
+    groups[plain] = Group(model, objective, seeds, build.over(model))
     if 'norm-scale' in config.rules:
       scales = {path.partition('/')[2] for channels in slimming.graph for path in channels.scales}
       scale = penalized(objective, lambda path, leaf, scales=scales: path in scales, config.scale_penalty)
       groups[plain._replace(penalized=True)] = groups[plain]._replace(objective=scale)
   cohort = Cohort({each.name: group for each, group in groups.items()}, build.teacher_plan(config))
-  return Experiment(config, data, build.teacher_data(config, dataset, data), test, slimmings, groups, cohort)
+  return Experiment(
+    config, dataset, data, build.teacher_data(config, dataset, data), test, slimmings, groups, cohort, known
+  )
+
+
+def of_given(config: Any, found: Sequence[Given]) -> Any:
+  """The configuration whose original is the network of the files; what they cannot be originals of is refused."""
+  if not found:
+    return config
+  for each in found:
+    thin = each.description['thinned']
+    require(thin is None, 'teacher_from', each.path, 'it has lost channels already; give its original')
+    labels = [label(*kind) for kind in build.kinds(config)]
+    mend = f'its activation is {each.label}; --activations asks for {" ".join(labels)}'
+    require(each.label in labels, 'teacher_from', each.path, mend)
+  penalized = 'norm-scale' in getattr(config, 'rules', ())
+  mend = 'its original is trained with a penalty, which a given one was not; leave it out'
+  require(not penalized, 'rules', 'norm-scale', mend)
+  network = {name: given.same(found, name) for name in ('network', 'width', 'coupled')}
+  return replace(config, **{**network, 'width': tuple(network['width'])})
 
 
 def _untrained(slimming: Slimming, seeds: Sequence[int]) -> list[Any]:
@@ -124,10 +157,12 @@ def arms(config: Slim, plain: Original) -> Iterator[Arm]:
 def run(plan: Experiment, to: Run) -> list[Row]:
   """Trains the originals, finds the widths, trains the thin networks, and reads the test set once."""
   config = plan.config
-  own = (config.teacher_epochs or config.epochs) * plan.teacher_data.batches.steps_per_epoch
+  own = 0 if plan.given else (config.teacher_epochs or config.epochs) * plan.teacher_data.batches.steps_per_epoch
   to.bar.total = own + len(plan.plains) * config.epochs * plan.data.batches.steps_per_epoch
-  progress = fit(to, 'originals', plan.cohort, plan.teacher_data)
-  trained = weights(plan.cohort)(progress)
+  trained = plan.given or weights(plan.cohort)(fit(to, 'originals', plan.cohort, plan.teacher_data))
+  for plain in [] if plan.given else plan.plains:
+    about = of_thin(config, plan.dataset, plain.activation, plain.segments, None)
+    given.keep(to.folder, plain.name, plan.originals[plain].seeds, trained[plain.name], about)
   found, students = widths(plan, trained, to.folder), {}
   for plain in plan.plains:
     cohort = thin(plan, plain, found)
@@ -144,7 +179,7 @@ def run(plan: Experiment, to: Run) -> list[Row]:
 
 def again(plan: Experiment, folder: Path) -> list[Row]:
   """The rows of a finished run, from its checkpoints."""
-  trained = weights(plan.cohort)(saved(folder, 'originals', plan.cohort, plan.teacher_data))
+  trained = plan.given or weights(plan.cohort)(saved(folder, 'originals', plan.cohort, plan.teacher_data))
   found, students = widths(plan, trained, folder), {}
   for plain in plan.plains:
     cohort = thin(plan, plain, found)
@@ -157,7 +192,7 @@ def widths(plan: Experiment, trained: dict[str, Any], folder: Path) -> dict[str,
   found = {}
   for plain in plan.plains:
     slimming, host = plan.slimmings[plain.label], jax.device_get(trained)
-    seeds = range(plan.config.seeds)
+    seeds = range(len(plan.originals[plain].seeds))
     spectra = mean_spectra([compress.spectra(member(host[plain.name], i), slimming.graph) for i in seeds])
     random = _untrained(slimming, [_NULL + i for i in seeds])
     null = mean_spectra([compress.spectra(variables, slimming.graph) for variables in random])
@@ -191,8 +226,10 @@ def thin(plan: Experiment, plain: Original, found: dict[str, Widths]) -> Cohort:
   slimming = plan.slimmings[plain.label]
 
   def group(arm: Arm) -> Group:
-    plain = _group(plan, slimming.model.thinned(found[arm.widths]))
-    return plain._replace(objective=distill(plain.model, soft)) if arm.start == 'distilled' else plain
+    own = _group(plan, slimming.model.thinned(found[arm.widths]))
+    if arm.start == 'pruned':  # from one original all seeds would be one network
+      return own._replace(seeds=plan.originals[arm.original].seeds)
+    return own._replace(objective=distill(own.model, soft)) if arm.start == 'distilled' else own
 
   groups = {arm.name: group(arm) for arm in arms(config, plain)}
   return Cohort(groups, build.plan(config, config.epochs), teach(slimming.model))
