@@ -1,9 +1,12 @@
 """What a run left behind, and what two of them must have alike; a command that is refused."""
 
+import hashlib
 import json
+import shutil
 
 from orbax.checkpoint import v1 as ocp
 
+from lmajax import compress
 from tests.programs import metrics, train
 from train.__main__ import main
 
@@ -55,3 +58,27 @@ def assert_same_run(folder, whole):
   assert digests(folder) == digests(whole)
   assert metrics(folder) == metrics(whole)
   assert results(folder) == results(whole)
+
+
+def assert_teacher_is_taken(capsys, tmp_path, command, options, source, file):
+  """Runs a program under the teacher of a run and returns the folder of its own run.
+
+  The run's file alone will do, if it stays the same until the end and is of the same data.
+  """
+  folder, other = tmp_path / 'taken', tmp_path / file.name
+  taken = train(command, '--workdir', folder, *options, '--teacher-from', source)
+  assert taken.returncode == 0, taken.stderr
+  digest = hashlib.sha256(file.read_bytes()).hexdigest()
+  assert json.loads((folder / 'config.json').read_text())['teacher_digests'] == [digest]
+  assert json.loads((folder / 'results.json').read_text())['config']['teacher_digests'] == [digest]
+  assert not [line for line in metrics(folder) if line['phase'].endswith(('teacher', 'original', 'originals'))]
+  packed, stats, description = compress.unpack(file.read_bytes())
+  other.write_bytes(compress.pack(packed, stats, {**description, 'data': 'another'}))
+  refusal = refused(capsys, command, '--workdir', tmp_path / 'none', *options, '--teacher-from', other)
+  assert refusal.startswith(f'--teacher-from {other}: its data is another, and ')
+  changed = shutil.copytree(folder, tmp_path / 'changed', ignore=shutil.ignore_patterns('checkpoints', 'models'))
+  config = json.loads((changed / 'config.json').read_text())
+  (changed / 'config.json').write_text(json.dumps({**config, 'teacher_from': [str(other)]}))
+  refusal = refused(capsys, command, '--workdir', changed, '--resume')
+  assert refusal.startswith(f'{other} is not the teacher that this run began with')
+  return folder

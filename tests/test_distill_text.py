@@ -17,7 +17,7 @@ from num2words import num2words
 
 from tests.models import written
 from tests.programs import metrics, train
-from tests.runs import assert_same_run, refused, saved_steps, whole_run
+from tests.runs import assert_same_run, assert_teacher_is_taken, refused, results, saved_steps, whole_run
 from train import build_text, report, report_text, shipped_text, translate
 from train.__main__ import main
 from train.config import load, recipe, save
@@ -161,6 +161,13 @@ def copy(whole, tmp_path):
 @pytest.fixture(scope='module')
 def rows(whole):
   return report.read(whole, 'distill-text', Row)
+
+
+def test_it_takes_the_teacher_of_a_run(capsys, few, whole, tmp_path):
+  options = ['--data', few, *OPTIONS]
+  file = whole / 'models' / 'teacher-seed0.safetensors'
+  folder = assert_teacher_is_taken(capsys, tmp_path, 'distill-text', options, whole, file)
+  assert results(folder)['rows'] == results(whole)['rows']
 
 
 def lines_of(path):

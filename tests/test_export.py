@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import oracles
 from tests.models import cifar10, written
 from tests.programs import train
 from tests.runs import refused
@@ -178,3 +179,52 @@ class TestRun:
     assert str(tmp_path / 'results.json') in refused(capsys, 'export', tmp_path)
     (tmp_path / 'results.json').write_text('{"rows": 3}')
     assert str(tmp_path / 'results.json') in refused(capsys, 'export', tmp_path)
+
+
+NO_BITS = [
+  (['--bits', '9', '--format', 'safetensors'], '--bits is 9: give 1 to 8'),
+  (['--bits', '4'], '--bits is 4: give --format safetensors'),
+]
+
+
+class TestBits:
+  def test_the_file_is_quantized_with_statistics_of_its_own_weights(self, capsys, tmp_path, digits):
+    path, description, variables = digits
+    out = tmp_path / 'small.safetensors'
+    exported(capsys, path, '--format', 'safetensors', '--bits', '4', '--out', out)
+    found = shipped.read(out)
+    assert found.description == description
+    assert found.packed.mean_bits() <= 4
+    packed = oracles.uniform(np.asarray(variables['params']['logits']['kernel']), 4, 256)
+    np.testing.assert_allclose(found.packed.decode()['logits']['kernel'], packed, atol=1e-6)
+    before, after = (each['batch_stats']['stages_0']['BatchNorm_0']['mean'] for each in (variables, found.stats))
+    assert np.abs(np.asarray(before) - np.asarray(after)).max() > 1e-3
+
+  @pytest.mark.parametrize('options, expected', NO_BITS, ids=['9', 'stablehlo'])
+  def test_what_cannot_be_is_named(self, capsys, digits, options, expected):
+    assert refused(capsys, 'export', digits[0], *options) == expected
+
+  def test_a_quantized_file_is_not_quantized_again(self, capsys, tmp_path, digits):
+    out = tmp_path / 'small.safetensors'
+    exported(capsys, digits[0], '--format', 'safetensors', '--bits', '4', '--out', out)
+    line = refused(capsys, 'export', out, '--format', 'safetensors', '--bits', '2')
+    assert line == f'--bits 2: the weights of {out} are quantized already'
+
+
+class TestEvaluate:
+  def test_a_file_of_any_format_is_scored_on_the_test_images(self, capsys, tmp_path, digits):
+    path, description, variables = digits
+    test = load('digits').test
+    right = np.asarray(shipped.logits(description, variables, test.inputs)).argmax(-1) == test.labels
+    program = tmp_path / 'a.stablehlo'
+    exported(capsys, path, '--out', program)
+    for file in (path, program):
+      assert main(['evaluate', str(file), '--data', 'digits']) == 0
+      line = f'{file}: {100 * right.mean():.2f} % of the {len(right):,} test images of digits right'
+      assert capsys.readouterr().out.startswith(line)
+
+  def test_what_does_not_fit_is_named(self, capsys, tmp_path, digits):
+    path = digits[0]
+    assert refused(capsys, 'evaluate', path, '--data', 'mnist') == f'--data is mnist: {path} is of digits'
+    assert refused(capsys, 'evaluate', tmp_path, '--data', 'mnist').startswith('--data is mnist: a run knows its data')
+    assert refused(capsys, 'evaluate', tmp_path / 'a.onnx').startswith(f'cannot read the model {tmp_path / "a.onnx"}')

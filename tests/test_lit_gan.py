@@ -17,7 +17,7 @@ from lmajax import LMA, models, tree
 from lmajax.activations.linen import ReLU
 from lmajax.losses import gradient_penalty
 from tests.programs import metrics, train
-from tests.runs import assert_same_run, refused, whole_run
+from tests.runs import assert_same_run, assert_teacher_is_taken, refused, results, whole_run
 from train import report, report_lit_gan
 from train.adversarial import _BETWEEN, Adversaries, Weights, draw, one_hot, representing, translate
 from train.config import command
@@ -382,3 +382,9 @@ def test_evaluate_scores_the_checkpoints_as_the_run_did(whole):
   assert scored.returncode == 0, scored.stderr
   assert scored.stdout.strip() == (whole / 'results.md').read_text().strip()
   assert json.loads((whole / 'config.json').read_text())['recipe'] == 'lit-gan'
+
+
+def test_it_takes_the_teacher_of_a_run(capsys, whole, tmp_path):
+  file = whole / 'models' / 'lma-4-teacher-seed0.safetensors'
+  folder = assert_teacher_is_taken(capsys, tmp_path, 'lit-gan', SMALL, whole, file)
+  assert results(folder)['rows'] == results(whole)['rows']

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.programs import metrics, train
-from tests.runs import assert_same_run, refused, saved_steps, whole_run
+from tests.runs import assert_same_run, assert_teacher_is_taken, refused, results, saved_steps, whole_run
 from train import build, report, report_lit
 from train.__main__ import main
 from train.config import check_training, load, recipe, save
@@ -137,6 +137,11 @@ class TestRun:
     assert resumed.returncode == 0, resumed.stderr
     assert (tmp_path / 'dots after').stat().st_size == 3 * STEPS_AN_EPOCH
     assert_same_run(folder, whole)
+
+  def test_it_takes_the_teacher_of_a_run(self, capsys, whole, tmp_path):
+    file = whole / 'models' / 'relu-teacher-seed0.safetensors'
+    folder = assert_teacher_is_taken(capsys, tmp_path, 'lit-text', OPTIONS, whole, file)
+    assert results(folder)['rows'] == results(whole)['rows']
 
   def test_options_of_another_command_are_refused(self, whole, tmp_path, capsys):
     folder = shutil.copytree(whole, tmp_path / 'run')

@@ -13,8 +13,10 @@ from scipy import stats
 from lmajax import models
 from lmajax.activations import linen
 from train import build, draw, report
+from train.__main__ import main
 from train.config import Distill
 from train.errors import UserError
+from train.joined import joined
 from train.readme import filled
 from train.report import Row
 
@@ -83,19 +85,61 @@ def test_results_survive_the_file(tmp_path):
   assert (tmp_path / 'results.md').read_text().strip() == report.table(ROWS)
 
 
-def test_runs_are_merged_only_where_they_agree(tmp_path):
+def test_runs_are_joined_only_where_they_agree(tmp_path):
   one = written(tmp_path / 'one', [TEACHER, RELU], activations=('relu',))
   two = written(tmp_path / 'two', [TEACHER, LMA], activations=('lma',))
-  assert report.merged([one, two]) == [TEACHER, RELU, LMA]
+  assert joined([one, two]).rows == [TEACHER, RELU, LMA]
   other = written(tmp_path / 'other', [TEACHER, LMA._replace(accuracy=[0.1])])
   with pytest.raises(UserError, match='lma in'):
-    report.merged([two, other])
+    joined([two, other])
   longer = written(tmp_path / 'longer', [LMA_HARD], epochs=61)
   with pytest.raises(UserError, match='epochs 61'):
-    report.merged([one, longer])
+    joined([one, longer])
   mnist = written(tmp_path / 'mnist', [LMA_HARD], data='mnist')
   with pytest.raises(UserError, match='data mnist'):
-    report.merged([one, mnist])
+    joined([one, mnist])
+
+
+LATER = [TEACHER, RELU._replace(accuracy=[0.1, 0.2]), LMA._replace(accuracy=[0.3, 0.4])]
+
+
+class TestSeeds:
+  def test_of_several_runs_stand_in_one_row_in_their_order(self, tmp_path):
+    first = written(tmp_path / 'first', [TEACHER, RELU, LMA], seeds=3)
+    later = written(tmp_path / 'later', LATER, seeds=2, first_seed=3)
+    for folders in ([first, later], [later, first]):
+      teacher, relu, lma = joined(folders).rows
+      assert teacher == TEACHER
+      assert relu.accuracy == [*RELU.accuracy, 0.1, 0.2]
+      assert lma.accuracy == [*LMA.accuracy, 0.3, 0.4]
+
+  def test_that_are_in_both_runs_are_refused_unless_they_are_the_same(self, tmp_path):
+    first = written(tmp_path / 'first', [TEACHER, RELU, LMA], seeds=3)
+    later = written(tmp_path / 'later', LATER, seeds=2, first_seed=2)
+    assert joined([first, first]).rows == [TEACHER, RELU, LMA]
+    with pytest.raises(UserError, match=r'relu in .*later differs'):
+      joined([first, later])
+
+  def test_make_no_row_of_networks_that_differ(self, tmp_path):
+    first = written(tmp_path / 'first', [RELU], seeds=3)
+    later = written(tmp_path / 'later', [LATER[1]._replace(parameters=11)], seeds=2, first_seed=3)
+    with pytest.raises(UserError, match=r'relu in .*later differs'):
+      joined([first, later])
+
+  def test_are_told_in_the_joined_results(self, tmp_path, capsys):
+    first = written(tmp_path / 'first', [TEACHER, RELU, LMA], seeds=3)
+    later = written(tmp_path / 'later', LATER, seeds=2, first_seed=3)
+    assert main(['report', str(first), str(later), '--out', str(tmp_path / 'both')]) == 0
+    table = (tmp_path / 'both' / 'results.md').read_text()
+    assert table in capsys.readouterr().out
+    results = json.loads((tmp_path / 'both' / 'results.json').read_text())
+    assert (results['config']['seeds'], results['config']['first_seed']) == (5, 0)
+    assert (results['seconds_of_training'], results['environments']) == (7.6, [{'cores': 2}])
+    assert report.read(tmp_path / 'both', 'distill', Row) == joined([first, later]).rows
+
+  def test_a_difference_of_unequal_numbers_has_no_interval(self):
+    found = report.paired([0.7, 0.8], [0.5])
+    assert (found.mean, found.half_width) == (pytest.approx(0.25), None)
 
 
 def test_pictures_against_width_and_segments_are_drawn_where_they_vary(tmp_path):

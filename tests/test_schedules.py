@@ -52,3 +52,13 @@ def test_every_schedule_ends_with_its_epochs(make):
   schedule = make(7)
   assert schedule([0.1 * epoch for epoch in range(6)]) is not None
   assert schedule([0.1 * epoch for epoch in range(7)]) is None
+
+
+@pytest.mark.parametrize('epochs, warmup', [(1, 1), (2, 1), (16, 2), (60, 6)])
+def test_warmup_cosine_rises_and_falls_as_at_the_middle_of_each_epoch(epochs, warmup):
+  schedule, span = schedules.warmup_cosine(epochs), max(epochs, warmup + 1) - warmup
+  for epoch in range(epochs):
+    at = epoch + 0.5
+    expected = at / warmup if at < warmup else 0.5 * (1 + np.cos(np.pi * (at - warmup) / span))
+    assert schedule([0.5] * epoch) == pytest.approx(expected, abs=1e-6)
+  assert schedule([0.5] * epochs) is None

@@ -14,7 +14,7 @@ from lmajax.activations import linen
 from train import step as steps
 from train.data.batches import Batch
 from train.loop import _CODE, Cohort, Plan, Start, cohort_step, fresh, weights
-from train.objectives import distill, mixed, reparameterized, supervised, teach
+from train.objectives import distill, forward, mixed, reparameterized, supervised, teach
 from train.optimizers import adjustable, sgd
 
 TEACHER = models.MLP((16,), 10, linen.ReLU)
@@ -358,3 +358,16 @@ class TestMadeWeights:
         one['batch_stats'], jax.tree.map(lambda x: x[1], progress[name].state.stats)['batch_stats']
       )
     chex.assert_trees_all_equal(found['lma']['params'], progress['lma'].state.params)
+
+
+def test_a_smoothed_label_is_spread_evenly_over_all_classes():
+  state, batch, key = state_of(STUDENT), batch_of(0), jax.random.key(1)
+  logits = np.asarray(forward(STUDENT, state.params, state.stats, batch.inputs, key)[0], np.float64)
+  classes, smoothing = logits.shape[-1], 0.3
+  total = 0.0
+  for row, label in zip(logits, np.asarray(batch.labels), strict=True):
+    chances = np.exp(row) / np.exp(row).sum()
+    wanted = [(1 - smoothing) * (k == label) + smoothing / classes for k in range(classes)]
+    total -= sum(want * np.log(chance) for want, chance in zip(wanted, chances, strict=True))
+  loss, _ = supervised(STUDENT, label_smoothing=smoothing)(state.params, state.stats, None, batch, key)
+  assert float(loss) == pytest.approx(total / len(logits), rel=1e-5)

@@ -4,6 +4,7 @@ import importlib
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +22,7 @@ from train import (
   config_slim,
   distributed,
 )
-from train.config import Distill, Training
+from train.config import Distill, Training, require
 from train.config_bench import Bench
 from train.config_compress import Compress
 from train.config_distill_text import DistillText
@@ -168,23 +169,41 @@ def _create(folder: Path) -> None:
 
 def _evaluate(command: Evaluate, arguments: list[str]) -> None:
   del arguments
+  if not command.run.is_dir():
+    print(_evaluated(command))
+    return
+  require(command.data is None, 'data', command.data, 'a run knows its data; leave it out')
   made_by = configs.recipe_of(command.run)
   kind = next((kind for kind in _RECIPES if configs.command(kind) == made_by), Distill)
   recipe = _recipe(_RECIPES[kind][0])
-  plan = recipe.experiment(configs.load(kind, command.run))
+  config = configs.load(kind, command.run)
+  plan = recipe.experiment(replace(config, data_dir=command.data_dir or config.data_dir))
   print(recipe.text(recipe.again(plan, command.run)))
+
+
+def _evaluated(command: Evaluate) -> str:
+  from train.served import right_of, test_images
+
+  served, test = test_images(command.run, command.data, command.data_dir)
+  right = right_of(served, test)
+  size = command.run.stat().st_size
+  accuracy = f'{100 * right / len(test.labels):.2f} % of the {len(test.labels):,} test images'
+  return f'{command.run}: {accuracy} of {served.description["data"]} right; {size:,} bytes'
 
 
 def _report(command: Report, arguments: list[str]) -> None:
   del arguments
-  from train import draw, report
+  from train import draw, joined
 
   if not command.runs:
     raise UserError('report needs the folder of at least one run')
-  rows = report.merged(command.runs)
-  print(report.table(rows))
-  for path in draw.comparisons(command.out or command.runs[0], rows):
-    print(path)
+  found = joined.joined(command.runs)
+  print(found.table)
+  if command.out:
+    joined.write(command.out, found)
+  if found.command == 'distill':
+    for path in draw.comparisons(command.out or command.runs[0], found.rows):
+      print(path)
 
 
 def _readme(command: Readme, arguments: list[str]) -> None:
@@ -207,7 +226,12 @@ def _export(command: Export, arguments: list[str]) -> None:
   del arguments
   from train import export
 
+  if command.bits is not None:
+    require(1 <= command.bits <= 8, 'bits', command.bits, 'give 1 to 8')
+    require(command.format == 'safetensors', 'bits', command.bits, 'give --format safetensors')
   source = export.source(command.model, command.student)
+  if command.bits is not None:
+    source = export.quantized(source, command.bits, command.data_dir)
   out = command.out or source.path.with_suffix(f'.{command.format}')
   agreement = export.write(source, out, command.format, command.data_dir)
   print(f'{out}: {out.stat().st_size:,} bytes; {agreement} of the test images')

@@ -156,6 +156,10 @@ def check(config: Distill) -> None:
 
 
 def check_taught(config: Taught) -> None:
+  own = [name for name in vars(config) if name.startswith('teacher') and name not in ('teacher_from', *_HIDDEN)]
+  for name in own if config.teacher_from else ():
+    given, default = getattr(config, name), type(config).__dataclass_fields__[name].default
+    require(given == default, name, text(given), 'with --teacher-from nothing of a teacher is trained; leave it out')
   for name in ('teacher_learning_rate', 'teacher_batch_size'):
     value = getattr(config, name)
     require(value is None or 0 < value < math.inf, name, value, 'give a positive number')
@@ -184,12 +188,6 @@ def check_training(config: Training) -> None:
   require(min(config.segments) >= 2, 'segments', min(config.segments), 'give 2 or more')
   require(config.first_seed >= 0, 'first_seed', config.first_seed, 'give 0 or more')
   require(not config.teacher_digests or bool(config.teacher_from), 'teacher_from', 'missing', 'a run knows its digest')
-  own = [
-    name for name in vars(config) if name.startswith('teacher_') and name not in ('teacher_from', 'teacher_digests')
-  ]
-  for name in own if config.teacher_from else ():
-    given, default = getattr(config, name), type(config).__dataclass_fields__[name].default
-    require(given == default, name, text(given), 'with --teacher-from nothing of a teacher is trained; leave it out')
   require(min(config.width) >= 1, 'width', min(config.width), 'give positive numbers')
   require(0 <= config.weight_decay < math.inf, 'weight_decay', config.weight_decay, 'give 0 or more')
   require(config.activations != ('aplu',) or max(config.segments) > 2, 'segments', 2, 'give aplu 3 or more')
@@ -300,4 +298,4 @@ def label(activation: str, segments: int | None) -> str:
 
 def text(value: Any) -> str:
   """A value as it is given on the command line."""
-  return ' '.join(map(str, value)) if isinstance(value, tuple) else str(value)
+  return ' '.join(map(str, value)) if isinstance(value, tuple | list) else str(value)

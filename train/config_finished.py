@@ -6,23 +6,30 @@ from typing import Literal
 
 import tyro
 
+from train.config import DataName
+
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-  """Score a finished run again, from its checkpoints."""
+  """Score a finished run again, from its checkpoints or files, or one model file on test images."""
 
   run: tyro.conf.Positional[Path]
-  """The run's folder."""
+  """The run's folder, or a file that export, quantize or compress wrote."""
+  data: DataName | None = None
+  """For a file: the data set it must be of; by default its own."""
+  data_dir: Path | None = None
+  """A folder with the published files of the data set; by default the run's own, or the internet."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """Print the table of one or more runs, and draw how the students compare over widths and segments."""
+  """Print the table of one or more runs that differ in their students or seeds alone, and draw how they compare."""
 
   runs: tyro.conf.Positional[tuple[Path, ...]]
   """The runs' folders; their rows are put together."""
   out: Path | None = None
-  """Where the pictures go; by default the first run's folder."""
+  """Where the pictures go, and the joined results.json and results.md; by default the pictures go to the first run's
+  folder, and nothing else is written."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +51,9 @@ class Export:
   format: Literal['stablehlo', 'onnx', 'safetensors'] = 'stablehlo'
   """stablehlo: for JAX's runtimes, weights packed inside; onnx: for ONNX Runtime, weights decoded; safetensors: packed
   weights, statistics and the description of the network."""
+  bits: int | None = None
+  """Of a network in float32, for safetensors: quantize every convolution and dense kernel to so many bits, 1 to 8,
+  measure the running statistics again, and code the integers by Huffman where that is shorter."""
   out: Path | None = None
   """The file; by default NAME.FORMAT in the run's folder exports, or beside the packed file."""
   data_dir: Path | None = None

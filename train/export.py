@@ -16,18 +16,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
-from lmajax.compress import identity, pack
+from lmajax.compress import identity, masked, pack, uniform
 from lmajax.types import Packed
+from train import build
 from train import config as configs
-from train.config import Distill
+from train.config import Distill, Training
 from train.data import load
 from train.errors import UserError
 from train.evaluate import member
+from train.objectives import supervised
 from train.recipes import distill
 from train.run import read_json, write_atomically
+from train.scoring import Files
 from train.served import load as load_model
 from train.served import write_digest
 from train.shipped import Shipped, description, fitting, logits, of_bytes, read_bytes
+from train.shipped import model as build_model
+from train.step import Group, unrolled
 
 Format = Literal['stablehlo', 'onnx', 'safetensors']
 PLATFORMS = ('cpu', 'cuda', 'tpu')
@@ -101,6 +106,23 @@ def _of_distill(config: Distill, folder: Path, name: str) -> bytes:
   about = plan.given[0].description if arm is None and plan.given else description(config, arm, plan.dataset)
   packed: Any = identity().stored(variables.pop('params'), ())
   return pack(packed, variables, about)
+
+
+def quantized(source: Source, bits: int, data_dir: Path | None) -> Source:
+  """The source with its kernels quantized, and with statistics that are measured under them on training images."""
+  found = fitting(of_bytes(source.content, source.path), source.path)
+  dataset = load(found.description['data'], data_dir=data_dir or source.data_dir)
+  model, params = build_model(found.description), jax.tree.map(jnp.asarray, found.packed.decode())
+  if found.packed.mean_bits() < 32:
+    raise UserError(f'--bits {bits}: the weights of {source.path} are quantized already')
+  reparam = masked(uniform(bits))
+  packed = reparam.stored(*reparam.init(params, jax.random.key(0)))
+  group = Group(model, supervised(model), (0,), unrolled)
+  data, _ = build.data(Training(data=found.description['data']), dataset)
+  one = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], {'params': packed.decode(), **found.stats})
+  stats = member(jax.device_get(Files(data, source.path.parent).measured(group, one)), 0)
+  stats.pop('params')
+  return source._replace(content=pack(packed, stats, found.description, entropy=True))
 
 
 def write(source: Source, path: Path, form: Format, data_dir: Path | None) -> Agreement:

@@ -99,7 +99,7 @@ def check_same(given: Sequence[Given], expected: dict[str, Any], what: str) -> N
 
 
 def _short(value: Any) -> str:
-  words = text(tuple(value)) if isinstance(value, list) else str(value)
+  words = text(value)
   return words if len(words) < 60 else f'{words[:57]}...'
 
 

@@ -8,7 +8,7 @@ from train.bench import activation, latency, record, scaling, stages, step, tran
 from train.recipes import regions
 from train.run import read_json
 
-_TABLES = {
+TABLES = {
   'distill': (report.Row, report.table),
   'quantize': (report_quantize.Row, report_quantize.text),
   'lit': (report_lit.Row, report_lit.text),
@@ -40,5 +40,5 @@ def _table(results: Path) -> str:
     figures = record.read(results.with_suffix('.json'))
     return _BENCHMARKS[figures['recipe']].table(figures)
   command = read_json(results / 'results.json')['recipe']
-  kind, table = _TABLES[command]
+  kind, table = TABLES[command]
   return table(report.read(results, command, kind))

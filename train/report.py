@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from train.config import label, option, published, recipe, text
+from train.config import label, published, recipe
 from train.errors import UserError
 from train.run import read_json, write_atomically
 
@@ -63,33 +63,6 @@ def read(folder: Path, command: str, kind: Any) -> list[Any]:
     return [kind(**{name: row[name] for name in kind._fields}) for row in read_json(path)['rows']]
   except (KeyError, TypeError) as error:
     raise UserError(f'{path} does not hold the rows of a {command} run ({error!r})') from error
-
-
-def merged(folders: Sequence[Path]) -> list[Row]:
-  """The rows of several runs that differ in nothing but their students; what stands in two of them must be the same."""
-  settings = [_shared(folder) for folder in folders]
-  for folder, setting in zip(folders, settings, strict=True):
-    for name, value in setting.items():
-      if settings[0].get(name) != value:
-        raise UserError(
-          f'{folder} has {option(name)} {text(value)}, {folders[0]} has {text(settings[0].get(name))}: report them one'
-          ' by one'
-        )
-  rows: dict[str, Row] = {}
-  for folder in folders:
-    for row in read(folder, 'distill', Row):
-      if rows.setdefault(row.name, row) != row:
-        raise UserError(f'{row.name} in {folder} differs from that of an earlier run: report them one by one')
-  return list(rows.values())
-
-
-def _shared(folder: Path) -> dict[str, Any]:
-  """What two runs must have in common to stand in one table."""
-  results = read_json(folder / 'results.json')
-  if not isinstance(results, dict) or results.get('recipe') != 'distill':
-    raise UserError(f'{folder} holds no run of distill, and report takes no other: a finished one has a results.md')
-  values = results.get('config', {})
-  return {name: value for name, value in values.items() if name not in ('activations', 'segments', 'width')}
 
 
 def paired(accuracy: Sequence[float], base: Sequence[float]) -> Difference:

@@ -11,6 +11,9 @@ import jax
 import numpy as np
 from jax import export
 
+from train.config import require
+from train.data import Examples
+from train.data import load as read_data
 from train.errors import UserError
 from train.run import read_json, write_atomically
 from train.shipped import check, fitting, logits, read, read_bytes
@@ -28,6 +31,25 @@ def load(path: Path) -> Served:
   if path.suffix not in _LOADERS:
     raise UserError(f'{path} is no model file: their names end in {", ".join(_LOADERS)}')
   return _LOADERS[path.suffix](path)
+
+
+def test_images(path: Path, data: str | None, data_dir: Path | None) -> tuple[Served, Examples]:
+  """Loads a model, and the test images of its data set."""
+  served = load(path)
+  own = served.description['data']
+  require(data in (None, own), 'data', data, f'{path} is of {own}')
+  test = read_data(own, data_dir=data_dir).test
+  shape = tuple(served.description['image_shape'])
+  if test.inputs.shape[1:] != shape:
+    raise UserError(f'{path} takes images of {shape}, and those of {own} are {test.inputs.shape[1:]}')
+  return served, test
+
+
+def right_of(served: Served, test: Examples, *, at_once: int = 500) -> int:
+  """How many images get the right class."""
+  parts = range(0, len(test.labels), at_once)
+  said = np.concatenate([served.logits(test.inputs[i : i + at_once]) for i in parts])
+  return int((said.argmax(-1) == test.labels).sum())
 
 
 def digest_path(path: Path) -> Path:
