@@ -1,5 +1,7 @@
 """The two numbers per layer that place LMA's segments: a mean and a standard deviation."""
 
+import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -8,6 +10,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lmajax.types import Mask
+
+_RUN = 2**12  # elements added one after another: XLA's CPU makes a tree of a sum, but not of several sums at once
+_SHORT = 2**8  # a run below this is not worth a partial sum
 
 
 class Stats(NamedTuple):
@@ -90,15 +95,38 @@ def _sample(x: Array) -> tuple[slice, ...]:
 
 
 def _sums(axis_name: str | None, *terms: Array) -> tuple[Array, ...]:
-  """The sums of several arrays in one pass over what they are computed from."""
+  """The sums of several arrays in one pass over what they are computed from, in runs that are summed as a tree."""
 
   def add(some: tuple[Array, ...], others: tuple[Array, ...]) -> tuple[Array, ...]:
     return tuple(one + other for one, other in zip(some, others, strict=True))
 
-  zeros = tuple(jnp.zeros((), term.dtype) for term in terms)
-  rows = jax.lax.reduce(terms, zeros, add, range(1, terms[0].ndim))
-  sums = tuple(row.sum() for row in rows)
+  def summed(terms: tuple[Array, ...]) -> tuple[Array, ...]:
+    zeros = tuple(jnp.zeros((), term.dtype) for term in terms)
+    runs = jax.lax.reduce(terms, zeros, add, range(_first_of_run(terms[0].shape), terms[0].ndim))
+    return tuple(run.sum() for run in runs)
+
+  sums = functools.reduce(add, map(summed, _with_runs(terms)))
   return sums if axis_name is None else jax.lax.psum(sums, axis_name)
+
+
+def _first_of_run(shape: tuple[int, ...]) -> int:
+  """The first of the last axes, but never of all, that hold no more than a run together."""
+  return next((i for i in range(1, len(shape)) if math.prod(shape[i:]) <= _RUN), len(shape))
+
+
+def _with_runs(terms: tuple[Array, ...]) -> list[tuple[Array, ...]]:
+  """The terms, with an axis cut into runs where the last axes are too short for one; its rest is a part by itself."""
+  shape, spread = terms[0].shape, jax.typeof(terms[0]).sharding.spec
+  axis = _first_of_run(shape) - 1
+  held = math.prod(shape[axis + 1 :])
+  if axis < 1 or held >= _SHORT or spread[axis] is not None:
+    return [terms]
+  length = _RUN // held
+  whole = shape[axis] - shape[axis] % length
+  before = (slice(None),) * axis
+  cut = (*shape[:axis], -1, length, *shape[axis + 1 :])
+  runs = tuple(term[*before, :whole].reshape(cut) for term in terms)
+  return [runs, tuple(term[*before, whole:] for term in terms)] if whole < shape[axis] else [runs]
 
 
 def batch_norm_stats(
