@@ -5,6 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax.core import Tracer
 
 
 def size(tree: Any) -> int:
@@ -61,6 +63,25 @@ def by_path(tree: Any) -> dict[str, Any]:
   found = {}
   map_with_path(found.__setitem__, tree)
   return found
+
+
+def check_finite(tree: Any) -> None:
+  """Refuses a tree with NaN or infinity in a leaf; arrays whose values are not known yet pass.
+
+  Raises:
+    ValueError: a leaf is not finite; the message has its path.
+
+  >>> check_finite({'kernel': np.array([1., np.nan])})
+  Traceback (most recent call last):
+  ValueError: kernel holds NaN or infinity; ...
+  """
+
+  def check(path: str, leaf: Any) -> None:
+    known = not isinstance(leaf, Tracer) and jnp.issubdtype(leaf.dtype, jnp.inexact)
+    if known and not bool(jnp.isfinite(leaf).all()):
+      raise ValueError(f'{path} holds NaN or infinity; weights must be finite')
+
+  map_with_path(check, tree)
 
 
 def partition(tree: Any, where: Callable[[str, Any], bool]) -> tuple[Any, Any]:

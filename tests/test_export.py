@@ -187,9 +187,16 @@ NO_BITS = [
 ]
 
 
+@pytest.fixture
+def in_float32(tmp_path):
+  """The same network with its weights as they are."""
+  path = tmp_path / 'float32.safetensors'
+  return path, *written(path, bits=None)
+
+
 class TestBits:
-  def test_the_file_is_quantized_with_statistics_of_its_own_weights(self, capsys, tmp_path, digits):
-    path, description, variables = digits
+  def test_the_file_is_quantized_with_statistics_of_its_own_weights(self, capsys, tmp_path, in_float32):
+    path, description, variables = in_float32
     out = tmp_path / 'small.safetensors'
     exported(capsys, path, '--format', 'safetensors', '--bits', '4', '--out', out)
     found = shipped.read(out)
@@ -204,9 +211,9 @@ class TestBits:
   def test_what_cannot_be_is_named(self, capsys, digits, options, expected):
     assert refused(capsys, 'export', digits[0], *options) == expected
 
-  def test_a_quantized_file_is_not_quantized_again(self, capsys, tmp_path, digits):
+  def test_a_quantized_file_is_not_quantized_again(self, capsys, tmp_path, in_float32):
     out = tmp_path / 'small.safetensors'
-    exported(capsys, digits[0], '--format', 'safetensors', '--bits', '4', '--out', out)
+    exported(capsys, in_float32[0], '--format', 'safetensors', '--bits', '4', '--out', out)
     line = refused(capsys, 'export', out, '--format', 'safetensors', '--bits', '2')
     assert line == f'--bits 2: the weights of {out} are quantized already'
 

@@ -180,6 +180,13 @@ class TestMeasure:
     x = (sign * 1e4 + np.random.default_rng(0).normal(size=3000)).astype(np.float32)
     np.testing.assert_allclose(measure(jnp.asarray(x)), oracles.measure(x), rtol=1e-3)
 
+  @pytest.mark.parametrize('shape', [(1, 4_000_001), (2, 2_000_003, 1), (1, 1_000_003, 3), (2, 2_000_000)])
+  def test_long_rows_lose_no_digits(self, shape):
+    x = 5 + 2 * np.random.default_rng(0).standard_normal(shape, np.float32)
+    mean, std = x.mean(dtype=np.float64), x.std(dtype=np.float64, ddof=1)
+    found = jax.jit(measure)(jnp.asarray(x))
+    np.testing.assert_allclose(found, (mean, std), atol=1e-5 * std)
+
   @pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
   def test_half_precision_accumulates_in_float32(self, dtype):
     x = jnp.asarray(1 + np.random.default_rng(0).normal(size=5000), dtype)
@@ -443,3 +450,23 @@ def test_float64_stays_float64():
     slopes, intercepts = (table.astype(jnp.float64) for table in drawn(8))
     y = jax.jit(partial(lma, stats=stats))(x, slopes, intercepts)
     np.testing.assert_allclose(y, oracles.lma(X, slopes, intercepts, oracles.measure(X)), rtol=1e-10)
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+def test_running_statistics_of_narrow_variables_arrive_where_they_should(dtype):
+  act, rng = LMA(), np.random.default_rng(0)
+  variables = jax.tree.map(lambda leaf: leaf.astype(dtype), act.init(jax.random.key(0), jnp.zeros((2, 3)), train=False))
+  step = jax.jit(lambda variables, x: act.apply(variables, x, train=True, mutable=['batch_stats'])[1])
+  for _ in range(600):
+    x = (5 + 2 * rng.standard_normal((64, 8))).astype(np.float32)
+    variables = {**variables, **step(variables, jnp.asarray(x, dtype))}
+  running = variables['batch_stats']
+  assert {leaf.dtype for leaf in jax.tree.leaves(running)} == {jnp.dtype('float32')}
+  mean, std = debias(RunningStats(**running))
+  np.testing.assert_allclose((mean, std), (5, 2), atol=0.05)
+
+
+@pytest.mark.parametrize('decay', [1.0, 2.0, -0.1, math.nan])
+def test_a_decay_out_of_range_is_refused(decay):
+  with pytest.raises(ValueError, match='decay'):
+    update_stats(init_stats(), Stats(jnp.array(0.0), jnp.array(1.0)), decay=decay)

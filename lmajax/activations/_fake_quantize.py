@@ -93,6 +93,7 @@ def update_range(running: RunningRange, batch: Range, *, decay: float) -> Runnin
 
 def debias_range(running: RunningRange) -> Range:
   """Divides the zero start out; before the first batch the range of nothing."""
+  running = RunningRange(*(leaf.astype(np.promote_types(leaf.dtype, np.float32)) for leaf in running))
   seen = running.weight > 0
   weight = jnp.where(seen, running.weight, jnp.ones_like(running.weight))
   return Range(

@@ -202,6 +202,12 @@ def update_stats(running: RunningStats, batch: Stats, *, decay: float) -> Runnin
       the averages.
     decay: d, in [0, 1); the paper's is 0.99.
 
+  Returns:
+    The averages, in float32 at least, whatever they were kept in.
+
+  Raises:
+    ValueError: the decay is out of range.
+
   >>> running = update_stats(init_stats(), Stats(jnp.array(2.), jnp.array(1.)), decay=0.99)
   >>> [round(float(leaf), 4) for leaf in running]
   [0.02, 0.01, 0.01]
@@ -214,12 +220,18 @@ def update_stats(running: RunningStats, batch: Stats, *, decay: float) -> Runnin
 
 def moved(running: tuple[Array, ...], batch: tuple[Array, ...], decay: float) -> list[Array]:
   """Moves averages, and the weight that stands last among them, one batch on, where all that it gave is finite."""
-  known = jnp.isfinite(jnp.stack(batch)).all()
-  ones = jnp.ones_like(running[-1])
+  if not 0 <= decay < 1:
+    raise ValueError(f'decay is {decay}, and must be at least 0 and below 1')
+  known, kept = jnp.isfinite(jnp.stack(batch)).all(), [_wide(old) for old in running]
   return [
     jnp.where(known, decay * old + (1 - decay) * new.astype(old.dtype), old)
-    for old, new in zip(running, (*batch, ones), strict=True)
+    for old, new in zip(kept, (*batch, jnp.ones_like(kept[-1])), strict=True)
   ]
+
+
+def _wide(number: Array) -> Array:
+  """In float32 at least: a hundredth of the way is lost in the digits of bfloat16."""
+  return number.astype(np.promote_types(number.dtype, np.float32))
 
 
 def debias(running: RunningStats) -> Stats:
@@ -237,6 +249,7 @@ def debias(running: RunningStats) -> Stats:
 
   Source: Kingma & Ba 2015, section 3. The authors' LMA is not debiased.
   """
+  running = RunningStats(*map(_wide, running))
   seen = running.weight > 0
   weight = jnp.where(seen, running.weight, jnp.ones_like(running.weight))
   return Stats(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from lmajax import tree
-from lmajax.compress._tensors import joined
+from lmajax.compress._tensors import is_count, joined
 from lmajax.types import Reparam
 
 
@@ -59,7 +59,7 @@ def noise(
   """
   if not 0 <= rate <= 1:
     raise ValueError(f'rate is {rate}; a probability lies between 0 and 1')
-  if block_size < 1:
+  if not is_count(block_size) or block_size < 1:
     raise ValueError(f'block_size is {block_size}, and a block holds at least 1 entry')
 
   def init(params, key):

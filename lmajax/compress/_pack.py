@@ -60,8 +60,8 @@ def pack(packed: Packed, stats: ModelStats, config: dict[str, Any], *, entropy: 
       bit. The bytes may differ with another build of zlib.
 
   Raises:
-    ValueError: a key that is no string or has ``/`` or ``:``, what is no array, a type that the format lacks, or a
-      config that is not JSON; the line says where.
+    ValueError: a key that is no string or has ``/`` or ``:``, what is no array, a type that the format lacks, weights
+      that are not finite, or a config that is not JSON; the line says where.
     ImportError: safetensors is not installed.
 
   >>> data = pack(PackedTree({'bias': Plain(np.zeros(2, np.float32))}), {}, {'classes': 2})
@@ -146,7 +146,10 @@ def _checked(path: str, leaf: Any) -> np.ndarray:
   if name not in DTYPES.values():
     what = type(leaf).__name__ if name is None else name
     raise ValueError(f'{path} is of type {what}; a file takes arrays of {", ".join(DTYPES.values())}')
-  return np.asarray(leaf, order='C')
+  array = np.asarray(leaf, order='C')
+  if path.startswith('params') and jnp.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+    raise ValueError(f'{path} holds NaN or infinity; a file takes finite weights')
+  return array.astype(array.dtype.newbyteorder('<'), copy=False)
 
 
 def _json(about: dict[str, Any]) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from lmajax import tree
-from lmajax.compress._tensors import PackedTree, Scalars, pack_bits, uncut
-from lmajax.compress._uniform import BucketSize, check, cut, min_max
+from lmajax.compress._tensors import PackedTree, Plain, Scalars, pack_bits, uncut
+from lmajax.compress._uniform import BucketSize, check, copied, cut, min_max, wide
 from lmajax.types import Reparam
 
 MOST = 256
@@ -29,9 +29,9 @@ def nearest(at: Float[Array, 'b n'], levels: Float[Array, ' k']) -> Int[Array, '
 
 def quantiles(w: Float[Array, '...'], count: int, bucket_size: BucketSize) -> Float[Array, ' {count}']:
   """Levels at equal steps through the sorted weights, each on the scale of its bucket."""
-  rows, _, channels_first = cut(w, bucket_size)
+  rows, _, channels_first = cut(wide(w), bucket_size)
   own = uncut(scaled(rows, *min_max(rows, 0)), w.shape, channels_first)
-  return jnp.quantile(own, jnp.linspace(0.0, 1.0, count, dtype=w.dtype))
+  return jnp.quantile(own, jnp.linspace(0.0, 1.0, count, dtype=own.dtype))
 
 
 def points(
@@ -56,7 +56,8 @@ def points(
     start: levels at equal steps through the sorted weights, or through 0 … 1.
 
   Raises:
-    ValueError: bits, the bucket size or a share are out of range, or a tensor has no share.
+    ValueError: bits, the bucket size or a share are out of range, or a tensor has no share; from ``init``, a weight is
+      not finite.
 
   >>> reparam = points(1, bucket_size=None)
   >>> theta, code = reparam.init({'kernel': jnp.array([0., 1., 3., 4.])}, jax.random.key(0))
@@ -70,28 +71,32 @@ def points(
 
   def first(path: str, w: Array) -> Array:
     count = 2**bits if shares is None else share_of(shares, path)
-    if start == 'uniform':
-      return jnp.linspace(0.0, 1.0, count, dtype=w.dtype)
+    if start == 'uniform' or not w.size:
+      return jnp.linspace(0.0, 1.0, count, dtype=np.promote_types(w.dtype, np.float32))
     return quantiles(w, count, bucket_size)
 
   def quantized(levels: Array, w: Array) -> Array:
-    rows, _, channels_first = cut(w, bucket_size)
+    if not w.size:
+      return w
+    rows, _, channels_first = cut(wide(w), bucket_size)
     low, span = min_max(rows, bits)
     ordered = jnp.sort(levels)
     values = ordered[nearest(scaled(rows, low, span), jax.lax.stop_gradient(ordered))]
-    return uncut(values * span[:, None] + low[:, None], w.shape, channels_first)
+    return uncut(values * span[:, None] + low[:, None], w.shape, channels_first).astype(w.dtype)
 
-  def tensor(levels: Array, w: Array) -> Scalars:
-    rows, size, channels_first = cut(jnp.asarray(w), bucket_size)
+  def tensor(levels: Array, w: Array) -> Scalars | Plain:
+    if not w.size:
+      return Plain.of(w)
+    rows, size, channels_first = cut(wide(jnp.asarray(w)), bucket_size)
     low, span = min_max(rows, bits)
     ordered = jnp.sort(jnp.asarray(levels))
     codes = np.asarray(nearest(scaled(rows, low, span), ordered), np.uint8).reshape(-1)[: w.size]
     width = max(1, math.ceil(math.log2(levels.size)))
     tables = np.asarray(low), np.asarray(span), np.asarray(ordered)
-    return Scalars(pack_bits(codes, width), *tables, tuple(w.shape), width, size, channels_first)
+    return Scalars(pack_bits(codes, width), *tables, tuple(w.shape), width, size, channels_first, w.dtype.name)
 
   return Reparam(
-    init=lambda params, key: (tree.map_with_path(first, params), jax.tree.map(jnp.copy, params)),
+    init=lambda params, key: (tree.map_with_path(first, params), copied(params)),
     apply=lambda theta, code, key: jax.tree.map(quantized, theta, code),
     refresh=lambda theta, code, key: code,
     stored=lambda theta, code: PackedTree(jax.tree.map(tensor, theta, code)),

@@ -9,7 +9,8 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from lmajax import tree
 from lmajax.compress._kmeans import kmeans, reassigned
-from lmajax.compress._tensors import Blocks, PackedTree, joined, pack_bits
+from lmajax.compress._tensors import Blocks, PackedTree, Plain, is_count, joined, pack_bits
+from lmajax.compress._uniform import copied
 from lmajax.types import Reparam
 
 
@@ -39,6 +40,8 @@ def cut(w: Float[Array, '...'], block_size: int) -> tuple[Float[Array, 'n d'], B
 
 def start(w: Float[Array, '...'], key: jax.Array, num_centroids: int, block_size: int, iterations: int) -> Coded:
   """Makes a codebook and its assignments from scratch, from distinct blocks by chance."""
+  if not w.size:
+    return Coded(jnp.zeros((1, 1)), jnp.zeros(0, jnp.uint8))
   rows, inside = cut(w, block_size)
   chosen = jax.random.permutation(key, rows.shape[0])[:num_centroids]
   first = rows[chosen], jnp.zeros(rows.shape[0], jnp.int32)
@@ -47,12 +50,16 @@ def start(w: Float[Array, '...'], key: jax.Array, num_centroids: int, block_size
 
 
 def decoded(codebook: Float[Array, 'k d'], assignments: UInt8[Array, ' n'], like: Array) -> Array:
+  if not like.size:
+    return like
   return joined(codebook[assignments], like.shape).astype(like.dtype)
 
 
-def as_stored(codebook: Array, assignments: Array, shape: tuple[int, ...]) -> Blocks:
-  bits = max(1, (len(codebook) - 1).bit_length())
-  return Blocks(pack_bits(np.asarray(assignments), bits), np.asarray(codebook, np.float32), tuple(shape), bits)
+def as_stored(codebook: Array, assignments: Array, like: Array) -> Blocks | Plain:
+  if not like.size:
+    return Plain.of(like)
+  bits, table = max(1, (len(codebook) - 1).bit_length()), np.asarray(codebook, np.float32)
+  return Blocks(pack_bits(np.asarray(assignments), bits), table, tuple(like.shape), bits, like.dtype.name)
 
 
 def product(num_centroids: int, block_size: int, *, iterations: int = 15) -> Reparam:
@@ -87,7 +94,7 @@ def product(num_centroids: int, block_size: int, *, iterations: int = 15) -> Rep
   check(num_centroids, block_size)
 
   def init(params, key):
-    theta = jax.tree.map(jnp.copy, params)
+    theta = copied(params)
     keys = tree.keys_like(key, theta)
     return theta, jax.tree.map(lambda w, k: start(w, k, num_centroids, block_size, iterations), theta, keys)
 
@@ -97,11 +104,13 @@ def product(num_centroids: int, block_size: int, *, iterations: int = 15) -> Rep
     return w + (hard - fixed) if straight_through else hard
 
   def again(w: Array, coded: Coded) -> Coded:
+    if not w.size:
+      return coded
     codebook, assignments = kmeans(*cut(w, block_size), coded.codebook, coded.assignments.astype(jnp.int32), iterations)
     return Coded(codebook, assignments.astype(jnp.uint8))
 
-  def tensor(w: Array, coded: Coded) -> Blocks:
-    return as_stored(coded.codebook, coded.assignments, w.shape)
+  def tensor(w: Array, coded: Coded) -> Blocks | Plain:
+    return as_stored(coded.codebook, coded.assignments, w)
 
   return Reparam(
     init=init,
@@ -141,10 +150,12 @@ def product_codebook(num_centroids: int, block_size: int, *, iterations: int = 1
   def init(params, key):
     keys = tree.keys_like(key, params)
     coded = jax.tree.map(lambda w, k: start(w, k, num_centroids, block_size, iterations), params, keys)
-    theta = jax.tree.map(lambda w, each: each.codebook.astype(w.dtype), params, coded)
-    return theta, jax.tree.map(lambda w, each: Assigned(each.assignments, jnp.copy(w)), params, coded)
+    theta = jax.tree.map(lambda w, each: each.codebook, params, coded)
+    return theta, jax.tree.map(lambda w, each: Assigned(each.assignments, w), copied(params), coded)
 
   def again(codebook: Array, code: Assigned) -> Assigned:
+    if not code.weights.size:
+      return code
     rows, inside = cut(code.weights, block_size)
     assignments = reassigned(rows, inside, codebook.astype(jnp.float32), code.assignments.astype(jnp.int32))
     return code._replace(assignments=assignments.astype(jnp.uint8))
@@ -152,8 +163,8 @@ def product_codebook(num_centroids: int, block_size: int, *, iterations: int = 1
   def weights(codebook: Array, code: Assigned) -> Array:
     return decoded(codebook, code.assignments, code.weights)
 
-  def tensor(codebook: Array, code: Assigned) -> Blocks:
-    return as_stored(codebook, code.assignments, code.weights.shape)
+  def tensor(codebook: Array, code: Assigned) -> Blocks | Plain:
+    return as_stored(codebook, code.assignments, code.weights)
 
   return Reparam(
     init=init,
@@ -164,7 +175,7 @@ def product_codebook(num_centroids: int, block_size: int, *, iterations: int = 1
 
 
 def check(num_centroids: int, block_size: int) -> None:
-  if not 2 <= num_centroids <= 256:
+  if not is_count(num_centroids) or not 2 <= num_centroids <= 256:
     raise ValueError(f'num_centroids is {num_centroids}; give 2 to 256')
-  if block_size < 1:
+  if not is_count(block_size) or block_size < 1:
     raise ValueError(f'block_size is {block_size}, and a block holds at least 1 entry')

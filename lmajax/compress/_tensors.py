@@ -5,9 +5,13 @@ import math
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lmajax import tree
+
+DECODED = ('float32', 'float64', 'bfloat16', 'float16')
+"""What the weights of a coded tensor may be of; their tables and scales are of float32 at least."""
 
 
 class Tensor(Protocol):
@@ -42,6 +46,16 @@ def unpack_bits(packed: Any, bits: int, count: int, xp: Any = np) -> Any:
   flat = xp.unpackbits(packed)[: count * bits].reshape(count, bits)
   weights = xp.asarray(1 << np.arange(bits - 1, -1, -1), dtype=np.uint8)
   return (flat * weights[None]).sum(axis=-1, dtype=np.uint8)
+
+
+def is_count(value: Any) -> bool:
+  """Whether it is a whole number, which True is not."""
+  return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def check_dtype(dtype: str) -> None:
+  if dtype not in DECODED:
+    raise ValueError(f'a tensor of {dtype}')
 
 
 def check_shape(shape: tuple[int, ...], bits: int) -> None:
@@ -95,9 +109,11 @@ class Scalars:
   bits: int
   bucket_size: int
   channels_first: bool  # the last axis was brought to the front before the cut into buckets
+  dtype: str = 'float32'  # of the weights
 
   def __post_init__(self):
     check_shape(self.shape, self.bits)
+    check_dtype(self.dtype)
     if self.levels is not None and self.levels.ndim != 1:
       raise ValueError(f'levels of the shape {self.levels.shape}')
     check_codes(self.codes, self.bits, self.count(), self.levels)
@@ -117,14 +133,14 @@ class Scalars:
 
   def fields(self) -> dict[str, Any]:
     names = ('shape', 'bits', 'bucket_size', 'channels_first')
-    return {name: getattr(self, name) for name in names}
+    return {**{name: getattr(self, name) for name in names}, **_narrow(self.dtype)}
 
   @classmethod
   def of_file(cls, fields: dict[str, Any], arrays: dict[str, np.ndarray]) -> 'Scalars':
     low, span = arrays['scales']
-    shape = tuple(fields['shape'])
-    rest = [fields[name] for name in ('bits', 'bucket_size', 'channels_first')]
-    return cls(arrays['codes'], low, span, arrays.get('levels'), shape, *rest)
+    own = {'dtype': 'float32', **fields, 'shape': tuple(fields['shape'])}
+    names = ('shape', 'bits', 'bucket_size', 'channels_first', 'dtype')
+    return cls(arrays['codes'], low, span, arrays.get('levels'), **{name: own[name] for name in names})
 
   def decode(self, xp: Any = np) -> Any:
     count = self.count()
@@ -132,7 +148,12 @@ class Scalars:
     levels = xp.asarray(equal_levels(self.bits) if self.levels is None else self.levels)
     filled = xp.pad(codes, (0, -count % self.bucket_size)).reshape(-1, self.bucket_size)
     values = levels[filled] * xp.asarray(self.span)[:, None] + xp.asarray(self.low)[:, None]
-    return uncut(values, self.shape, self.channels_first)
+    return uncut(values, self.shape, self.channels_first).astype(jnp.dtype(self.dtype))
+
+
+def _narrow(dtype: str) -> dict[str, Any]:
+  """The field of a dtype; float32 goes without saying."""
+  return {} if dtype == 'float32' else {'dtype': dtype}
 
 
 def uncut(rows: Any, shape: tuple[int, ...], channels_first: bool) -> Any:
@@ -153,9 +174,11 @@ class Blocks:
   codebook: np.ndarray  # float32 [centroids, block_size]
   shape: tuple[int, ...]
   bits: int
+  dtype: str = 'float32'  # of the weights
 
   def __post_init__(self):
     check_shape(self.shape, self.bits)
+    check_dtype(self.dtype)
     if self.codebook.ndim != 2 or not self.codebook.size:
       raise ValueError(f'a codebook of the shape {self.codebook.shape}')
     check_codes(self.codes, self.bits, self.count(), self.codebook)
@@ -168,15 +191,16 @@ class Blocks:
     return filters * -(-math.prod(self.shape) // filters // self.codebook.shape[-1])
 
   def fields(self) -> dict[str, Any]:
-    return {'shape': self.shape, 'bits': self.bits}
+    return {'shape': self.shape, 'bits': self.bits, **_narrow(self.dtype)}
 
   @classmethod
   def of_file(cls, fields: dict[str, Any], arrays: dict[str, np.ndarray]) -> 'Blocks':
-    return cls(arrays['codes'], arrays['codebook'], tuple(fields['shape']), fields['bits'])
+    shape, dtype = tuple(fields['shape']), fields.get('dtype', 'float32')
+    return cls(arrays['codes'], arrays['codebook'], shape, fields['bits'], dtype)
 
   def decode(self, xp: Any = np) -> Any:
     codes = unpack_bits(xp.asarray(self.codes), self.bits, self.count(), xp)
-    return joined(xp.asarray(self.codebook)[codes], self.shape)
+    return joined(xp.asarray(self.codebook)[codes], self.shape).astype(jnp.dtype(self.dtype))
 
 
 def joined(blocks: Any, shape: tuple[int, ...]) -> Any:

@@ -1,7 +1,7 @@
 """Uniform quantization in buckets, trained straight through."""
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lmajax import tree
-from lmajax.compress._tensors import PackedTree, Scalars, pack_bits, uncut
+from lmajax.compress._tensors import PackedTree, Plain, Scalars, is_count, pack_bits, uncut
 from lmajax.types import Reparam
 
 BucketSize = int | Literal['channel'] | None
@@ -110,7 +110,7 @@ def uniform(
   ℓ and r are the bucket's least entry and its range. The gradient goes straight through, to the weights as they are.
 
   Args:
-    bits: b, 1 … 8.
+    bits: b, 1 … 8. Weights of 16 bits are quantized in float32 and given back in their own type.
     bucket_size: entries a bucket, along the flattened tensor; ``'channel'`` for one bucket a filter, None for one a
       tensor. Two float32 numbers are stored for each.
     ranges: ``min_max`` or ``least_error``.
@@ -118,7 +118,7 @@ def uniform(
     truncated: clip the weights to −1 … 1 first; those outside get no gradient.
 
   Raises:
-    ValueError: bits or the bucket size are out of range.
+    ValueError: bits or the bucket size are out of range; from ``init``, a weight is not finite.
 
   >>> reparam = uniform(2, bucket_size=4)
   >>> theta, code = reparam.init({'kernel': jnp.array([0., .3, .7, 3.])}, jax.random.key(0))
@@ -134,8 +134,10 @@ def uniform(
     return jnp.clip(w, -1.0, 1.0) if truncated else w
 
   def quantized(w: Array, key: jax.Array | None) -> Array:
-    rows, _, channels_first = cut(clipped(w), bucket_size)
-    return uncut(quantized_rows(rows, *ranges(rows, bits), bits, key), w.shape, channels_first)
+    if not w.size:
+      return w
+    rows, _, channels_first = cut(clipped(wide(w)), bucket_size)
+    return uncut(quantized_rows(rows, *ranges(rows, bits), bits, key), w.shape, channels_first).astype(w.dtype)
 
   def straight_through(w: Array, key: jax.Array) -> Array:
     fixed = jax.lax.stop_gradient(w)
@@ -147,25 +149,41 @@ def uniform(
       return jax.tree.map(lambda w: quantized(w, None), theta)
     return jax.tree.map(straight_through, theta, tree.keys_like(key, theta))
 
-  def tensor(w: Array) -> Scalars:
-    rows, size, channels_first = cut(clipped(jnp.asarray(w)), bucket_size)
+  def tensor(w: Array) -> Scalars | Plain:
+    if not w.size:
+      return Plain.of(w)
+    rows, size, channels_first = cut(clipped(wide(jnp.asarray(w))), bucket_size)
     low, span = ranges(rows, bits)
     codes = np.asarray(encode(rows, low, span, bits, None), np.uint8).reshape(-1)[: w.size]
     return Scalars(
-      pack_bits(codes, bits), np.asarray(low), np.asarray(span), None, tuple(w.shape), bits, size, channels_first
-    )
+      pack_bits(codes, bits), np.asarray(low), np.asarray(span), None, tuple(w.shape), bits, size, channels_first,
+      w.dtype.name,
+    )  # fmt: skip
 
   return Reparam(
-    init=lambda params, key: (jax.tree.map(jnp.copy, params), ()),
+    init=lambda params, key: (copied(params), ()),
     apply=apply,
     refresh=lambda theta, code, key: code,
     stored=lambda theta, code: PackedTree(jax.tree.map(tensor, theta)),
   )
 
 
+def wide(w: Array) -> Array:
+  """The weights in float32 at least: in 16 bits a least range of 1e-10 is 0, and a range may be infinite."""
+  return w.astype(np.promote_types(w.dtype, np.float32))
+
+
+def copied(params: Any) -> Any:
+  """The weights in new arrays, once they are known to be finite."""
+  tree.check_finite(params)
+  return jax.tree.map(jnp.copy, params)
+
+
 def check(bits: int, bucket_size: BucketSize) -> None:
-  if not 1 <= bits <= 8:
+  if not is_count(bits) or not 1 <= bits <= 8:
     raise ValueError(f'bits is {bits}; give 1 to 8')
+  if isinstance(bucket_size, bool | float):
+    raise ValueError(f"bucket_size is {bucket_size!r}; give a number, 'channel' or None")
   if isinstance(bucket_size, int) and bucket_size < 1:
     raise ValueError(f'bucket_size is {bucket_size}, and a bucket holds at least 1 entry')
   if not (isinstance(bucket_size, int) or bucket_size in ('channel', None)):

@@ -1,10 +1,13 @@
 """Distillation against a teacher's softened output."""
 
+import math
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 
@@ -31,7 +34,7 @@ def soft_targets(
     One number per example, in nats; the caller takes the mean.
 
   Raises:
-    ValueError: the temperature is not positive.
+    ValueError: the temperature is not positive and finite.
     AssertionError: the logits differ in shape, which is seen when the function is traced.
 
   >>> round(float(soft_targets(jnp.array([0., 0.]), jnp.array([9., -9.]))), 4)  # log 2
@@ -39,20 +42,41 @@ def soft_targets(
 
   Source: Hinton et al. 2015, section 2; the LMA paper, equation 5, whose text leaves out T² and whose code has it.
   """
-  if temperature <= 0:
-    raise ValueError(f'temperature is {temperature}, and must be positive')
+  if not 0 < temperature < math.inf:
+    raise ValueError(f'temperature is {temperature}, and must be positive and finite')
   chex.assert_equal_shape((student_logits, teacher_logits))
   student, teacher = _counted(student_logits, where), jax.lax.stop_gradient(_counted(teacher_logits, where))
-  divergence = optax.losses.kl_divergence(
-    jax.nn.log_softmax(student / temperature), jax.nn.softmax(teacher / temperature)
-  )
-  return _only(temperature**2 * divergence, where)
+  return _only(temperature**2 * _divergence(student / temperature, teacher / temperature), where)
+
+
+def _divergence(student: Float[Array, '*batch classes'], teacher: Float[Array, '*batch classes']) -> Array:
+  r"""KL of two softmaxes; where they are near each other, without the difference of two nearly equal numbers.
+
+  With d the difference of the logits less its mean under p, KL = log E[e^d] = log(1 + E[e^d - 1 - d]).
+  """
+  chances = jax.nn.softmax(teacher)
+  possible = chances > 0
+  difference = jnp.where(possible, student - teacher, jnp.zeros_like(student))
+  difference -= (chances * difference).sum(-1, keepdims=True)
+  near = (jnp.abs(difference) < 1).all(-1) & (jnp.isfinite(student) & possible).all(-1)
+  small = jnp.where(near[..., None], difference, jnp.zeros_like(difference))
+  logs = jax.nn.log_softmax(teacher) - jax.nn.log_softmax(student)
+  far = (chances * jnp.where(possible, logs, jnp.zeros_like(logs))).sum(-1)
+  return jnp.where(near, jnp.log1p((chances * _beyond_linear(small)).sum(-1)), far)
+
+
+def _beyond_linear(d: Array) -> Array:
+  """e^d - 1 - d for |d| ≤ 1, by its series: to the last bits also where d is small."""
+  total = jnp.zeros_like(d)
+  for n in range(12, 1, -1):
+    total = (1 + total) * d / n
+  return total * d
 
 
 def distillation(
   student_logits: Float[Array, '*batch classes'],
   teacher_logits: Float[Array, '*batch classes'],
-  labels: Int[Array, '*batch'],
+  labels: Int[Array, '*batch'] | Float[Array, '*batch classes'],
   *,
   temperature: float = 2.0,
   soft_weight: float = 0.7,
@@ -65,7 +89,7 @@ def distillation(
   Args:
     student_logits: unnormalized, the classes last.
     teacher_logits: like ``student_logits``; no gradient flows into them.
-    labels: class numbers.
+    labels: class numbers; or floats, a probability of each class (one-hot, smoothed, mixed).
     temperature: T > 0, of the soft targets alone.
     soft_weight: w in [0, 1]; the paper's 0.7 is the default, as is its T.
     where: examples (or tokens) to count; the others give 0 and no gradient, whatever they hold.
@@ -74,7 +98,8 @@ def distillation(
     One number per example, in nats; the caller takes the mean.
 
   Raises:
-    ValueError: the temperature is not positive, or the weight is outside [0, 1].
+    ValueError: the temperature is not positive and finite, the weight is outside [0, 1], or a class number is none of
+      the classes; inside ``jax.jit`` numbers are not seen, and there -1 counts from the end and others give NaN.
     AssertionError: the logits differ in shape, or the labels are not one per example.
 
   >>> z = jnp.array([0., 0.])
@@ -86,10 +111,26 @@ def distillation(
   if not 0 <= soft_weight <= 1:
     raise ValueError(f'soft_weight is {soft_weight}, and must lie between 0 and 1')
   soft = soft_targets(student_logits, teacher_logits, temperature=temperature, where=where)
-  labels = labels if where is None else jnp.where(where, labels, jnp.zeros_like(labels))
-  chex.assert_shape(labels, student_logits.shape[:-1])
-  hard = optax.losses.softmax_cross_entropy_with_integer_labels(_counted(student_logits, where), labels)
+  hard = _cross_entropy(student_logits, labels, where)
   return soft_weight * soft + (1 - soft_weight) * _only(hard, where)
+
+
+def _cross_entropy(logits: Array, labels: Array, where: Array | None) -> Array:
+  """With class numbers, or with a probability of each class."""
+  counted = _counted(logits, where)
+  if jnp.issubdtype(labels.dtype, jnp.floating):
+    chex.assert_equal_shape((logits, labels))
+    labels = jax.lax.stop_gradient(labels.astype(counted.dtype))
+    logs = jnp.where(labels > 0, jax.nn.log_softmax(counted), jnp.zeros_like(counted))
+    return -(labels * logs).sum(-1)
+  labels = labels if where is None else jnp.where(where, labels, jnp.zeros_like(labels))
+  chex.assert_shape(labels, logits.shape[:-1])
+  known, classes = not isinstance(labels, Tracer), logits.shape[-1]
+  if known and labels.size and (int(labels.min()) < 0 or int(labels.max()) >= classes):
+    raise ValueError(
+      f'labels go from {labels.min()} to {labels.max()}, and there are {classes} classes: 0 to {classes - 1}'
+    )
+  return optax.losses.softmax_cross_entropy_with_integer_labels(counted, labels)
 
 
 def _counted(logits: Array, where: Array | None) -> Array:

@@ -82,6 +82,24 @@ class TestEveryLoss:
       assert value > 1
       assert jnp.abs(gradient).max() > 0.1
 
+  def test_a_class_that_is_impossible_to_both_counts_for_nothing(self, loss, oracle, soft):
+    shut = jnp.full((3, 4, 2), -jnp.inf)
+    with_shut = [jnp.concatenate([logits, shut], -1) for logits in (STUDENT_, TEACHER_)]
+    value, gradient = jax.value_and_grad(lambda s: loss(s, with_shut[1], LABELS_).sum())(with_shut[0])
+    plain, plain_gradient = jax.value_and_grad(lambda s: loss(s, TEACHER_, LABELS_).sum())(STUDENT_)
+    np.testing.assert_allclose(value, plain, rtol=1e-6)
+    np.testing.assert_allclose(gradient[..., :7], plain_gradient, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(gradient[..., 7:], 0)
+
+  @pytest.mark.parametrize('temperature', [30.0, 1e2, 1e4, 1e5])
+  def test_high_temperatures_lose_no_digits(self, loss, oracle, soft, temperature):
+    ours, gradient = jax.value_and_grad(lambda s: loss(s, TEACHER_, LABELS_, temperature=temperature).sum())(STUDENT_)
+    exact = oracle(STUDENT.astype(np.longdouble), TEACHER.astype(np.longdouble), LABELS, temperature=temperature)
+    np.testing.assert_allclose(ours, float(exact.sum()), rtol=1e-4)
+    if soft and temperature >= 1e5:  # the difference of the centred logits, but for a part of 1 / T
+      centred = [logits - logits.mean(-1, keepdims=True) for logits in (STUDENT, TEACHER)]
+      np.testing.assert_allclose(gradient, (centred[0] - centred[1]) / 7, atol=1e-4)
+
   def test_no_gradient_reaches_the_teacher(self, loss, oracle, soft):
     gradient = jax.grad(lambda t: loss(STUDENT_, t, LABELS_).sum())(TEACHER_)
     np.testing.assert_array_equal(gradient, 0)
@@ -106,7 +124,7 @@ class TestEveryLoss:
     np.testing.assert_array_equal(np.asarray(gradient)[~WHERE], 0)
     np.testing.assert_array_equal(np.asarray(loss(student, teacher, labels, where=where))[~WHERE], 0)
 
-  @pytest.mark.parametrize('temperature', [0.0, -1.0])
+  @pytest.mark.parametrize('temperature', [0.0, -1.0, np.nan, np.inf])
   def test_temperature_must_be_positive(self, loss, oracle, soft, temperature):
     with pytest.raises(ValueError, match='temperature'):
       loss(STUDENT_, TEACHER_, LABELS_, temperature=temperature)
@@ -120,6 +138,35 @@ class TestEveryLoss:
 def test_soft_weight_lies_between_0_and_1(soft_weight):
   with pytest.raises(ValueError, match='soft_weight'):
     losses.distillation(STUDENT_, TEACHER_, LABELS_, soft_weight=soft_weight)
+
+
+class TestLabels:
+  @pytest.mark.parametrize('spoilt', [-1, 7, 10])
+  def test_that_are_no_class_are_refused(self, spoilt):
+    with pytest.raises(ValueError, match='there are 7 classes: 0 to 6'):
+      losses.distillation(STUDENT_, TEACHER_, LABELS_.at[1, 2].set(spoilt))
+
+  @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+  def test_one_hot_are_class_numbers(self, dtype):
+    hot = jax.nn.one_hot(LABELS_, 7, dtype=dtype)
+    ours, plain = (losses.distillation(STUDENT_, TEACHER_, labels) for labels in (hot, LABELS_))
+    np.testing.assert_allclose(ours, plain, rtol=1e-5)
+
+  def test_soft_ones_are_mixed(self):
+    hot = jax.nn.one_hot(LABELS_, 7)
+    ours = losses.distillation(STUDENT_, TEACHER_, 0.9 * hot + 0.1 / 7)
+    each = [losses.distillation(STUDENT_, TEACHER_, jnp.full_like(LABELS_, k)) for k in range(7)]
+    slow = 0.9 * losses.distillation(STUDENT_, TEACHER_, LABELS_) + 0.1 * sum(each) / 7
+    np.testing.assert_allclose(ours, slow, rtol=1e-5)
+
+  def test_of_another_shape_raise(self):
+    with pytest.raises((AssertionError, TypeError)):
+      losses.distillation(STUDENT_, TEACHER_, jax.nn.one_hot(LABELS_, 6))
+
+
+def test_the_example_of_an_impossible_class():
+  student, teacher = jnp.array([1.0, 2.0, -jnp.inf]), jnp.array([2.0, 1.0, -jnp.inf])
+  np.testing.assert_allclose(losses.soft_targets(student, teacher), 0.4621, atol=1e-4)
 
 
 def test_temperature_keeps_the_size_of_the_gradient():

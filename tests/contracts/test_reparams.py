@@ -12,7 +12,18 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lmajax import tree
-from lmajax.compress import identity, least_error, masked, noise, points, product, product_codebook, uniform
+from lmajax.compress import (
+  identity,
+  least_error,
+  masked,
+  noise,
+  pack,
+  points,
+  product,
+  product_codebook,
+  uniform,
+  unpack,
+)
 
 
 def itself(theta):
@@ -140,6 +151,26 @@ def error(weights, target):
   return sum(float(jnp.square(a - b).sum()) for a, b in zip(*map(jax.tree.leaves, (weights, target)), strict=True))
 
 
+def odd():
+  """Tensors of every type at which a quantizer may stumble; what is huge has squares that float32 still holds."""
+  some = np.array([[1.0, -0.5, 0.25], [0.0, -1.0, 0.75]], np.float32)
+  kinds_ = {'constant': 0 * some + 0.3, 'zero': 0 * some, 'huge': 1e18 * some, 'tiny': 1e-30 * some, 'empty': some[:0]}
+  of_dtype = {dtype: {**kinds_, 'some': some} for dtype in ('float32', 'bfloat16', 'float16')}
+  of_dtype['float16'] = {**of_dtype['float16'], 'huge': 6e4 * some, 'tiny': 1e-6 * some}
+  of_dtype['float16']['many'] = np.linspace(-1, 1, 66_000, dtype=np.float32)[:, None]
+  return {
+    dtype: {
+      name: {'kernel': jnp.asarray(each, dtype), 'bias': jnp.asarray(each, dtype)} for name, each in found.items()
+    }
+    for dtype, found in of_dtype.items()
+  }
+
+
+def of_bytes(packed):
+  """What a file of it holds."""
+  return unpack(pack(packed, {}, {})).packed
+
+
 def of_files(packed):
   """The arrays of each tensor, as they lie in a file."""
   return [tensor.arrays() for tensor in jax.tree.leaves(packed.tensors)]
@@ -160,6 +191,27 @@ class TestEveryReparam:
     close(packed.decode(), applied(build)(theta, code, None))
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(packed.decode()))
     close(jax.jit(lambda: packed.decode(jnp))(), packed.decode())
+
+  def test_any_finite_tensor_of_any_type_is_stored_as_it_is_applied(self, build, shadow):
+    given = odd()
+    theta, code = jax.jit(build().init)(given, key())
+    ours = jax.jit(build().apply)(theta, code, None)
+    packed = build().stored(theta, code)
+    again = of_bytes(packed).decode()
+    assert kinds(ours) == kinds(given) == kinds(again)
+    for path, weights in tree.by_path(ours).items():
+      a, b = (np.asarray(leaf, np.float32) for leaf in (weights, tree.by_path(again)[path]))
+      digits = float(jnp.finfo(weights.dtype).eps)
+      assert np.isfinite(a).all(), path
+      np.testing.assert_allclose(a, b, rtol=2 * digits, atol=2 * digits * np.abs(b).max(initial=0), err_msg=path)
+
+  def test_weights_that_are_not_finite_are_refused(self, build, shadow):
+    for spoilt in (np.nan, np.inf):
+      given = params()
+      given['head']['kernel'] = given['head']['kernel'].at[1, 2].set(spoilt)
+      with pytest.raises(ValueError, match='kernel holds NaN or infinity'):
+        reparam = build()
+        pack(reparam.stored(*reparam.init(given, key())), {}, {})
 
   def test_comes_back_from_its_arrays_and_fields(self, build, shadow):
     reparam, theta, code = start(build)
