@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from train import report
 from train.draw import COLORS, save
 from train.report_compress import Row, before
 
@@ -34,7 +34,7 @@ def _panel(axis: Axes, rows: Sequence[Row], costs: dict[str, float], name: str) 
     if base is not None:
       ends = [costs[each.name] for each in (base, row)], [_mean(each) for each in (base, row)]
       axis.plot(*ends, color=color, linewidth=0.8, zorder=1)
-    deviation = 100 * np.std(row.accuracy, ddof=1) if len(row.accuracy) > 1 else 0.0
+    deviation = 100 * report.deviation(row.accuracy)
     axis.errorbar(
       costs[row.name], _mean(row), deviation, color=color, marker=_MARKERS[row.stage], markersize=7, capsize=2,
       linestyle='none', linewidth=1, label=f'{row.stage}, {row.label}',
@@ -50,4 +50,4 @@ def _panel(axis: Axes, rows: Sequence[Row], costs: dict[str, float], name: str) 
 
 
 def _mean(row: Row) -> float:
-  return 100 * float(np.mean(row.accuracy))
+  return 100 * report.mean(row.accuracy)

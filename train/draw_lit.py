@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
+from train import report
 from train.draw import save
 from train.methods import Arm
 from train.report import TEACHER
@@ -70,8 +71,7 @@ def _panel(axis: Axes, rows: Sequence[Row], cost: Callable[[Row], float]) -> Non
 
 
 def _spread(row: Row) -> tuple[float, float]:
-  values = 100 * np.asarray(row.accuracy)
-  return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else 0.0
+  return 100 * report.mean(row.accuracy), 100 * report.deviation(row.accuracy)
 
 
 def _name(row: Row | Arm, labels: Sequence[str]) -> str:
@@ -90,7 +90,8 @@ def errors(folder: Path, arms: Mapping[str, Arm]) -> None:
   for axis, name in zip(axes, names, strict=True):
     for arm in dict.fromkeys(arms.values()):
       of_arm = [line for line in lines if arms.get(line['phase']) == arm]
-      curve = [(epoch, np.mean(line[name])) for epoch, line in enumerate(of_arm, start=1) if name in line]
+      found = [(epoch, line[name]) for epoch, line in enumerate(of_arm, start=1) if name in line]
+      curve = [(epoch, report.mean(np.array(values, float))) for epoch, values in found]
       style = _STYLES[labels.index(arm.label) % len(_STYLES)]
       if curve:
         axis.plot(*zip(*curve, strict=True), color=_COLORS[arm.method], linestyle=style, label=_name(arm, labels))

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from train import report
 from train.draw import COLORS, save
 from train.report import TEACHER
 from train.report_quantize import Row
@@ -82,8 +82,8 @@ def _levels(axis: Axes, rows: Sequence[Row]) -> None:
 
 
 def _mean(row: Row) -> float:
-  return 100 * float(np.mean(row.accuracy))
+  return 100 * report.mean(row.accuracy)
 
 
 def _spread(row: Row) -> float:
-  return 100 * float(np.std(row.accuracy, ddof=1)) if len(row.accuracy) > 1 else 0.0
+  return 100 * report.deviation(row.accuracy)

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from train import report
 from train.draw import save
 from train.report_slim import ORIGINAL, Row
 
@@ -55,8 +56,7 @@ def _panel(axis: Axes, of_panel: Sequence[Row], rows: Sequence[Row], label: str)
 
 
 def _spread(row: Row) -> tuple[float, float]:
-  values = 100 * np.asarray(row.accuracy)
-  return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else 0.0
+  return 100 * report.mean(row.accuracy), 100 * report.deviation(row.accuracy)
 
 
 def widths(path: Path, rows: Sequence[Row]) -> None:

@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from train import build, draw
+from train import build, draw, report
 from train.build_text import Arm
 from train.draw import COLORS, save
 from train.report import TEACHER
@@ -28,7 +27,7 @@ def bleu(path: Path, rows: Sequence[Row]) -> None:
       apart = row.bytes * 1.015 ** (0 if row.name == TEACHER else i - len(rows) / 2)  # equal sizes side by side
       style = {'color': 'black', 'marker': '*'} if row.name == TEACHER else {'color': color, 'marker': marker}
       axis.plot([apart] * len(values), values, linestyle='', markersize=3, alpha=0.5, **style)
-      axis.plot([apart], [np.mean(values)], linestyle='', markersize=8, label=label, **style)
+      axis.plot([apart], [report.mean(values)], linestyle='', markersize=8, label=label, **style)
     axis.set_xscale('log')
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter(lambda size, _: f'{size / 1000:,.6g}')

@@ -9,7 +9,7 @@ from train import report
 from train.config import option, text
 from train.errors import UserError
 from train.readme import TABLES
-from train.run import read_json, write_atomically
+from train.run import read_json, without_nan, write_atomically
 
 _STUDENTS = ('activations', 'segments', 'width')
 _SEEDS = ('seeds', 'first_seed')
@@ -70,7 +70,7 @@ def write(folder: Path, found: Joined) -> None:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise UserError(f'cannot make the folder {folder}: {error.strerror}; choose another --out') from error
-  write_atomically(folder / 'results.json', json.dumps(found.results, indent=1) + '\n')
+  write_atomically(folder / 'results.json', json.dumps(without_nan(found.results), indent=1, allow_nan=False) + '\n')
   write_atomically(folder / 'results.md', found.table + '\n')
 
 

@@ -47,8 +47,8 @@ class Plan(NamedTuple):
   save_every: int
 
 
-Errors = list[dict[str, list[float]]]
-"""On the validation set: of an epoch, of a group, of a seed."""
+Errors = list[dict[str, list[float | None]]]
+"""On the validation set: of an epoch, of a group, of a seed; None of a student that has diverged."""
 
 
 class Cohort(NamedTuple):
@@ -59,10 +59,13 @@ class Cohort(NamedTuple):
   share: Share = as_it_is
 
   def rates(self, errors: Errors) -> dict[str, list[float]]:
-    """The learning rates of the next epoch: 0 for a student that has stopped, none at all when all have."""
+    """The learning rates of the next epoch: 0 for a student that has stopped or diverged, none when all have."""
+
+    def factor(errors: list[Any]) -> float | None:
+      return None if errors and errors[-1] is None else self.plan.schedule(errors)
 
     def factors(name: str, group: Group) -> list[float | None]:
-      return [self.plan.schedule([epoch[name][i] for epoch in errors]) for i in range(len(group.seeds))]
+      return [factor([epoch[name][i] for epoch in errors]) for i in range(len(group.seeds))]
 
     of_all = {name: factors(name, group) for name, group in self.groups.items()}
     if all(factor is None for group in of_all.values() for factor in group):
@@ -160,13 +163,52 @@ def fit(
       _settle(progress)
       run.bar.update(step - before)
     scored = measure(shipped(progress), data.validation)
-    errors.append({name: (1 - score).tolist() for name, score in scored.items()})
+    lost = {name: ~np.isfinite(jax.device_get(progress[name].sums['loss']) + score) for name, score in scored.items()}
+    if any(each.any() for each in lost.values()):
+      progress = _without(run, phase, cohort, progress, errors, lost)
+      scored = {name: np.where(lost[name], np.nan, score) for name, score in scored.items()}
+    errors.append({name: _errors(score) for name, score in scored.items()})
     _report(run, cohort, progress, rates, errors, time.perf_counter() - began)
     progress = {name: p._replace(sums=jax.tree.map(jnp.zeros_like, p.sums)) for name, p in progress.items()}
     if len(errors) % cohort.plan.save_every == 0 or not cohort.rates(errors):
-      save(score=float(np.mean(np.concatenate([*scored.values()]))))
+      save(score=float(np.nanmean(np.concatenate([*scored.values()]))))
   checkpoints.close()
   return progress
+
+
+def _errors(scores: np.ndarray) -> list[float | None]:
+  return [1 - score if np.isfinite(score) else None for score in scores.tolist()]
+
+
+def _without(
+  run: Run, phase: str, cohort: Cohort, progress: dict[str, Progress], errors: Errors, lost: dict[str, np.ndarray]
+) -> dict[str, Progress]:
+  """Names the students whose loss or answers are not finite, and makes NaN of their weights, which ends them.
+
+  Raises:
+    UserError: none of the cohort is left; nothing of this epoch is saved.
+  """
+  if all(each.all() for each in lost.values()):
+    raise UserError(
+      f'{phase}: no loss is finite after epoch {len(errors) + 1}; give a smaller learning rate (what was saved before'
+      ' is whole)'
+    )
+  for name, each in lost.items():
+    rates = jax.device_get(progress[name].state.opt_state.hyperparams['learning_rate']).tolist()
+    for i in np.flatnonzero(each).tolist():
+      if not errors or errors[-1][name][i] is not None:
+        who, when = f'{name}, seed {cohort.groups[name].seeds[i]}', f'epoch {len(errors) + 1}, at a learning rate of'
+        run.note(f'{who}: its loss is not finite in {when} {rates[i]:g}; it is left as it is, and the others go on')
+  return {name: _spoilt(each, lost[name]) for name, each in progress.items()}
+
+
+def _spoilt(progress: Progress, lost: np.ndarray) -> Progress:
+  def one(leaf: Array) -> Array:
+    gone = lost.reshape(-1, *(1,) * (leaf.ndim - 1))
+    return jnp.where(gone, jnp.full_like(leaf, jnp.nan), leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+  params = jax.jit(lambda params: jax.tree.map(one, params))(progress.state.params)
+  return progress._replace(state=progress.state._replace(params=params))
 
 
 def _settle(progress: dict[str, Progress]) -> None:
@@ -286,7 +328,7 @@ def _report(
       'epoch': len(errors),
       'learning_rate': rates[name],
       **{what: mean.tolist() for what, mean in means.items()},
-      f'validation_{cohort.groups[name].score.name}': [1 - error for error in errors[-1][name]],
+      f'validation_{cohort.groups[name].score.name}': [None if e is None else 1 - e for e in errors[-1][name]],
       'seconds': seconds / len(progress),
     }
     run.report(name, step, values)

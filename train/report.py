@@ -10,7 +10,7 @@ from scipy import stats
 
 from train.config import label, published, recipe
 from train.errors import UserError
-from train.run import read_json, write_atomically
+from train.run import read_json, without_nan, write_atomically
 
 
 class Row(NamedTuple):
@@ -50,7 +50,7 @@ def write(folder: Path, config: Any, rows: Sequence[dict[str, Any]], table: str)
     'seconds_of_training': round(sum(json.loads(line)['seconds'] for line in lines), 1),
     'rows': rows,
   }
-  write_atomically(folder / 'results.json', json.dumps(results, indent=1) + '\n')
+  write_atomically(folder / 'results.json', json.dumps(without_nan(results), indent=1, allow_nan=False) + '\n')
   write_atomically(folder / 'results.md', table + '\n')
 
 
@@ -60,19 +60,42 @@ def read(folder: Path, command: str, kind: Any) -> list[Any]:
   if not path.exists() and (folder / 'config.json').exists():
     raise UserError(f'{folder} holds a run that is not finished: {command} --resume --workdir {folder}')
   try:
-    return [kind(**{name: row[name] for name in kind._fields}) for row in read_json(path)['rows']]
+    return [kind(**{name: _of_json(row[name]) for name in kind._fields}) for row in read_json(path)['rows']]
   except (KeyError, TypeError) as error:
     raise UserError(f'{path} does not hold the rows of a {command} run ({error!r})') from error
+
+
+def _of_json(value: Any) -> Any:
+  """NaN again for the seeds whose students have diverged."""
+  return [np.nan if each is None else each for each in value] if isinstance(value, list) else value
+
+
+def known(values: Sequence[float] | np.ndarray) -> np.ndarray:
+  """The figures of the students that have not diverged."""
+  found = np.asarray(values, np.float64)
+  return found[np.isfinite(found)]
+
+
+def mean(values: Sequence[float] | np.ndarray) -> float:
+  """The mean over the students that have not diverged; NaN of none."""
+  found = known(values)
+  return float(found.mean()) if len(found) else np.nan
+
+
+def deviation(values: Sequence[float] | np.ndarray) -> float:
+  """The sample deviation over the students that have not diverged; 0 of fewer than two."""
+  found = known(values)
+  return float(found.std(ddof=1)) if len(found) > 1 else 0.0
 
 
 def paired(accuracy: Sequence[float], base: Sequence[float]) -> Difference:
   """The mean of the differences seed by seed, with Student's interval."""
   if len(accuracy) != len(base):  # what does not depend on the seed has one figure
-    return Difference(float(np.mean(accuracy) - np.mean(base)), None)
-  differences = np.subtract(accuracy, base)
+    return Difference(mean(accuracy) - mean(base), None)
+  differences = known(np.subtract(accuracy, base))
   n = len(differences)
   if n < 2:
-    return Difference(float(differences.mean()), None)
+    return Difference(mean(differences), None)
   error = differences.std(ddof=1) / np.sqrt(n)
   return Difference(float(differences.mean()), float(stats.t.ppf(0.975, n - 1) * error))
 
@@ -97,7 +120,7 @@ def gap_closed(row: Row, rows: Sequence[Row]) -> float | None:
   hard = counterpart(row, rows, hard_label=True)
   if row.hard_label or teacher is None or hard is None:
     return None
-  student, low, high = (float(np.mean(r.accuracy)) for r in (row, hard, teacher))
+  student, low, high = (mean(r.accuracy) for r in (row, hard, teacher))
   return (student - low) / (high - low) if high != low else None
 
 
@@ -121,9 +144,9 @@ def _cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
     str(row.width),
     'hard' if row.hard_label else 'distilled',
     spread(row.accuracy),
-    '' if found is None else f'{100 * found.mean:+.2f}',
+    '' if found is None or not np.isfinite(found.mean) else f'{100 * found.mean:+.2f}',
     '' if found is None else interval(found),
-    '' if closed is None else f'{closed:.2f}',
+    '' if closed is None or not np.isfinite(closed) else f'{closed:.2f}',
     f'{row.parameters:,}',
     f'{row.bytes:,}',
   )
@@ -132,7 +155,7 @@ def _cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
 def interval(difference: Difference, *, unit: float = 0.01, digits: int = 2) -> str:
   """The interval, in points unless another unit is asked for."""
   if difference.half_width is None:
-    return 'one seed'
+    return 'one seed' if np.isfinite(difference.mean) else ''
   low, high = ((difference.mean + sign * difference.half_width) / unit for sign in (-1, 1))
   return f'{low:+.{digits}f} … {high:+.{digits}f}'
 
@@ -142,11 +165,16 @@ def difference(
 ) -> tuple[str, str]:
   """The paired difference and its interval, in points unless another unit is asked for."""
   found = paired(values, base)
+  if not np.isfinite(found.mean):
+    return '', ''
   return f'{round(found.mean / unit, digits) + 0.0:+.{digits}f}', interval(found, unit=unit, digits=digits)
 
 
 def spread(values: Sequence[float], *, unit: float = 0.01, digits: int = 2) -> str:
   """The mean, in percent unless another unit is asked for, with the standard deviation over the seeds."""
-  scaled = np.asarray(values) / unit
-  deviation = f' ± {scaled.std(ddof=1):.{digits}f}' if len(scaled) > 1 else ''
-  return f'{scaled.mean():.{digits}f}{deviation}'
+  scaled = known(values) / unit
+  lost = f'{len(values) - len(scaled)} of {len(values)} diverged' if len(scaled) < len(values) else ''
+  if not len(scaled):
+    return lost
+  deviates = f' ± {deviation(scaled):.{digits}f}' if len(scaled) > 1 else ''
+  return f'{mean(scaled):.{digits}f}{deviates}{f" ({lost})" if lost else ""}'

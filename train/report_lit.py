@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from train.config import label
-from train.report import TEACHER, difference, markdown, spread
+from train.report import TEACHER, difference, markdown, mean, spread
 
 _A_POINT = 0.01
 
@@ -74,7 +72,7 @@ def _minus(row: Row, base: Row | None) -> tuple[str, str]:
 
 def verdict(teacher: Row, hard: Row) -> str:
   """Whether there was anything to be taught: judged on the validation split, as all choices are."""
-  ahead = float(np.mean(teacher.validation_accuracy) - np.mean(hard.validation_accuracy))
+  ahead = mean(teacher.validation_accuracy) - mean(hard.validation_accuracy)
   found = (
     f'On validation the {teacher.label} teacher, {teacher.network}, is {100 * ahead:+.2f} points from the student of'
     f' hard labels, {hard.network}'

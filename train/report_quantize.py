@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from train.config import label
-from train.report import TEACHER, difference, markdown, spread
+from train.report import TEACHER, difference, markdown, mean, spread
 
 AGAINST = {
   'post-training': 'float', 'uniform': 'post-training', 'noise': 'uniform', 'points': 'uniform', 'left-out': 'float',
@@ -92,7 +90,7 @@ def grid(rows: Sequence[Row]) -> str:
       cells = found.setdefault(row.kind, {})
       cells.setdefault((row.temperature, row.soft_weight), []).extend(row.validation_accuracy)
   targets = sorted({target for cells in found.values() for target in cells})
-  means = {kind: {target: 100 * float(np.mean(cells[target])) for target in cells} for kind, cells in found.items()}
+  means = {kind: {target: 100 * mean(cells[target]) for target in cells} for kind, cells in found.items()}
   lines = [(kind, *(_bold(cells, target) for target in targets)) for kind, cells in means.items()]
   return markdown(('weights', *(f'T {t:g}, soft {s:g}' for t, s in targets)), lines)
 

@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from train.config import label
-from train.report import TEACHER, difference, markdown, spread
+from train.report import TEACHER, difference, markdown, mean, spread
 
 
 class Row(NamedTuple):
@@ -66,7 +64,7 @@ def behind(rows: Sequence[Row]) -> str:
   teacher = next((row for row in rows if row.name == TEACHER), None)
   if teacher is None:
     return ''
-  gaps = {row.name: np.mean(teacher.bleu) - np.mean(row.bleu) for row in rows if row is not teacher}
+  gaps = {row.name: mean(teacher.bleu) - mean(row.bleu) for row in rows if row is not teacher}
   ahead = ', '.join(f'{name} {round(gap, 1) + 0.0:+.1f}' for name, gap in gaps.items())
   return f'BLEU by which the teacher is ahead: {ahead}.'
 

@@ -2,8 +2,10 @@
 
 import fcntl
 import json
+import math
 import os
 import signal
+import sys
 from collections.abc import Callable, Collection
 from importlib import metadata
 from pathlib import Path
@@ -94,16 +96,23 @@ class Run:
     if environment() not in seen:
       write_atomically(path, json.dumps([*seen, environment()], indent=1) + '\n')
 
+  def note(self, line: str) -> None:
+    """Tells the person at the terminal what no figure says."""
+    if first():
+      tqdm.write(line, file=sys.stderr)
+
   def report(self, phase: str, step: int, values: dict[str, Any]) -> None:
     """Appends one line to ``metrics.jsonl``, and the means over the seeds to TensorBoard."""
     if not first():
       return
+    values = without_nan(values)
     with self._metrics.open('a') as file:
-      file.write(json.dumps({'phase': phase, 'step': step, **values}) + '\n')
+      file.write(json.dumps({'phase': phase, 'step': step, **values}, allow_nan=False) + '\n')
     board = self._board(phase)
     for name, value in values.items():
-      numbers = value if isinstance(value, list) else [value]
-      board.add_scalar(name, sum(numbers) / len(numbers), step)
+      numbers = [number for number in (value if isinstance(value, list) else [value]) if number is not None]
+      if numbers:
+        board.add_scalar(name, sum(numbers) / len(numbers), step)
 
   def cut_back(self, phases: Collection[str], step: int) -> None:
     """Forgets what was reported of them after the step they go on from, and a line that a kill left unfinished."""
@@ -125,6 +134,15 @@ def environment() -> dict[str, Any]:
   """The versions and devices behind a run's numbers."""
   versions = {name: metadata.version(name) for name in ('jax', 'flax', 'optax', 'numpy')}
   return {**versions, 'device': jax.devices()[0].device_kind, 'devices': jax.device_count(), 'cores': os.cpu_count()}
+
+
+def without_nan(value: Any) -> Any:
+  """The value with None, JSON's null, in place of numbers that are not finite."""
+  if isinstance(value, dict):
+    return {name: without_nan(each) for name, each in value.items()}
+  if isinstance(value, list | tuple):
+    return [without_nan(each) for each in value]
+  return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

@@ -45,7 +45,10 @@ class Trained(NamedTuple):
 
 
 class Written(NamedTuple):
-  """The files of a kind of network: what went into them, and what is read back, of all seeds."""
+  """The files of a kind of network: what went into them, and what is read back, of all seeds.
+
+  A student that has diverged has no file; NaN stands for it.
+  """
 
   as_trained: Any  # with the statistics of the training
   read: Any
@@ -66,25 +69,36 @@ class Files:
   def written(self, name: str, trained: Trained, about: dict[str, Any], *, entropy: bool = False) -> Written:
     """Packs the networks of all seeds, and reads their files."""
     own, group = jax.tree.map(jnp.asarray, jax.device_get(trained.end)), trained.group
-    packed = [group.reparam.stored(member(own.theta, i), member(own.code, i)) for i in range(len(group.seeds))]
-    as_trained = {'params': _stacked([each.decode() for each in packed]), **own.stats}
-    stats = jax.device_get(self.measured(group, as_trained))
-    stats.pop('params')
-    files = [self._folder / file_name(name, seed) for seed in group.seeds]
+    params = jax.device_get(trained.params())
+    packed = {
+      i: group.reparam.stored(member(own.theta, i), member(own.code, i))
+      for i in range(len(group.seeds))
+      if _finite(member(params, i))
+    }
+    decoded = [packed[i].decode() if i in packed else member(params, i) for i in range(len(group.seeds))]
+    as_trained = {'params': stacked(decoded), **own.stats}
+    measured = jax.device_get(self.measured(group, as_trained))
+    files = {i: self._folder / file_name(name, group.seeds[i]) for i in packed}
     if first():
-      for i, file in enumerate(files):
-        shipped.write(file, packed[i], member(stats, i), about, entropy=entropy)
+      for i, file in files.items():
+        stats = {collection: part for collection, part in member(measured, i).items() if collection != 'params'}
+        shipped.write(file, packed[i], stats, about, entropy=entropy)
     wait(f'the files of {name} are written')
-    bits, size = packed[0].mean_bits(), files[0].stat().st_size
-    return Written(as_trained, self.read(about, files), bits, size, file_name(name, group.seeds[0]))
+    if not files:
+      return Written(as_trained, measured, 0.0, 0, '')
+    read = dict(zip(files, self.read(about, [*files.values()]), strict=True))
+    variables = [read.get(i) or member(measured, i) for i in range(len(group.seeds))]
+    i = next(iter(files))
+    size = files[i].stat().st_size
+    return Written(as_trained, stacked(variables), packed[i].mean_bits(), size, file_name(name, group.seeds[i]))
 
-  def read(self, about: dict[str, Any], files: Sequence[Path]) -> Any:
-    """What lies in files, which must be of the network that is described."""
+  def read(self, about: dict[str, Any], files: Sequence[Path]) -> list[Any]:
+    """The variables in files, which must be of the network that is described."""
     found = [self._read(file) for file in files]
     for file, each in zip(files, found, strict=True):
       if each.description != about:
         raise UserError(f'{file} holds another network than its name says: restore it, or go on by --resume')
-    return _stacked([each.variables() for each in found])
+    return [each.variables() for each in found]
 
   def measured(self, group: Group, variables: Any) -> Any:
     """The same, with running statistics that are measured again."""
@@ -115,9 +129,17 @@ class Scoring:
     self._files = Files(data, folder)
     self._programs: dict[int, Callable] = {}
 
-  def accuracy(self, group: Group, about: dict[str, Any], files: Sequence[Path]) -> list[float]:
-    """On the test set, of what lies in the files, which must be of the network that is described."""
-    return self._right(group, self._files.read(about, files), self._test)
+  def again(self, name: str, group: Group, about: dict[str, Any], before: Sequence[float]) -> list[float]:
+    """On the test set, of what lies in the files, which must be of the network that is described.
+
+    A seed whose accuracy was NaN before has diverged and left no file.
+    """
+    kept = [i for i, accuracy in enumerate(before) if np.isfinite(accuracy)]
+    files = [self._folder / file_name(name, group.seeds[i]) for i in kept]
+    if not files:
+      return [*before]
+    found = self._right(group, stacked(self._files.read(about, files)), self._test)
+    return [found[kept.index(i)] if i in kept else accuracy for i, accuracy in enumerate(before)]
 
   def scored(self, name: str, trained: Trained, about: dict[str, Any], *, entropy: bool = False) -> Scored:
     """Packs the networks of all seeds, with statistics of these very weights, and scores what the files say."""
@@ -159,5 +181,10 @@ def timed(model: nn.Module, variables: Any, inputs: Any) -> float:
   return 1000 * median(samples['']) / len(jax.tree.leaves(inputs)[0])
 
 
-def _stacked(members: Sequence[Any]) -> Any:
+def _finite(tree: Any) -> bool:
+  return all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in jax.tree.leaves(tree))
+
+
+def stacked(members: Sequence[Any]) -> Any:
+  """Trees of one structure as one, with a leading axis."""
   return jax.tree.map(lambda *leaves: np.stack(leaves), *members)

@@ -51,7 +51,8 @@ class Scoring:
     on_test, on_validation = (likelihood({'': variables}, part)[''] for part in (self._test, self._data.validation))
     said = [self._said(translate, member(variables, i)) for i in range(len(group.seeds))]
     found = [judged(lines, self._text.corpus.test.target) for lines in said]
-    bleu, chrf, exact = (list(column) for column in zip(*found, strict=True))
+    lost = ~np.isfinite(on_test)  # what a diverged network says is nobody's
+    bleu, chrf, exact = (np.where(lost, np.nan, column).tolist() for column in zip(*found, strict=True))
     a_word = sum(map(len, self._text.test.target)) / words(self._text.corpus.test.target)
     by_token, by_word, by_validation = (
       [perplexity(x) for x in column] for column in (on_test, on_test * a_word, on_validation)

@@ -17,7 +17,7 @@ from train.data.buckets import Ragged, in_order, side_by_side
 from train.data.vocabulary import END, PADDING, START, Vocabulary
 from train.errors import UserError
 from train.objectives import EndToEnd, Taught
-from train.step import Score
+from train.step import Score, right_answers
 
 _MARKS = Marks(PADDING, START, END)
 
@@ -50,14 +50,6 @@ def word_level(*, temperature: float, soft_weight: float) -> EndToEnd:
   return loss
 
 
-def _right_tokens(model: Any) -> Callable:
-  def count(variables: dict[str, Any], batch: Batch, mask: Array) -> Array:
-    logits, _ = model.apply(variables, batch.inputs, train=False)
-    return jnp.sum((logits.argmax(-1) == batch.labels) & mask)
-
-  return count
-
-
 def _said(model: Any) -> Callable:
   def summed(variables: dict[str, Any], batch: Batch, mask: Array) -> Array:
     logits, _ = model.apply(variables, batch.inputs, train=False)
@@ -67,7 +59,7 @@ def _said(model: Any) -> Callable:
   return summed
 
 
-TOKEN_ACCURACY = Score('token_accuracy', _right_tokens)
+TOKEN_ACCURACY = Score('token_accuracy', right_answers)
 """The next tokens that are right, given those before them."""
 LOG_LIKELIHOOD = Score('log_likelihood', _said)
 """Of the next token, given those before it: of the sentences as they are, whatever was trained on."""

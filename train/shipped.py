@@ -124,7 +124,10 @@ def logits(description: dict[str, Any], variables: Any, images: Array) -> Array:
 
 def write(path: Path, packed: Packed, stats: ModelStats, description: dict[str, Any], *, entropy: bool = False) -> int:
   """Writes a model file, whole or not at all, and counts its bytes."""
-  content = pack(packed, stats, description, entropy=entropy)
+  try:
+    content = pack(packed, stats, description, entropy=entropy)
+  except ValueError as error:
+    raise UserError(f'{path} is not written: {error}') from error
   path.parent.mkdir(parents=True, exist_ok=True)
   write_atomically(path, content)
   return len(content)

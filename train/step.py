@@ -24,9 +24,15 @@ def right_answers(model: nn.Module) -> Callable:
 
   def count(variables: dict[str, Any], batch: Batch, mask: Array) -> Array:
     logits, _ = model.apply(variables, batch.inputs, train=False)
-    return jnp.sum((logits.argmax(-1) == batch.labels) & mask)
+    return right_of(logits, batch.labels, mask)
 
   return count
+
+
+def right_of(logits: Array, labels: Array, mask: Array) -> Array:
+  """The number of right answers among those that the mask keeps; NaN where one of their logits is not finite."""
+  right = jnp.where(jnp.isfinite(logits).all(-1), (logits.argmax(-1) == labels).astype(jnp.float32), jnp.nan)
+  return jnp.sum(jnp.where(mask, right, 0.0))
 
 
 class Score(NamedTuple):

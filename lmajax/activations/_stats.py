@@ -2,7 +2,7 @@
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -229,7 +229,7 @@ def moved(running: tuple[Array, ...], batch: tuple[Array, ...], decay: float) ->
   ]
 
 
-def _wide(number: Array) -> Array:
+def _wide(number: Any) -> Any:
   """In float32 at least: a hundredth of the way is lost in the digits of bfloat16."""
   return number.astype(np.promote_types(number.dtype, np.float32))
 

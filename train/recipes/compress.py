@@ -23,7 +23,7 @@ from train.loop import Cohort, Data, Start, fit, fresh
 from train.objectives import blockwise, distill, mixed, supervised, teach
 from train.report_compress import DISTILLED, LIT, ORIGINAL, PACKED, QUANTIZED, SLIMMED, Row
 from train.run import Run, noted
-from train.scoring import Scoring, Trained, file_name
+from train.scoring import Scoring, Trained
 from train.shipped import of_data, of_thin
 from train.slimming import CRITERIA, Slimming, mean_spectra, sliced
 from train.step import Group
@@ -143,8 +143,7 @@ def again(plan: Experiment, folder: Path) -> list[Row]:
     if row.name not in known:
       raise UserError(f'{folder / "results.json"} has {row.name}, which is not among the stages of its config.json')
     stage, widths = known[row.name], tuple(row.widths)
-    files = [folder / file_name(row.name, seed) for seed in plan.config.all_seeds]
-    return scoring.accuracy(group(plan, stage, widths), about(plan, stage, widths), files)
+    return scoring.again(row.name, group(plan, stage, widths), about(plan, stage, widths), row.accuracy)
 
   return [each._replace(accuracy=scored(each)) for each in rows]
 

@@ -28,7 +28,7 @@ from train.report import TEACHER
 from train.report_text import Row
 from train.run import Run, read_json, write_atomically
 from train.said import Kept, cached, digest, heard
-from train.scoring import Files, Trained, Written, file_name
+from train.scoring import Files, Trained, Written, file_name, stacked
 from train.scoring_text import Scoring
 from train.sentences import Lines, Search, signatures, translated, translator
 from train.step import Group, Share, as_it_is
@@ -176,8 +176,12 @@ def again(plan: Experiment, folder: Path) -> list[Row]:
     row = rows.get(name_of(arm))
     if row is None:
       raise UserError(f'{folder / "results.json"} lacks {name_of(arm)}, which its config.json asks for')
-    found = files.read(about, [folder / file_name(row.name, seed) for seed in plan.groups[arm].seeds])
-    return Written(None, found, row.mean_bits, row.bytes, row.file)
+    seeds = plan.groups[arm].seeds
+    kept = [i for i, value in enumerate(row.perplexity) if np.isfinite(value)]
+    found = dict(zip(kept, files.read(about, [folder / file_name(row.name, seeds[i]) for i in kept]), strict=True))
+    lost = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), next(iter(found.values()), None))  # it has no file
+    variables = stacked([found.get(i, lost) for i in range(len(seeds))])
+    return Written(None, variables, row.mean_bits, row.bytes, row.file)
 
   return evaluated(plan, folder, read)
 

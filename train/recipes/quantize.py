@@ -24,7 +24,7 @@ from train.quantizers import FLOAT, FROM_SCRATCH, Arm
 from train.report import TEACHER
 from train.report_quantize import Row
 from train.run import Run, noted
-from train.scoring import Scoring, Trained, file_name
+from train.scoring import Scoring, Trained
 from train.shipped import description, of_data
 from train.step import Group
 
@@ -133,7 +133,7 @@ def again(plan: Experiment, folder: Path) -> list[Row]:
   def scored(row: Row) -> list[float]:
     each, student = known[row.name]
     about = teacher_description(plan) if student is None else description(plan.config, student, plan.dataset)
-    return scoring.accuracy(each, about, [folder / file_name(row.name, seed) for seed in each.seeds])
+    return scoring.again(row.name, each, about, row.accuracy)
 
   return [row._replace(accuracy=scored(row)) for row in rows]
 
