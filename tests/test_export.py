@@ -204,7 +204,7 @@ class TestBits:
     assert found.packed.mean_bits() <= 4
     packed = oracles.uniform(np.asarray(variables['params']['logits']['kernel']), 4)
     np.testing.assert_allclose(found.packed.decode()['logits']['kernel'], packed, atol=1e-6)
-    before, after = (each['batch_stats']['stages_0']['BatchNorm_0']['mean'] for each in (variables, found.stats))
+    before, after = (each['batch_stats']['stages_0']['norm']['mean'] for each in (variables, found.stats))
     assert np.abs(np.asarray(before) - np.asarray(after)).max() > 1e-3
 
   @pytest.mark.parametrize('options, expected', NO_BITS, ids=['9', 'stablehlo'])
