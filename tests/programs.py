@@ -4,13 +4,17 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-_COMPILED = tempfile.TemporaryDirectory()  # what one process has compiled, the next ones need not
-QUICK_TO_COMPILE = (
-  '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'  # most of a test's time
+# Compilation is most of a test's time: code that is quick to make, not quick to run.
+QUICK_TO_COMPILE = ' '.join(
+  [
+    '--xla_backend_optimization_level=0',
+    '--xla_llvm_disable_expensive_passes=true',
+    '--xla_cpu_use_fusion_emitters=false',
+    '--xla_cpu_parallel_codegen_split_count=1',
+  ]
 )
 SMALL = ['--activations', 'lma', '--width', '3', '--seeds', '2', '--epochs', '3', '--save-every', '2']
 
@@ -69,8 +73,6 @@ def start(*arguments, limit=None, devices=1, **variables):
   environment = {
     **os.environ,
     'JAX_PLATFORMS': 'cpu',
-    'JAX_COMPILATION_CACHE_DIR': _COMPILED.name,
-    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} {QUICK_TO_COMPILE}',
     'PYTHONPATH': str(ROOT),
     **variables,

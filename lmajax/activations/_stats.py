@@ -89,14 +89,15 @@ def _sample(x: Array) -> tuple[slice, ...]:
   return tuple(slice(None) if i in whole else slice(1) for i in range(x.ndim))
 
 
+def _add(some: tuple[Array, ...], others: tuple[Array, ...]) -> tuple[Array, ...]:
+  """One function for all calls: outside of ``jax.jit`` a new one would be compiled at each."""
+  return tuple(one + other for one, other in zip(some, others, strict=True))
+
+
 def _sums(axis_name: str | None, *terms: Array) -> tuple[Array, ...]:
   """The sums of several arrays in one pass over what they are computed from."""
-
-  def add(some: tuple[Array, ...], others: tuple[Array, ...]) -> tuple[Array, ...]:
-    return tuple(one + other for one, other in zip(some, others, strict=True))
-
   zeros = tuple(jnp.zeros((), term.dtype) for term in terms)
-  rows = jax.lax.reduce(terms, zeros, add, range(1, terms[0].ndim))
+  rows = jax.lax.reduce(terms, zeros, _add, range(1, terms[0].ndim))
   sums = tuple(row.sum() for row in rows)
   return sums if axis_name is None else jax.lax.psum(sums, axis_name)
 
