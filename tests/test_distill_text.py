@@ -243,6 +243,7 @@ class TestRun:
     assert refused(capsys, 'export', file) == refused(capsys, 'predict', file, whole / 'bleu.png') == expected
     assert not (whole / 'exports').exists() and len(list((whole / 'models').iterdir())) == 9
 
+  @pytest.mark.slow
   def test_killed_among_the_students_and_in_the_sequence_phase_it_ends_with_the_same_bits(self, few, whole, tmp_path):
     folder = tmp_path / 'run'
     how = {'counted': tmp_path / 'dots', 'at': 3 * STEPS_AN_EPOCH + 2, 'signum': signal.SIGKILL}
