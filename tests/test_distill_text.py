@@ -171,6 +171,7 @@ def said_by(whole, name, seed):
   return lines_of(whole / 'translations' / f'{name}-seed{seed}.txt')
 
 
+@pytest.mark.slow
 class TestRun:
   def test_a_row_for_each_network_with_a_figure_for_each_seed(self, rows):
     assert [row.name for row in rows] == [TEACHER, *STUDENTS]
@@ -243,7 +244,6 @@ class TestRun:
     assert refused(capsys, 'export', file) == refused(capsys, 'predict', file, whole / 'bleu.png') == expected
     assert not (whole / 'exports').exists() and len(list((whole / 'models').iterdir())) == 9
 
-  @pytest.mark.slow
   def test_killed_among_the_students_and_in_the_sequence_phase_it_ends_with_the_same_bits(self, few, whole, tmp_path):
     folder = tmp_path / 'run'
     how = {'counted': tmp_path / 'dots', 'at': 3 * STEPS_AN_EPOCH + 2, 'signum': signal.SIGKILL}
@@ -308,6 +308,7 @@ def greedily(whole, name, lines):
   return [known.target.decode(row.tolist()) for row in said]
 
 
+@pytest.mark.slow
 class TestTranslate:
   def test_a_line_for_each_line_of_standard_input_by_the_best_student(self, whole, few, rows, monkeypatch, capsys):
     lines = [*lines_of(few / 'test.de'), '', ' \t', 'neun' * 3000]
