@@ -1,12 +1,23 @@
-"""Every test runs on eight virtual CPU devices, with warnings as errors and no silent rank promotion."""
+"""Every test runs on eight virtual CPU devices, with warnings as errors and no silent rank promotion.
+
+What one process of a run has compiled, no other compiles again: the first makes a folder for it, which all workers and
+the programs that they start inherit, and which goes with the run. Who names a folder by ``JAX_COMPILATION_CACHE_DIR``
+keeps it from one run to the next.
+"""
 
 import os
+import tempfile
 
 from tests.programs import QUICK_TO_COMPILE
 
 os.environ['XLA_FLAGS'] = (
   f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}'
 )
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+  _compiled = tempfile.TemporaryDirectory(prefix='lmajax-compiled-')
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = _compiled.name
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
 
 import jax
 import pytest

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmajax import LMA, Stats, batch_norm_stats, fold_batch_norm, measure, models
+from lmajax import LMA, Stats, batch_norm_stats, fold_batch_norm, measure, models, tree
 from lmajax.models import _blocks
+from tests import models as trained
 from tests import oracles
 
 RNG = np.random.default_rng(0)
@@ -50,8 +51,11 @@ def test_a_broken_batch_is_unknown():
 def test_every_site_of_a_model_remembers_what_it_would_have_measured(name):
   model, shape = MODELS[name]
   x = jnp.asarray(RNG.normal(size=shape), jnp.float32)
-  variables = jax.jit(partial(model.init, train=False))(jax.random.key(0), x)
-  params = jax.tree.map(lambda p: p + 0.1 * RNG.normal(size=p.shape).astype(np.float32), variables['params'])
+  variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), x)  # compiling it takes seconds
+  params = tree.map_with_path(
+    lambda path, leaf: trained.drawn(RNG, path.rpartition('/')[2], leaf.shape), variables.pop('params')
+  )
+  unknown = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), variables)
 
   @jax.jit
   def step(variables):
@@ -67,7 +71,7 @@ def test_every_site_of_a_model_remembers_what_it_would_have_measured(name):
       _, updated = model.apply(variables, x, train=True, rngs=rngs, mutable=['batch_stats'])
     return seen, updated['batch_stats']
 
-  seen, stats = step({**variables, 'params': params})
+  seen, stats = step({**unknown, 'params': params})
   assert len(seen) == {'cnn': 3, 'mlp': 2, 'wide': 7, 'resnet': 7, 'resnext': 10}[name]
   for path, y in seen.items():
     running = reduce(dict.get, path, stats)

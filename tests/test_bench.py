@@ -136,6 +136,7 @@ def test_activation(tmp_path, capsys):
   assert len(table) == 2 + len(names + peers) + 2
 
 
+@pytest.mark.slow
 def test_step(tmp_path, capsys):
   options = ['--networks', 'student-3', '--activations', 'relu', '--cohorts', '2', '--batch-size', '2']
   figures, table = ran(tmp_path, capsys, 'step', *options)
@@ -150,6 +151,7 @@ def test_step(tmp_path, capsys):
   assert len(table) == 2 + 3 + 2
 
 
+@pytest.mark.slow
 def test_scaling(tmp_path, capsys):
   options = ['--devices', '1', '2', '--processes', '2', '--segments', '2', '4', '--sizes', '640']
   figures, table = ran(

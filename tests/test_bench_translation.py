@@ -154,6 +154,7 @@ def test_the_networks_are_those_of_multi30k():
     assert translation.parameters(model, pairs) == 6000 * width + 3 * (encoder + decoder) + 2 * norm
 
 
+@pytest.mark.slow
 def test_translation(tmp_path, capsys):
   sizes = {'layers': 1, 'vocabulary': 30, 'batch-size': 2, 'length': 3, 'source-length': 3, 'decoder-batch-size': 2}
   given = [word for name, number in sizes.items() for word in (f'--{name}', str(number))]

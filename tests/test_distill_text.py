@@ -178,6 +178,7 @@ def said_by(whole, name, seed):
   return lines_of(whole / 'translations' / f'{name}-seed{seed}.txt')
 
 
+@pytest.mark.slow
 class TestRun:
   def test_a_row_for_each_network_with_a_figure_for_each_seed(self, rows):
     assert [row.name for row in rows] == [TEACHER, *STUDENTS]
@@ -314,6 +315,7 @@ def greedily(whole, name, lines):
   return [known.target.decode(row.tolist()) for row in said]
 
 
+@pytest.mark.slow
 class TestTranslate:
   def test_a_line_for_each_line_of_standard_input_by_the_best_student(self, whole, few, rows, monkeypatch, capsys):
     lines = [*lines_of(few / 'test.de'), '', ' \t', 'neun' * 3000]

@@ -362,6 +362,7 @@ def test_a_run_writes_its_folder(whole):
   assert epochs == [name.replace('classifier', 'relu-classifier') for name, n in PHASES.items() for _ in range(n)]
 
 
+@pytest.mark.slow
 def test_killed_in_either_phase_a_run_ends_with_the_same_bits(whole, tmp_path):
   folder, given = tmp_path / 'run', SMALL
   begun = STEPS * (PHASES['classifier'] + PHASES['teacher'])

@@ -146,6 +146,7 @@ STOPS = [
 ]
 
 
+@pytest.mark.slow
 def test_stopped_in_either_phase_a_run_ends_with_the_same_bits(whole, tmp_path):
   folder, given = tmp_path / 'run', OPTIONS
   for number, (at, signum, saved_by_then) in enumerate(STOPS):

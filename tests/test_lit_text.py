@@ -128,6 +128,7 @@ class TestRun:
     assert 'is no model file' in refused(capsys, 'predict', whole, whole / 'accuracy.png')
     assert not (whole / 'exports').exists()
 
+  @pytest.mark.slow
   def test_killed_among_the_stages_it_ends_with_the_same_bits(self, whole, tmp_path):
     folder, at = tmp_path / 'run', 8 * STEPS_AN_EPOCH + 5
     killed = train('lit-text', '--workdir', folder, *OPTIONS, counted=tmp_path / 'dots', at=at, signum=signal.SIGKILL)

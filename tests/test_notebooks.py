@@ -16,6 +16,7 @@ def code_cells(notebook):
   return [cell for cell in notebook.cells if cell.cell_type == 'code']
 
 
+@pytest.mark.slow
 def test_runs_in_a_fresh_kernel(path, tmp_path, monkeypatch):
   monkeypatch.delenv('XLA_FLAGS', raising=False)  # a reader's machine has no eight devices, and code that is fast
   monkeypatch.setenv('IPYTHONDIR', str(tmp_path / 'ipython'))

@@ -170,6 +170,7 @@ STOPS = [
 ]
 
 
+@pytest.mark.slow
 def test_stopped_again_and_again_a_run_ends_with_the_same_bits(whole, tmp_path, capsys):
   folder, given = tmp_path / 'run', OPTIONS
   for number, (kind, after, at, signum, saved) in enumerate(STOPS):

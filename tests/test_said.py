@@ -485,6 +485,7 @@ def test_a_run_keeps_what_its_options_ask_for(whole):
   assert np.mean(classes[:, 0] == labels) > 0.9
 
 
+@pytest.mark.slow
 def test_killed_while_it_writes_and_while_students_train_a_run_ends_with_the_same_bits(whole, tmp_path):
   folder, part = tmp_path / 'run', tmp_path / 'run' / f'{FOLDER}.part'
   kill = {'signum': signal.SIGKILL, 'counted': tmp_path / 'files', 'kind': 'file', 'at': 3}

@@ -94,18 +94,20 @@ def _sample(x: Array) -> tuple[slice, ...]:
   return tuple(slice(None) if i in whole else slice(1) for i in range(x.ndim))
 
 
+def _add(some: tuple[Array, ...], others: tuple[Array, ...]) -> tuple[Array, ...]:
+  """One function for all calls: outside of ``jax.jit`` a new one would be compiled at each."""
+  return tuple(one + other for one, other in zip(some, others, strict=True))
+
+
 def _sums(axis_name: str | None, *terms: Array) -> tuple[Array, ...]:
   """The sums of several arrays in one pass over what they are computed from, in runs that are summed as a tree."""
 
-  def add(some: tuple[Array, ...], others: tuple[Array, ...]) -> tuple[Array, ...]:
-    return tuple(one + other for one, other in zip(some, others, strict=True))
-
   def summed(terms: tuple[Array, ...]) -> tuple[Array, ...]:
     zeros = tuple(jnp.zeros((), term.dtype) for term in terms)
-    runs = jax.lax.reduce(terms, zeros, add, range(_first_of_run(terms[0].shape), terms[0].ndim))
+    runs = jax.lax.reduce(terms, zeros, _add, range(_first_of_run(terms[0].shape), terms[0].ndim))
     return tuple(run.sum() for run in runs)
 
-  sums = functools.reduce(add, map(summed, _with_runs(terms)))
+  sums = functools.reduce(_add, map(summed, _with_runs(terms)))
   return sums if axis_name is None else jax.lax.psum(sums, axis_name)
 
 

@@ -26,7 +26,7 @@ class CNN(nn.Module):
 
   >>> images = jnp.zeros((2, 8, 8, 3))
   >>> model = CNN(channels=(4, 6), units=(5,), num_classes=10, act=LMA, pool_after=(1,))
-  >>> (output, taps), _ = model.init_with_output(jax.random.key(0), images, train=False)
+  >>> (output, taps), _ = jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), images, train=False))
   >>> output.shape, [tap.shape for tap in taps]
   ((2, 10), [(2, 8, 8, 3), (2, 8, 8, 4), (2, 4, 4, 6), (2, 5)])
 

@@ -125,7 +125,7 @@ class Generator(nn.Module):
 
   >>> model = Generator(channels=4, blocks=2, colours=1, act=LMA)
   >>> inputs = jnp.zeros((2, 28, 28, 1)), jax.nn.one_hot(jnp.array([0, 2]), 3)
-  >>> (output, taps), _ = model.init_with_output(jax.random.key(0), inputs, train=False)
+  >>> (output, taps), _ = jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), inputs, train=False))
   >>> output.shape, [tap.shape for tap in taps]
   ((2, 28, 28, 1), [(2, 7, 7, 16), (2, 7, 7, 16)])
 

@@ -121,7 +121,8 @@ class ResNet(nn.Module):
       each block.
 
   >>> model = ResNet(depth=8, num_classes=10, act=LMA, channels=(4, 8, 16))
-  >>> (output, taps), _ = model.init_with_output(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=False)
+  >>> images = jnp.zeros((1, 16, 16, 3))
+  >>> (output, taps), _ = jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), images, train=False))
   >>> output.shape, [tap.shape for tap in taps]
   ((1, 10), [(1, 16, 16, 4), (1, 16, 16, 4), (1, 8, 8, 8), (1, 4, 4, 16)])
 
@@ -217,7 +218,8 @@ class ResNeXt(nn.Module):
     ValueError: the depth is not 9 n + 2.
 
   >>> model = ResNeXt(depth=11, num_classes=10, act=LMA, cardinality=2, channels=(2, 4, 8))
-  >>> (output, taps), _ = model.init_with_output(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=False)
+  >>> images = jnp.zeros((1, 16, 16, 3))
+  >>> (output, taps), _ = jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), images, train=False))
   >>> output.shape, [tap.shape for tap in taps]
   ((1, 10), [(1, 16, 16, 2), (1, 16, 16, 8), (1, 8, 8, 16), (1, 4, 4, 32)])
 

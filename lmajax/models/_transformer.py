@@ -51,7 +51,7 @@ class Transformer(nn.Module):
 
   >>> model = Transformer((11, 13), LMA, layers=(1, 2), features=8, units=16, heads=2)
   >>> inputs = jnp.array([[5, 7, 2]]), jnp.array([[1, 9]])
-  >>> (logits, taps), _ = model.init_with_output(jax.random.key(0), inputs, train=False)
+  >>> (logits, taps), _ = jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), inputs, train=False))
   >>> logits.shape, len(taps), taps[-1].target.shape
   ((1, 2, 13), 4, (1, 2, 8))
 

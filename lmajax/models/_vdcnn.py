@@ -72,7 +72,7 @@ class VDCNN(nn.Module):
 
   >>> tokens = jnp.zeros((2, 64), jnp.int32)
   >>> model = VDCNN(depth=9, num_classes=4, act=LMA, channels=(4, 5, 6, 7), units=(9, 8))
-  >>> (output, taps), _ = model.init_with_output(jax.random.key(0), tokens, train=False)
+  >>> (output, taps), _ = jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), tokens, train=False))
   >>> output.shape, [tap.shape for tap in taps]
   ((2, 4), [(2, 64, 4), (2, 64, 4), (2, 32, 5), (2, 16, 6), (2, 8, 7)])
 

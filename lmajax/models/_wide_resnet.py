@@ -54,7 +54,8 @@ class WideResNet(nn.Module):
     ValueError: the depth is not 6 n + 4.
 
   >>> model = WideResNet(depth=10, widen=1, num_classes=100, act=LMA)
-  >>> (output, taps), _ = model.init_with_output(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=False)
+  >>> images = jnp.zeros((1, 16, 16, 3))
+  >>> (output, taps), _ = jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), images, train=False))
   >>> output.shape, [tap.shape for tap in taps]
   ((1, 100), [(1, 16, 16, 16), (1, 16, 16, 16), (1, 8, 8, 32), (1, 4, 4, 64)])
 

@@ -84,7 +84,10 @@ def forward(model, variables, x, *, train, seed=0):
 
 
 class Trained(NamedTuple):
-  """A model with variables whose statistics have seen a batch, its inputs, and what it gives for them in evaluation."""
+  """A model with variables whose statistics have seen a batch, its inputs, and what it gives for them in evaluation.
+
+  Its two programs are compiled once for all tests: ``step`` trains, and ``evaluate`` is called with a key of dropout.
+  """
 
   model: Any
   x: Any
@@ -92,6 +95,7 @@ class Trained(NamedTuple):
   output: jax.Array
   taps: tuple
   step: Callable
+  evaluate: Callable
 
 
 @pytest.fixture(scope='module')
@@ -112,10 +116,14 @@ def trained():
 
         return jax.grad(loss, has_aux=True)(variables['params'])
 
+      @jax.jit
+      def evaluate(variables, x, seed):
+        return model.apply(variables, x, train=False, rngs={'dropout': jax.random.key(seed)})
+
       variables = jax.jit(partial(model.init, train=False))(jax.random.key(1), x)
       _, (_, updated) = step(variables, x, 0)
       variables = {**variables, **updated}
-      built[make] = Trained(model, x, variables, *jax.jit(partial(model.apply, train=False))(variables, x), step)
+      built[make] = Trained(model, x, variables, *evaluate(variables, x, 0), step, evaluate)
     return built[make]
 
   return build
@@ -127,26 +135,26 @@ class TestEveryModel:
     assert isinstance(make(), Staged)
 
   def test_stem_stages_and_head_make_the_taps_and_the_output(self, make, drops, trained):
-    model, x, variables, output, taps, _ = trained(make)
+    """None but its own parameters and statistics are given to a stage."""
+    model, x, variables, output, taps, *_ = trained(make)
+
+    def own(variables, i):
+      return {collection: {f'stages_{i}': part[f'stages_{i}']} for collection, part in variables.items()}
 
     @jax.jit
     def parts(variables, taps):
       stem = model.apply(variables, x, train=False, method='stem')
-      each = [model.apply(variables, i, tap, train=False, method='stage') for i, tap in enumerate(taps[:-1])]
+      each = [model.apply(own(variables, i), i, tap, train=False, method='stage') for i, tap in enumerate(taps[:-1])]
       return (stem, *each), model.apply(variables, taps[-1], train=False, method='head')
 
     assert len(taps) > 2
     assert_close(parts(variables, taps), (taps, output), rtol=1e-5, atol=1e-6)
 
   def test_parameters_lie_under_their_stage(self, make, drops, trained):
-    model, _, variables, _, taps, _ = trained(make)
+    _, _, variables, _, taps, *_ = trained(make)
     for part in variables.values():
       stages = {name for name in part if re.fullmatch(r'stages_\d+', name)}
       assert stages == {f'stages_{i}' for i in range(len(taps) - 1)}
-    for i, tap in enumerate(taps[:-1]):
-      alone = {collection: {f'stages_{i}': part[f'stages_{i}']} for collection, part in variables.items()}
-      y = model.apply(alone, i, tap, train=False, method='stage')
-      assert_close(y, taps[i + 1], rtol=1e-5, atol=1e-6)
 
   def test_every_site_has_a_table_and_statistics_of_its_own(self, make, drops, trained):
     model, _, variables, *_ = trained(make)
@@ -171,20 +179,20 @@ class TestEveryModel:
     assert {leaf.dtype for leaf in jax.tree.leaves((variables, updated))} == {jnp.dtype(jnp.float32)}
 
   def test_dropout_follows_the_key_in_training_only(self, make, drops, trained):
-    model, x, variables, output, _, step = trained(make)
+    _, x, variables, output, _, step, evaluate = trained(make)
     outputs = [step(variables, x, seed)[1][0] for seed in (0, 0, 1)]
     assert np.array_equal(outputs[0], outputs[1])
     assert np.array_equal(outputs[0], outputs[2]) != drops
-    again, _ = model.apply(variables, x, train=False, rngs={'dropout': jax.random.key(5)})
+    again, _ = evaluate(variables, x, 5)
     np.testing.assert_allclose(again, output, rtol=1e-5, atol=1e-6)
 
   def test_evaluates_each_example_alone(self, make, drops, trained):
-    model, x, variables, output, *_ = trained(make)
-    half, _ = model.apply(variables, jax.tree.map(lambda part: part[:2], x), train=False)
-    np.testing.assert_allclose(half, output[:2], rtol=1e-4, atol=1e-5)
+    _, x, variables, output, _, _, evaluate = trained(make)
+    twice, _ = evaluate(variables, jax.tree.map(lambda part: jnp.concatenate([part[:2], part[:2]]), x), 0)
+    np.testing.assert_allclose(twice, jnp.concatenate([output[:2], output[:2]]), rtol=1e-4, atol=1e-5)
 
   def test_gradients_are_finite_and_reach_every_parameter(self, make, drops, trained):
-    _, x, variables, _, _, step = trained(make)
+    _, x, variables, _, _, step, _ = trained(make)
     gradients, _ = step(variables, x, 0)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
       assert np.isfinite(leaf).all()

@@ -273,16 +273,15 @@ class TestEveryReparam:
     equal(given, DRAWN)
 
   def test_vmap_over_seeds_equals_a_loop(self, build, shadow):
-    reparam, keys = build(), jax.random.split(key(), 2)
+    init, apply, keys = begun(build), applied(build), jax.random.split(key(), 2)
     each = [params(), jax.tree.map(lambda leaf: 0.5 - leaf, params())]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
 
     def weights(given, k):
-      theta, code = reparam.init(given, k)
-      return reparam.apply(theta, code, None), reparam.apply(theta, code, k)
+      theta, code = init(given, k)
+      return apply(theta, code, None), apply(theta, code, k)
 
-    single = jax.jit(weights)
-    one_by_one = [single(*pair) for pair in zip(each, keys, strict=True)]
+    one_by_one = [weights(*pair) for pair in zip(each, keys, strict=True)]
     at_once = jax.jit(jax.vmap(weights))(stacked, keys)
     close(at_once, jax.tree.map(lambda *leaves: jnp.stack(leaves), *one_by_one), 1e-5)
 
