@@ -69,4 +69,5 @@ def aplu_init(key: Key, num_segments: int, channels: int) -> tuple[Float[Array, 
     raise ValueError(f'num_segments is {num_segments}, and APLU needs at least 3')
   slope_key, cut_key = jax.random.split(key)
   shape = (num_segments - 2, channels)
-  return jax.random.uniform(slope_key, shape, minval=-0.5, maxval=0.5), 0.5 * jax.random.normal(cut_key, shape)
+  slopes = jax.random.uniform(slope_key, shape, jnp.float32, minval=-0.5, maxval=0.5)
+  return slopes, 0.5 * jax.random.normal(cut_key, shape, jnp.float32)

@@ -83,7 +83,7 @@ def measure_range(x: Float[Array, '...'], *, where: Mask = None, axis_name: str 
 
 def init_range() -> RunningRange:
   """Remembers nothing yet; each zero an array of its own, so that a donated state may hold them."""
-  return RunningRange(low=jnp.zeros(()), high=jnp.zeros(()), weight=jnp.zeros(()))
+  return RunningRange(*(jnp.zeros((), jnp.float32) for _ in RunningRange._fields))
 
 
 def update_range(running: RunningRange, batch: Range, *, decay: float) -> RunningRange:

@@ -104,8 +104,8 @@ def _by_lanes(at: Array, x: Array, g: Array, cuts: Array) -> tuple[Array, Array]
   column = jnp.arange(2 * wide)[None, None]
   first, sloped = column % wide == 0, column < wide  # the first segment takes all below its end, and NaN
   low, high = (
-    jnp.tile(jnp.pad(cuts, ends, constant_values=jnp.nan), 2)[None, None] for ends in ((1, wide - k), (0, wide - k + 1))
-  )  # nothing is above NaN: the last segment is open, and columns beyond it are empty
+    jnp.tile(jnp.pad(cuts, ends, constant_values=jnp.inf), 2)[None, None] for ends in ((1, wide - k), (0, wide - k + 1))
+  )  # nothing finite is above infinity: the last segment is open, and nobody looks at the columns beyond it
   lanes = max(1, min(_TOTALS // wide // few, -(-size // _ROWS)))
   count, rest = divmod(size, _ROWS * lanes)
 
@@ -114,6 +114,7 @@ def _by_lanes(at: Array, x: Array, g: Array, cuts: Array) -> tuple[Array, Array]
     blocks = [a.astype(dtype).reshape(few, _ROWS, lanes, 1) for a in block]
     for row in range(_ROWS):
       at, x, g = (a[:, row] for a in blocks)
+      at = jnp.minimum(at, jnp.finfo(dtype).max)  # an infinite x lies in the last segment too
       terms = g * jnp.where(sloped, x, jnp.ones_like(x))
       total += jnp.where((first | (at >= low)) & ~(at >= high), terms, jnp.zeros_like(terms))
     return total

@@ -27,8 +27,8 @@ def relu_init(num_segments: int) -> tuple[Float[Array, ' k'], Float[Array, ' k']
   Source: the LMA paper, "Initialization" ("as vanilla ReLU"); the placing for odd K is the authors' code's.
   """
   _check_segments(num_segments)
-  slopes = jnp.where(jnp.arange(num_segments) < num_segments // 2, jnp.float32(0), jnp.float32(1))
-  return slopes, jnp.zeros(num_segments)
+  zeros = jnp.zeros(num_segments, jnp.float32)
+  return jnp.where(jnp.arange(num_segments) < num_segments // 2, zeros, jnp.ones_like(zeros)), zeros
 
 
 def _check_segments(num_segments: int) -> None:

@@ -190,7 +190,7 @@ def init_stats() -> RunningStats:
 
   Source: the authors' code starts at 0 too, but has no weight to divide that start out.
   """
-  return RunningStats(mean=jnp.zeros(()), std=jnp.zeros(()), weight=jnp.zeros(()))
+  return RunningStats(*(jnp.zeros((), jnp.float32) for _ in RunningStats._fields))
 
 
 def update_stats(running: RunningStats, batch: Stats, *, decay: float) -> RunningStats:

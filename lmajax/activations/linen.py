@@ -62,7 +62,7 @@ class PReLU(nn.Module):
   def __call__(self, x: Values, *, where: Mask = None, train: bool | None = None, stats: Stats | None = None):
     """Applies ``prelu``; the options change nothing."""
     del where, train, stats
-    return _baselines.prelu(x, self.param('slope', nn.initializers.constant(0.25), ()))
+    return _baselines.prelu(x, self.param('slope', nn.initializers.constant(0.25), (), jnp.float32))
 
 
 class Swish(nn.Module):
@@ -78,7 +78,7 @@ class Swish(nn.Module):
   def __call__(self, x: Values, *, where: Mask = None, train: bool | None = None, stats: Stats | None = None):
     """Applies ``swish``; the options change nothing."""
     del where, train, stats
-    return _baselines.swish(x, self.param('slope', nn.initializers.ones, x.shape[-1:]))
+    return _baselines.swish(x, self.param('slope', nn.initializers.ones, x.shape[-1:], jnp.float32))
 
 
 class APLU(nn.Module):
@@ -203,7 +203,7 @@ class Quantized(nn.Module):
     else:
       ends = _fake_quantize.debias_range(running)
     if self.learned:
-      ends = _fake_quantize.stretch(ends, self.param('range_deltas', nn.initializers.zeros, (2,)))
+      ends = _fake_quantize.stretch(ends, self.param('range_deltas', nn.initializers.zeros, (2,), jnp.float32))
     return _fake_quantize.fake_quantize(y, *ends, self.bits)
 
 

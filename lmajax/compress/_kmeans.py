@@ -53,7 +53,7 @@ def repaired(rows: Rows, inside: Inside, codebook: Codebook, assignments: Assign
     i, codebook, assignments, error = state
     block, centroid = rows[error.argmax()], empty_first[i]
     there = errors(rows, inside, block[None])
-    assignments = jnp.where(there < error, centroid, assignments)
+    assignments = jnp.where(there < error, centroid.astype(assignments.dtype), assignments)
     return i + 1, codebook.at[centroid].set(block), assignments, jnp.minimum(error, there)
 
   start = jnp.int32(0), codebook, assignments, errors(rows, inside, codebook[assignments])

@@ -54,14 +54,15 @@ def _divergence(student: Float[Array, '*batch classes'], teacher: Float[Array, '
 
   With d the difference of the logits less its mean under p, KL = log E[e^d] = log(1 + E[e^d - 1 - d]).
   """
-  chances = jax.nn.softmax(teacher)
+  chances, zeros = jax.nn.softmax(teacher), jnp.zeros_like(student)
   possible = chances > 0
-  difference = jnp.where(possible, student - teacher, jnp.zeros_like(student))
+  finite = possible & jnp.isfinite(student)
+  difference = jnp.where(finite, student, zeros) - jnp.where(finite, teacher, zeros)
   difference -= (chances * difference).sum(-1, keepdims=True)
-  near = (jnp.abs(difference) < 1).all(-1) & (jnp.isfinite(student) & possible).all(-1)
-  small = jnp.where(near[..., None], difference, jnp.zeros_like(difference))
-  logs = jax.nn.log_softmax(teacher) - jax.nn.log_softmax(student)
-  far = (chances * jnp.where(possible, logs, jnp.zeros_like(logs))).sum(-1)
+  near = (finite & (jnp.abs(difference) < 1)).all(-1)
+  small = jnp.where(near[..., None], difference, zeros)
+  logs = [jnp.where(possible, jax.nn.log_softmax(logits), zeros) for logits in (teacher, student)]
+  far = (chances * (logs[0] - logs[1])).sum(-1)
   return jnp.where(near, jnp.log1p((chances * _beyond_linear(small)).sum(-1)), far)
 
 
