@@ -93,6 +93,10 @@ def lma(
     intercepts: β, one per segment; ``joined_intercepts`` gives those with which the pieces meet.
     stats: ``measure(x)`` in training, ``debias(running)`` in evaluation. They are data: no gradient flows into them.
 
+  Returns:
+    y, of the shape of ``x``. NaN counts as segment 0 and gives NaN; an infinite x lies in the first or the last segment
+    and gives infinity, or NaN where its slope is 0. The gradient of that one slope is then NaN too.
+
   Raises:
     ValueError: slopes and intercepts are not two vectors of one length ≥ 2.
 
