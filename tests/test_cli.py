@@ -66,10 +66,10 @@ def test_a_folder_that_holds_a_run_is_not_written_over(capsys, tmp_path):
   assert (tmp_path / 'config.json').read_bytes() == before
 
 
-@pytest.mark.parametrize('command', ['quantize', 'lit', 'slim', 'compress'])
-def test_report_takes_no_run_of_another_command(capsys, tmp_path, command):
+@pytest.mark.parametrize('command', ['regions', 'bench', 'unknown'])
+def test_report_takes_no_run_without_seeds(capsys, tmp_path, command):
   (tmp_path / 'results.json').write_text(json.dumps({'recipe': command, 'config': {}, 'rows': []}))
-  assert f'{tmp_path} holds no run of distill' in refused(capsys, 'report', str(tmp_path))
+  assert f'{tmp_path} holds no finished run of seeds' in refused(capsys, 'report', str(tmp_path))
 
 
 def test_a_folder_with_leftovers_is_not_adopted(capsys, tmp_path):

@@ -33,6 +33,7 @@ NO_ORACLE = {
   'cifar10_teacher': 'builds a model, judged by its published size',
   'vgg16': 'builds a model, judged by its published size',
   'keys_like': 'folds the number of each leaf into a key',
+  'check_finite': 'gives nothing; what is refused, the contract of reparameterizations tests',
   'identity': 'gives the weights as they are, as the contract of reparameterizations tests',
   'masked': 'composes others, each judged by its own oracle',
   'noise': 'draws at random between the weights and what their own oracle judges',

@@ -175,7 +175,7 @@ class TestProduct:
   def test_keeps_half_precision(self, make):
     theta, code = make(4, 4).init(drawn((7, 6)).astype(jnp.bfloat16), KEY)
     assert make(4, 4).apply(theta, code, KEY).dtype == jnp.bfloat16
-    assert make(4, 4).stored(theta, code).decode().dtype == np.float32
+    assert make(4, 4).stored(theta, code).decode().dtype == jnp.bfloat16
 
   @pytest.mark.parametrize('make', [product, product_codebook])
   def test_refuses_what_is_out_of_range(self, make):

@@ -167,12 +167,8 @@ def check_taught(config: Taught) -> None:
   require(decay is None or 0 <= decay < math.inf, 'teacher_weight_decay', decay, 'give 0 or more')
   require(0 <= smoothing < 1, 'teacher_label_smoothing', smoothing, 'give 0 or more, below 1')
   if isinstance(config, Named):
-    require(
-      min(config.teacher_width, default=1) >= 1,
-      'teacher_width',
-      min(config.teacher_width, default=1),
-      'give positive numbers',
-    )
+    least = min(config.teacher_width, default=1)
+    require(least >= 1, 'teacher_width', least, 'give positive numbers')
 
 
 def check_training(config: Training) -> None:

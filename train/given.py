@@ -124,6 +124,22 @@ def same(given: Sequence[Given], name: str) -> Any:
   return first.description[name]
 
 
+def originals(config: Any, found: Sequence[Given], labels: Sequence[str]) -> Any:
+  """The configuration whose original is the network of the files; what they cannot be originals of is refused."""
+  if not found:
+    return config
+  for each in found:
+    thin = each.description['thinned']
+    require(thin is None, 'teacher_from', each.path, 'it has lost channels already; give its original')
+    mend = f'its activation is {each.label}; --activations asks for {" ".join(labels)}'
+    require(each.label in labels, 'teacher_from', each.path, mend)
+  penalized = 'norm-scale' in getattr(config, 'rules', ())
+  mend = 'its original is trained with a penalty, which a given one was not; leave it out'
+  require(not penalized, 'rules', 'norm-scale', mend)
+  network = {name: same(found, name) for name in ('network', 'width', 'coupled')}
+  return dataclasses.replace(config, **{**network, 'width': tuple(network['width'])})
+
+
 def variables(given: Sequence[Given]) -> Any:
   """What their model is applied to, with a leading axis of seeds."""
   return jax.tree.map(lambda *leaves: np.stack(leaves), *(each.shipped.variables() for each in given))

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from lmajax.types import Array, Code, ModelStats, Theta
+from train import divergence
 from train.checkpoint import Checkpoints
 from train.data.batches import Batch, Steps
 from train.distributed import whole
@@ -135,11 +136,10 @@ def fit(
   """Trains a cohort to the end of its plan, from its last checkpoint if there is one."""
   checkpoints = Checkpoints(folder_of(run.folder, phase))
   progress, errors = _start(run, cohort, data, checkpoints, starts or {})
-  advance, measure = data.walk(cohort_step(cohort), data.batches), scores(cohort.groups)
-  shipped = weights(cohort)
+  advance = data.walk(cohort_step(cohort), data.batches)
+  measure, shipped = scores(cohort.groups), weights(cohort)
   run.bar.set_description(phase)
   run.bar.update(_step(progress))
-
   saved = _step(progress)
 
   def save(score: float) -> None:
@@ -163,52 +163,18 @@ def fit(
       _settle(progress)
       run.bar.update(step - before)
     scored = measure(shipped(progress), data.validation)
-    lost = {name: ~np.isfinite(jax.device_get(progress[name].sums['loss']) + score) for name, score in scored.items()}
+    lost = divergence.lost({name: each.sums['loss'] for name, each in progress.items()}, scored)
     if any(each.any() for each in lost.values()):
-      progress = _without(run, phase, cohort, progress, errors, lost)
+      divergence.tell(run.note, phase, cohort.groups, rates, errors, lost)
+      progress = {name: divergence.spoilt(each, lost[name]) for name, each in progress.items()}
       scored = {name: np.where(lost[name], np.nan, score) for name, score in scored.items()}
-    errors.append({name: _errors(score) for name, score in scored.items()})
+    errors.append({name: divergence.errors_of(score) for name, score in scored.items()})
     _report(run, cohort, progress, rates, errors, time.perf_counter() - began)
     progress = {name: p._replace(sums=jax.tree.map(jnp.zeros_like, p.sums)) for name, p in progress.items()}
     if len(errors) % cohort.plan.save_every == 0 or not cohort.rates(errors):
       save(score=float(np.nanmean(np.concatenate([*scored.values()]))))
   checkpoints.close()
   return progress
-
-
-def _errors(scores: np.ndarray) -> list[float | None]:
-  return [1 - score if np.isfinite(score) else None for score in scores.tolist()]
-
-
-def _without(
-  run: Run, phase: str, cohort: Cohort, progress: dict[str, Progress], errors: Errors, lost: dict[str, np.ndarray]
-) -> dict[str, Progress]:
-  """Names the students whose loss or answers are not finite, and makes NaN of their weights, which ends them.
-
-  Raises:
-    UserError: none of the cohort is left; nothing of this epoch is saved.
-  """
-  if all(each.all() for each in lost.values()):
-    raise UserError(
-      f'{phase}: no loss is finite after epoch {len(errors) + 1}; give a smaller learning rate (what was saved before'
-      ' is whole)'
-    )
-  for name, each in lost.items():
-    rates = jax.device_get(progress[name].state.opt_state.hyperparams['learning_rate']).tolist()
-    for i in np.flatnonzero(each).tolist():
-      if not errors or errors[-1][name][i] is not None:
-        who, when = f'{name}, seed {cohort.groups[name].seeds[i]}', f'epoch {len(errors) + 1}, at a learning rate of'
-        run.note(f'{who}: its loss is not finite in {when} {rates[i]:g}; it is left as it is, and the others go on')
-  return {name: _spoilt(each, lost[name]) for name, each in progress.items()}
-
-
-def _spoilt(progress: Progress, lost: np.ndarray) -> Progress:
-  def one(leaf: Array) -> Array:
-    gone = lost.reshape(-1, *(1,) * (leaf.ndim - 1))
-    return jnp.where(gone, jnp.full_like(leaf, jnp.nan), leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
-
-  params = jax.jit(lambda params: jax.tree.map(one, params))(progress.state.params)
-  return progress._replace(state=progress.state._replace(params=params))
 
 
 def _settle(progress: dict[str, Progress]) -> None:

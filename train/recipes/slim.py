@@ -1,7 +1,6 @@
 """Thin networks by several rules at equal cost, from several starts, under originals of the same schedule."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +17,6 @@ from train.config_slim import Slim, check
 from train.data import Dataset, load
 from train.distributed import first
 from train.evaluate import measured_again, member, scores
-from train.given import Given
 from train.loop import Cohort, Data, Start, fit, saved, weights
 from train.objectives import distill, mixed, penalized, supervised, teach
 from train.report_slim import ORIGINAL, Row
@@ -94,7 +92,7 @@ def experiment(config: Slim) -> Experiment:
   dataset = load(config.data, data_dir=config.data_dir, train_images=config.train_images)
   config, found = given.teachers(config, several=True)
   given.check_same(found, of_data(config, dataset), config.data)
-  config = of_given(config, found)
+  config = given.originals(config, found, [label(*kind) for kind in build.kinds(config)])
   data, test = build.data(config, dataset)
   slimmings, groups, known = {}, {}, {}
   for kind in build.kinds(config):
@@ -120,23 +118,6 @@ def experiment(config: Slim) -> Experiment:
   return Experiment(
     config, dataset, data, build.teacher_data(config, dataset, data), test, slimmings, groups, cohort, known
   )
-
-
-def of_given(config: Any, found: Sequence[Given]) -> Any:
-  """The configuration whose original is the network of the files; what they cannot be originals of is refused."""
-  if not found:
-    return config
-  for each in found:
-    thin = each.description['thinned']
-    require(thin is None, 'teacher_from', each.path, 'it has lost channels already; give its original')
-    labels = [label(*kind) for kind in build.kinds(config)]
-    mend = f'its activation is {each.label}; --activations asks for {" ".join(labels)}'
-    require(each.label in labels, 'teacher_from', each.path, mend)
-  penalized = 'norm-scale' in getattr(config, 'rules', ())
-  mend = 'its original is trained with a penalty, which a given one was not; leave it out'
-  require(not penalized, 'rules', 'norm-scale', mend)
-  network = {name: given.same(found, name) for name in ('network', 'width', 'coupled')}
-  return replace(config, **{**network, 'width': tuple(network['width'])})
 
 
 def _untrained(slimming: Slimming, seeds: Sequence[int]) -> list[Any]:
