@@ -9,8 +9,8 @@ red once a file fails; it is green if none does, and unknown if the time given t
 
     python -m tests.breaks [--tree FOLDER] [--only 1 5 ...] [--seconds 600] [--out found.json]
 
-``--tree`` judges by the tests of another checkout, whose ``lmajax`` and ``train`` must hold the same lines. What was drawn
-lies in ``breaks.json``, since another line of the code is another draw; ``--draw`` draws anew.
+``--tree`` judges by the tests of another checkout, whose ``lmajax`` and ``train`` must hold the same lines. What was
+drawn lies in ``breaks.json``, since another line of the code is another draw; ``--draw`` draws anew.
 """
 
 import argparse
