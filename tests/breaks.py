@@ -7,9 +7,10 @@ broken module, directly or through others; where they start programs (``tests.pr
 all. Those that are nearest to it run first, each until its first failure, and the slow ones with the others. A break is
 red once a file fails; it is green if none does, and unknown if the time given to one break is over.
 
-    python -m tests.breaks [--tree FOLDER] [--only 1 5 ...] [--seconds 600] [--out breaks.json]
+    python -m tests.breaks [--tree FOLDER] [--only 1 5 ...] [--seconds 600] [--out found.json]
 
-``--tree`` judges by the tests of another checkout, whose ``lmajax`` and ``train`` must hold the same lines.
+``--tree`` judges by the tests of another checkout, whose ``lmajax`` and ``train`` must hold the same lines. What was
+drawn lies in ``breaks.json``, since another line of the code is another draw; ``--draw`` draws anew.
 """
 
 import argparse
@@ -28,6 +29,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+DRAWN = Path(__file__).with_suffix('.json')
 SEED, COUNT = 2026, 20
 PROGRAMS = [
   *(f'train/recipes/{name}.py' for name in ('distill', 'quantize', 'lit', 'lit_gan', 'distill_text', 'compress')),
@@ -197,9 +199,13 @@ def main():
   parser.add_argument('--only', type=int, nargs='*')
   parser.add_argument('--seconds', type=float, default=600)
   parser.add_argument('--out', type=Path)
+  parser.add_argument('--draw', action='store_true')
   options = parser.parse_args()
+  if options.draw:
+    DRAWN.write_text(json.dumps(drawn(), indent=1) + '\n', encoding='utf-8')
+  changes = json.loads(DRAWN.read_text(encoding='utf-8'))
   counts, rows = collections.Counter(), []
-  for number, change in enumerate(drawn(), start=1):
+  for number, change in enumerate(changes, start=1):
     print(f'{number:2} {change["file"]}:{change["line"]} {change["kind"]}\n   - {change["from"]}\n   + {change["to"]}')
     if options.only is not None and number not in options.only:
       continue

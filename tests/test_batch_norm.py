@@ -129,6 +129,13 @@ def test_folding_gives_the_two_layers(k):
 
 
 class TestMeasure:
+  def test_outside_of_jit_a_second_call_compiles_nothing(self, caplog):
+    first, second = jnp.arange(24.0).reshape(2, 3, 4), jnp.ones((2, 3, 4))
+    measure(first)
+    with jax.log_compiles():
+      measure(second)
+    assert not [record for record in caplog.records if 'compil' in record.getMessage().lower()]
+
   @pytest.mark.parametrize('shape', [(3000,), (40, 30), (4, 8, 8, 3)])
   @pytest.mark.parametrize('masked', [False, True])
   def test_a_mean_of_ten_thousand_deviations(self, shape, masked):

@@ -47,7 +47,8 @@ def players(act=ReLU, blocks=STUDENT):
 
 def initial(model, seed=0):
   variables = jax.jit(partial(model.init, train=False))(jax.random.key(seed), IMAGES)
-  return jax.tree.map(lambda leaf: leaf + 0.05 * jnp.sin(jnp.arange(leaf.size)).reshape(leaf.shape), variables)
+  waves = jax.tree.map(lambda leaf: 0.05 * np.sin(np.arange(leaf.size, dtype=np.float32)), variables)
+  return jax.tree.map(lambda leaf, wave: jnp.asarray(np.asarray(leaf) + wave.reshape(leaf.shape)), variables, waves)
 
 
 def losses(model, drawn, key):
