@@ -68,12 +68,9 @@ def experiment(config: Compress) -> Experiment:
   check(config)
   dataset = load(config.data, data_dir=config.data_dir, train_images=config.train_images)
   config, found = given.teachers(config, several=True)
-  given.check_same(
-    found, of_data(config, dataset) | {'activation': 'relu', 'thinned': None}, 'the original of this chain'
-  )
-  if found:
-    network_of = {name: given.same(found, name) for name in ('network', 'width', 'coupled')}
-    config = replace(config, **{**network_of, 'width': tuple(network_of['width'])}, seeds=len(found))
+  given.check_same(found, of_data(config, dataset), config.data)
+  config = given.originals(config, found, ['relu'])
+  config = replace(config, seeds=len(found)) if found else config
   data, test = build.data(config, dataset)
   slimming = Slimming(config, network(config, dataset, data, Stage(ORIGINAL)), data.batches.blank)
   init = slimming.model.init(jax.random.key(0), slimming.inputs, train=False)
