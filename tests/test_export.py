@@ -235,3 +235,43 @@ class TestEvaluate:
     assert refused(capsys, 'evaluate', path, '--data', 'mnist') == f'--data is mnist: {path} is of digits'
     assert refused(capsys, 'evaluate', tmp_path, '--data', 'mnist').startswith('--data is mnist: a run knows its data')
     assert refused(capsys, 'evaluate', tmp_path / 'a.onnx').startswith(f'cannot read the model {tmp_path / "a.onnx"}')
+
+
+OUTSIDE = ['../../evil', '/tmp/evil', '..', 'a/../../evil', 'new\nline', 7, None]
+
+
+@pytest.mark.parametrize('name', OUTSIDE, ids=map(repr, OUTSIDE))
+class TestNamesInResults:
+  """What a run's JSON says is no path out of its folder."""
+
+  def test_of_a_row_write_nothing_elsewhere(self, capsys, tmp_path, digits, name):
+    folder = tmp_path / 'runs' / 'run'
+    (folder / 'models').mkdir(parents=True)
+    (folder / 'models' / 'a.safetensors').write_bytes(digits[0].read_bytes())
+    rows = [{'name': name, 'file': 'models/a.safetensors'}]
+    (folder / 'results.json').write_text(json.dumps({'recipe': 'quantize', 'rows': rows}))
+    (folder / 'config.json').write_text(json.dumps({'recipe': 'quantize', 'data_dir': None}))
+    before = sorted(tmp_path.rglob('*'))
+    line = refused(capsys, 'export', folder, '--format', 'safetensors')
+    if isinstance(name, str):
+      assert line.startswith(f'{folder / "results.json"} names ') and 'no file of' in line
+    assert sorted(tmp_path.rglob('*')) == before
+
+  def test_of_a_file_read_nothing_elsewhere(self, capsys, tmp_path, digits, name):
+    folder = tmp_path / 'run'
+    folder.mkdir()
+    (tmp_path / 'evil').write_bytes(digits[0].read_bytes())
+    (folder / 'results.json').write_text(json.dumps({'recipe': 'quantize', 'rows': [{'name': 'a', 'file': name}]}))
+    (folder / 'config.json').write_text(json.dumps({'recipe': 'quantize', 'data_dir': None}))
+    refused(capsys, 'export', folder, '--format', 'safetensors')
+    assert not (folder / 'exports').exists()
+
+
+def test_a_link_out_of_the_run_is_no_file_of_it(capsys, tmp_path, digits):
+  folder = tmp_path / 'run'
+  folder.mkdir()
+  (folder / 'models').symlink_to(digits[0].parent)
+  rows = [{'name': 'a', 'file': f'models/{digits[0].name}'}]
+  (folder / 'results.json').write_text(json.dumps({'recipe': 'quantize', 'rows': rows}))
+  (folder / 'config.json').write_text(json.dumps({'recipe': 'quantize', 'data_dir': None}))
+  assert 'no file of' in refused(capsys, 'export', folder, '--format', 'safetensors')

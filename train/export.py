@@ -26,7 +26,7 @@ from train.errors import UserError
 from train.evaluate import member
 from train.objectives import supervised
 from train.recipes import distill
-from train.run import read_json, write_atomically
+from train.run import read_json, within, write_atomically
 from train.scoring import Files
 from train.served import load as load_model
 from train.served import write_digest
@@ -81,10 +81,12 @@ def source(model: Path, student: str | None) -> Source:
     name = _chosen(list(files) or [row['name'] for row in rows], student, model)
   except (KeyError, TypeError, AttributeError) as error:
     raise UserError(f'{model / "results.json"} does not hold the rows of a run ({error!r})') from error
-  path = model / 'exports' / f'{name}.safetensors'
+  exports = within(model / 'exports', name, model / 'results.json')
+  path = exports.with_name(f'{name}.safetensors')
   if files:
     data_dir = read_json(model / 'config.json').get('data_dir')
-    return Source(path, read_bytes(model / files[name]), data_dir and Path(data_dir))
+    file = within(model, files[name], model / 'results.json')
+    return Source(path, read_bytes(file), data_dir and Path(data_dir))
   config = configs.load(Distill, model)
   return Source(path, _of_distill(config, model, name), config.data_dir)
 

@@ -10,7 +10,7 @@ from scipy import stats
 
 from train.config import label, published, recipe
 from train.errors import UserError
-from train.run import read_json, without_nan, write_atomically
+from train.run import read_json, within, without_nan, write_atomically
 
 
 class Row(NamedTuple):
@@ -60,6 +60,8 @@ def read(folder: Path, command: str, kind: Any) -> list[Any]:
   if not path.exists() and (folder / 'config.json').exists():
     raise UserError(f'{folder} holds a run that is not finished: {command} --resume --workdir {folder}')
   try:
+    for row in read_json(path)['rows']:
+      within(folder, row['name'], path)  # files are called by it
     return [kind(**{name: _of_json(row[name]) for name in kind._fields}) for row in read_json(path)['rows']]
   except (KeyError, TypeError) as error:
     raise UserError(f'{path} does not hold the rows of a {command} run ({error!r})') from error

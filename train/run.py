@@ -176,6 +176,19 @@ def noted(path: Path, name: str, make: Callable[[], Any]) -> Any:
   return known[name]
 
 
+def within(folder: Path, name: Any, said_by: Path) -> Path:
+  """The path of a file of a run that JSON names, link by link in the run's own folder.
+
+  Raises:
+    UserError: it is no name, or one that leads elsewhere.
+  """
+  parts = Path(name).parts if isinstance(name, str) else ()
+  leads_out = not parts or '..' in parts or not all(part.isprintable() for part in parts)
+  if leads_out or not (folder / name).resolve().is_relative_to(folder.resolve()):
+    raise UserError(f'{said_by} names {name!r}, which is no file of {folder}: restore it')
+  return folder / name
+
+
 def read_json(path: Path) -> Any:
   """Reads a file of a run, or says in one line why it cannot be read."""
   try:
