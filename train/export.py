@@ -37,6 +37,7 @@ from train.step import Group, unrolled
 Format = Literal['stablehlo', 'onnx', 'safetensors']
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 _IMAGES = 500  # of the test set, that are compared
+_MEASURED = 512
 
 
 class Source(NamedTuple):
@@ -120,7 +121,8 @@ def quantized(source: Source, bits: int, data_dir: Path | None) -> Source:
   reparam = masked(uniform(bits))
   packed = reparam.stored(*reparam.init(params, jax.random.key(0)))
   group = Group(model, supervised(model), (0,), unrolled)
-  data, _ = build.data(Training(data=found.description['data']), dataset)
+  images = min(_MEASURED, len(dataset.train.labels))  # a batch: batch norm remembers ten or so
+  data, _ = build.data(Training(data=found.description['data'], batch_size=images), dataset)
   one = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], {'params': packed.decode(), **found.stats})
   stats = member(jax.device_get(Files(data, source.path.parent).measured(group, one)), 0)
   stats.pop('params')
