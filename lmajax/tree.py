@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 
@@ -78,7 +79,7 @@ def check_finite(tree: Any) -> None:
 
   def check(path: str, leaf: Any) -> None:
     known = not isinstance(leaf, Tracer) and jnp.issubdtype(leaf.dtype, jnp.inexact)
-    if known and not bool(jnp.isfinite(leaf).all()):
+    if known and getattr(leaf, 'is_fully_addressable', True) and not np.isfinite(np.asarray(leaf)).all():
       raise ValueError(f'{path} holds NaN or infinity; weights must be finite')
 
   map_with_path(check, tree)

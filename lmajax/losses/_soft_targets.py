@@ -126,12 +126,19 @@ def _cross_entropy(logits: Array, labels: Array, where: Array | None) -> Array:
     return -(labels * logs).sum(-1)
   labels = labels if where is None else jnp.where(where, labels, jnp.zeros_like(labels))
   chex.assert_shape(labels, logits.shape[:-1])
-  known, classes = not isinstance(labels, Tracer), logits.shape[-1]
-  if known and labels.size and (int(labels.min()) < 0 or int(labels.max()) >= classes):
-    raise ValueError(
-      f'labels go from {labels.min()} to {labels.max()}, and there are {classes} classes: 0 to {classes - 1}'
-    )
+  _check_labels(labels, logits.shape[-1])
   return optax.losses.softmax_cross_entropy_with_integer_labels(counted, labels)
+
+
+def _check_labels(labels: Array, classes: int) -> None:
+  """Refuses numbers that are no class, where they are known: in NumPy, since inside ``jax.jit`` JAX knows none."""
+  if isinstance(labels, Tracer) or not getattr(labels, 'is_fully_addressable', True) or not labels.size:
+    return
+  numbers = np.asarray(labels)
+  if numbers.min() < 0 or numbers.max() >= classes:
+    raise ValueError(
+      f'labels go from {numbers.min()} to {numbers.max()}, and there are {classes} classes: 0 to {classes - 1}'
+    )
 
 
 def _counted(logits: Array, where: Array | None) -> Array:

@@ -159,6 +159,13 @@ class TestLabels:
     slow = 0.9 * losses.distillation(STUDENT_, TEACHER_, LABELS_) + 0.1 * sum(each) / 7
     np.testing.assert_allclose(ours, slow, rtol=1e-5)
 
+  def test_that_are_known_inside_a_program_are_checked_there(self):
+    value = jax.jit(lambda s: losses.distillation(s, TEACHER_, LABELS_))(STUDENT_)
+    np.testing.assert_allclose(value, losses.distillation(STUDENT_, TEACHER_, LABELS_), rtol=1e-5)
+    spoilt = LABELS_ + 1
+    with pytest.raises(ValueError, match='there are 7 classes'):
+      jax.jit(lambda s: losses.distillation(s, TEACHER_, spoilt))(STUDENT_)
+
   def test_of_another_shape_raise(self):
     with pytest.raises((AssertionError, TypeError)):
       losses.distillation(STUDENT_, TEACHER_, jax.nn.one_hot(LABELS_, 6))

@@ -310,3 +310,11 @@ def test_a_mask_that_selects_nothing_names_what_there_is():
   reparam = masked(uniform(4), where=lambda path, leaf: False)
   with pytest.raises(ValueError, match=r'where selects none of .*head/kernel'):
     reparam.init(params(), key())
+
+
+def test_weights_that_are_known_inside_a_program_are_checked_there():
+  given = params()
+  assert jax.tree.leaves(jax.jit(lambda k: uniform(4).init(given, k))(key()))
+  given['head']['kernel'] = given['head']['kernel'].at[1, 2].set(np.nan)
+  with pytest.raises(ValueError, match='head/kernel holds NaN'):
+    jax.jit(lambda k: uniform(4).init(given, k))(key())
