@@ -9,7 +9,7 @@ import numpy as np
 from lmajax.types import Array
 from train.data.batches import Batch
 from train.objectives import forward
-from train.step import Group, together
+from train.step import Group, settle, together
 
 
 def member(variables: Any, seed: int) -> Any:
@@ -57,6 +57,7 @@ def measured_again(groups: Mapping[str, Group]) -> Callable[..., dict[str, Any]]
     for batch in batches:
       moved = begin(variables, batch) if moved is None else moved
       moved = step(moved, batch)
+      settle(moved)
     return moved or variables
 
   return measure

@@ -31,6 +31,7 @@ from train.step import (
   TrainState,
   as_it_is,
   init_state,
+  settle,
   sharing,
   stepped,
   together,
@@ -160,7 +161,7 @@ def fit(
         run.stop()
       before = step
       progress, step = advance(progress, frozen, before, end)
-      _settle(progress)
+      settle(progress)
       run.bar.update(step - before)
     scored = measure(shipped(progress), data.validation)
     lost = divergence.lost({name: each.sums['loss'] for name, each in progress.items()}, scored)
@@ -175,12 +176,6 @@ def fit(
       save(score=float(np.nanmean(np.concatenate([*scored.values()]))))
   checkpoints.close()
   return progress
-
-
-def _settle(progress: dict[str, Progress]) -> None:
-  """Several CPU devices run one program at a time: programs in flight together starve each other's collectives."""
-  if jax.default_backend() == 'cpu' and jax.device_count() > 1:
-    jax.block_until_ready(progress)
 
 
 def folder_of(run_folder: Path, phase: str) -> Path:

@@ -154,6 +154,12 @@ def compiled(step: Callable, *, placed: jax.sharding.Sharding | None = None) -> 
   return jax.jit(step, donate_argnums=0, out_shardings=placed)
 
 
+def settle(states: Any) -> None:
+  """Several CPU devices run one program at a time: programs in flight together starve each other's collectives."""
+  if jax.default_backend() == 'cpu' and jax.device_count() > 1:
+    jax.block_until_ready(states)
+
+
 Advance = Callable[[Any, Frozen, int, int], tuple[Any, int]]
 """(states, frozen, first, end) -> (states, next): goes some of the steps from the first on, and none beyond the end."""
 
