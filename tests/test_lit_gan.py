@@ -140,7 +140,7 @@ def plan_of(**options):
   config = LitGan(width=(2,), teacher_blocks=TEACHER, student_blocks=STUDENT, seeds=1, critic_steps=2, **options)
   data = SimpleNamespace(batches=SimpleNamespace(blank=IMAGES[:1]))
   fits = lit_gan.generators(config, Arm('teacher', 'lma', 4), IMAGES.shape)
-  return lit_gan.Experiment(config, None, data, [], fits)
+  return lit_gan.Experiment(config, None, data, [], fits, {})
 
 
 def three_steps(cohort, frozen, starts):
