@@ -75,8 +75,8 @@ def start(*arguments, limit=None, devices=1, **variables):
 
 
 def finished(process):
-  """Waits for the end of what was started; on a busy machine a program takes minutes to compile."""
-  out, err = process.communicate(timeout=900)
+  """Waits for the end of what was started."""
+  out, err = process.communicate(timeout=300)
   return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 

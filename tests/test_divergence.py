@@ -1,4 +1,4 @@
-"""A student whose loss is no number is named, left as it is and marked; a cohort of nothing else ends the run."""
+"""A student whose loss is no number is named, given up and marked; a cohort of nothing else ends the run."""
 
 import json
 from functools import partial

@@ -1,6 +1,8 @@
 """Teachers that are trained already: every image program takes those of runs and files that fit, and no others."""
 
+import inspect
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -114,6 +116,34 @@ def test_a_teacher_of_other_images_is_refused(capsys, tmp_path, distilled, name,
   line = refused(capsys, 'distill', '--workdir', tmp_path / 'run', '--teacher-from', other)
   assert line.startswith(f'--teacher-from {other}: {expected}')
   assert not (tmp_path / 'run').exists()
+
+
+def test_a_file_whose_weights_are_not_what_it_says_is_refused(capsys, tmp_path, distilled):
+  packed, stats, description = compress.unpack(file_of(distilled).read_bytes())
+  other = tmp_path / 'other.safetensors'
+  other.write_bytes(compress.pack(packed, stats, {**description, 'width': [8]}))
+  line = refused(capsys, 'distill', '--workdir', tmp_path / 'run', '--teacher-from', other)
+  assert line.startswith(f'{other}: its description does not fit its weights')
+
+
+@pytest.mark.parametrize('command', ['distill', 'lit-gan'])
+@pytest.mark.parametrize('description', [[], 7, None, {'colour': 1}], ids=repr)
+def test_a_file_that_says_nothing_of_a_teacher_is_refused(capsys, tmp_path, distilled, command, description):
+  packed, stats, _ = compress.unpack(file_of(distilled).read_bytes())
+  other = tmp_path / 'other.safetensors'
+  other.write_bytes(inspect.unwrap(compress.pack)(packed, stats, description))  # of any type: it comes from outside
+  line = refused(capsys, command, '--workdir', tmp_path / 'run', '--teacher-from', other)
+  assert line.startswith(f'{other}: without the description of a ')
+
+
+def test_a_resumed_run_that_finds_another_number_of_teachers_says_so(tmp_path, slimmed):
+  paths = tuple(file_of(slimmed, 'relu-original', seed) for seed in (0, 1))
+  config, _ = teachers(Distill(teacher_from=paths), several=True)
+  with pytest.raises(UserError, match=r'relu-original-seed0.* is not the teacher that this run began with'):
+    teachers(replace(config, teacher_from=paths[:1]), several=True)
+  config, _ = teachers(Distill(teacher_from=paths[:1]), several=True)
+  with pytest.raises(UserError, match=r'seed1\.safetensors is not the teacher that this run began with'):
+    teachers(replace(config, teacher_from=paths), several=True)
 
 
 WRONG = [

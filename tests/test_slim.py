@@ -88,6 +88,7 @@ WRONG_COMPRESS = [
   (['--finetune-learning-rate', 'inf'], '--finetune-learning-rate is inf'),
   (['--lit'], '--lit takes a resnet without --coupled: stages_1 of the student gives'),
   (['--lit', *RESNET, '--coupled'], '--lit takes a resnet without --coupled: '),
+  (['--teacher-epochs', '3'], '--teacher-epochs is 3'),
 ]
 CASES = [
   *(('slim', *case) for case in [*WRONG, *WRONG_SLIM]),

@@ -170,7 +170,9 @@ def _create(folder: Path) -> None:
 def _evaluate(command: Evaluate, arguments: list[str]) -> None:
   del arguments
   if not command.run.is_dir():
-    print(_evaluated(command))
+    from train import served
+
+    print(served.scored(command.run, command.data, command.data_dir))
     return
   require(command.data is None, 'data', command.data, 'a run knows its data; leave it out')
   made_by = configs.recipe_of(command.run)
@@ -179,16 +181,6 @@ def _evaluate(command: Evaluate, arguments: list[str]) -> None:
   config = configs.load(kind, command.run)
   plan = recipe.experiment(replace(config, data_dir=command.data_dir or config.data_dir))
   print(recipe.text(recipe.again(plan, command.run)))
-
-
-def _evaluated(command: Evaluate) -> str:
-  from train.served import right_of, test_images
-
-  served, test = test_images(command.run, command.data, command.data_dir)
-  right = right_of(served, test)
-  size = command.run.stat().st_size
-  accuracy = f'{100 * right / len(test.labels):.2f} % of the {len(test.labels):,} test images'
-  return f'{command.run}: {accuracy} of {served.description["data"]} right; {size:,} bytes'
 
 
 def _report(command: Report, arguments: list[str]) -> None:
@@ -226,9 +218,7 @@ def _export(command: Export, arguments: list[str]) -> None:
   del arguments
   from train import export
 
-  if command.bits is not None:
-    require(1 <= command.bits <= 8, 'bits', command.bits, 'give 1 to 8')
-    require(command.format == 'safetensors', 'bits', command.bits, 'give --format safetensors')
+  export.check(command)
   source = export.source(command.model, command.student)
   if command.bits is not None:
     source = export.quantized(source, command.bits, command.data_dir)

@@ -114,17 +114,14 @@ def teacher(config: Named) -> Network:
   return Network(config.teacher or name, config.teacher_width or (() if config.teacher else width))
 
 
-def teachers(config: Named, dataset: Dataset, inputs: Any) -> Cohort:
-  """The teacher as a cohort of its own, on the labels alone."""
+def teacher_network(config: Named, dataset: Dataset, inputs: Any) -> nn.Module:
+  """The teacher's module, tried on inputs."""
   own = teacher(config)
-  return teachers_of(
-    config,
-    networks.tried('teacher', own.name, lambda: own.built(linen.ReLU, dataset.num_classes, config.dtype), inputs),
-  )
+  return networks.tried('teacher', own.name, lambda: own.built(linen.ReLU, dataset.num_classes, config.dtype), inputs)
 
 
-def teachers_of(config: Taught, model: nn.Module) -> Cohort:
-  """A network as the cohort of a teacher."""
+def teachers(config: Taught, model: nn.Module) -> Cohort:
+  """A teacher as a cohort of its own, on the labels alone."""
   objective = supervised(model, label_smoothing=config.teacher_label_smoothing)
   return Cohort({TEACHER: step.Group(model, objective, (0,), step.unrolled)}, teacher_plan(config))
 
@@ -161,10 +158,10 @@ def student_network(data: str, width: int) -> Network:
 
 
 def families(config: Shallow) -> dict[str, Callable[..., Any]]:
-  """The staged networks that take a configuration's data, by name; of VDCNN's head, k stays the paper's 8."""
+  """The staged networks that take a configuration's data: of VDCNN's head, k stays the paper's 8."""
   if isinstance(config, LitText):
     return {'vdcnn': partial(models.VDCNN, vocabulary=text.VOCABULARY, units=config.units)}
-  return {'resnet': models.ResNet, 'resnext': models.ResNeXt}
+  return {name: networks.FAMILIES[name].make for name in ('resnet', 'resnext')}
 
 
 def staged(config: Shallow, option: str, act: ActivationFactory, *, num_classes: int, inputs: Any) -> Any:
@@ -174,13 +171,9 @@ def staged(config: Shallow, option: str, act: ActivationFactory, *, num_classes:
   if family not in known or not depth.isdecimal():
     example = getattr(type(config), option)
     raise UserError(f'--{option} is {name}: give {" or ".join(known)} and a depth, as in {example}')
-  make = partial(known[family], num_classes=num_classes, act=act, channels=config.width)
-  model = make(depth=int(depth), dtype=jnp.dtype(config.dtype))
-  try:
-    jax.eval_shape(partial(model.init, train=False), jax.random.key(0), inputs)
-  except ValueError as error:
-    raise UserError(f'--{option} is {name}: {error}') from error
-  return model
+  width = 'channels' if isinstance(config, LitText) else 'width'
+  how = {'num_classes': num_classes, 'act': act, 'dtype': jnp.dtype(config.dtype), width: config.width}
+  return networks.tried(option, name, lambda: known[family](int(depth), **how), inputs)
 
 
 def slimmable(config: Slimmed, act: ActivationFactory, *, num_classes: int, inputs: Any) -> Any:
@@ -190,14 +183,8 @@ def slimmable(config: Slimmed, act: ActivationFactory, *, num_classes: int, inpu
   if name not in ('mlp', 'cnn', 'vgg-16') and not (family == 'resnet' and depth.isdecimal()):
     raise UserError(f'--network is {name}: give mlp, cnn, vgg-16, or resnet and a depth, as in resnet-20')
   how = {'num_classes': num_classes, 'width': width, 'coupled': config.coupled, 'dtype': jnp.dtype(config.dtype)}
-  try:
-    model = networks.build(name, act, **how)
-    jax.eval_shape(partial(model.init, train=False), jax.random.key(0), inputs)
-  except ZeroDivisionError as error:  # no pixel is left for the logits
-    raise UserError(f'--network is {name}: it pools these images to nothing; give another') from error
-  except ValueError as error:
-    raise UserError(f'--network {name} --width {text_of(width)}: {error}') from error
-  return model
+  said = f'--network {name} --width {text_of(width)}'
+  return networks.tried('network', name, lambda: networks.build(name, act, **how), inputs, said=said)
 
 
 def width(model: nn.Module) -> int:

@@ -47,7 +47,8 @@ class Training:
   teacher_epochs: int | None = None
   """Epochs of the teacher; by default those of the students."""
   teacher_from: tuple[Path, ...] = ()
-  """Train no teacher, take this one: that of a finished run, given by its folder, or a model file."""
+  """Train no teacher, take this one: that of a finished run, given by its folder, or a model file. Where its students
+  are made of it (slim, compress, lit), its network and widths are theirs, whatever else is asked for."""
   teacher_digests: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
   """sha256 of these files, noted when the run begins: a resumed run insists on them."""
   schedule: ScheduleName = 'cosine'

@@ -57,6 +57,7 @@ def defaults(data: DataName) -> Compress:
 def check(config: Compress) -> None:
   """Refuses what cannot be run, naming the option."""
   check_slimmed(config)
+  require(config.teacher_epochs is None, 'teacher_epochs', config.teacher_epochs, 'the original has --epochs here')
   check_rate(config.rate)
   require(1 <= config.bits <= 8, 'bits', config.bits, 'give 1 to 8')
   require(0 <= config.beta <= 1, 'beta', config.beta, 'give a number between 0 and 1')

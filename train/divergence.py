@@ -42,7 +42,7 @@ def tell(
     for i in np.flatnonzero(each).tolist():
       if not errors or errors[-1][name][i] is not None:
         who, when = f'{name}, seed {groups[name].seeds[i]}', f'epoch {epoch}, at a learning rate of {rates[name][i]:g}'
-        note(f'{who}: its loss is not finite in {when}; it is left as it is, and the others go on')
+        note(f'{who}: its loss is not finite in {when}; it is given up, and the others go on')
 
 
 def spoilt(progress: Any, lost: np.ndarray) -> Any:

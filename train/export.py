@@ -18,9 +18,10 @@ from jax import export as jax_export
 
 from lmajax.compress import identity, masked, pack, uniform
 from lmajax.types import Packed
-from train import build
+from train import build, given
 from train import config as configs
-from train.config import Distill, Training
+from train.config import Distill, Training, require
+from train.config_finished import Export
 from train.data import load
 from train.errors import UserError
 from train.evaluate import member
@@ -37,7 +38,7 @@ from train.step import Group, unrolled
 Format = Literal['stablehlo', 'onnx', 'safetensors']
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 _IMAGES = 500  # of the test set, that are compared
-_MEASURED = 512
+_MEASURED = 512  # training images a batch: batch norm remembers about ten of them
 
 
 class Source(NamedTuple):
@@ -66,6 +67,13 @@ class Agreement(NamedTuple):
       f'differs by at most {self.greatest:.1e} in logits up to {self.scale:.1f};'
       f' the same class for {100 * self.same:.1f} %'
     )
+
+
+def check(command: Export) -> None:
+  """Refuses what cannot be written, naming the option."""
+  bits = command.bits
+  require(bits is None or 1 <= bits <= 8, 'bits', bits, 'give 1 to 8')
+  require(bits is None or command.format == 'safetensors', 'bits', bits, 'give --format safetensors')
 
 
 def source(model: Path, student: str | None) -> Source:
@@ -106,7 +114,7 @@ def _of_distill(config: Distill, folder: Path, name: str) -> bytes:
   plan = distill.experiment(config)
   variables = jax.device_get(member(distill.restored(plan, folder)[name], 0))
   arm = next((arm for arm in plan.arms if arm.name == name), None)
-  about = plan.given[0].description if arm is None and plan.given else description(config, arm, plan.dataset)
+  about = given.description(plan) if arm is None else description(config, arm, plan.dataset)
   packed: Any = identity().stored(variables.pop('params'), ())
   return pack(packed, variables, about)
 
@@ -121,7 +129,7 @@ def quantized(source: Source, bits: int, data_dir: Path | None) -> Source:
   reparam = masked(uniform(bits))
   packed = reparam.stored(*reparam.init(params, jax.random.key(0)))
   group = Group(model, supervised(model), (0,), unrolled)
-  images = min(_MEASURED, len(dataset.train.labels))  # a batch: batch norm remembers ten or so
+  images = min(_MEASURED, len(dataset.train.labels))
   data, _ = build.data(Training(data=found.description['data'], batch_size=images), dataset)
   one = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], {'params': packed.decode(), **found.stats})
   stats = member(jax.device_get(Files(data, source.path.parent).measured(group, one)), 0)

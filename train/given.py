@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from lmajax.compress import identity
-from train import shipped
+from train import build, shipped
+from train.blockwise import going_on
 from train.config import label, require, text
+from train.data import Dataset
 from train.distributed import first
 from train.errors import UserError
+from train.evaluate import member
+from train.loop import Cohort, Start
 from train.run import read_json
-from train.scoring import file_name
+from train.scoring import file_name, stacked
 from train.shipped import Shipped
 
 _TEACHER = re.compile(r'(?P<name>(.+-)?(teacher|original))-seed(?P<seed>\d+)\.safetensors')
@@ -47,7 +50,7 @@ def teachers(config: Any, *, several: bool = False, read: Callable = shipped.of_
   Args:
     config: of the program; on resume it has the digests of the files that the run began with.
     several: whether the program takes more than one; else a run's teacher of the first seed is taken.
-    read: (content, path) -> the model in a file.
+    read: (content, path) -> the model in a file; by default one of images.
 
   Returns:
     The configuration with the digests of the files, and the teachers; none where none are asked for.
@@ -60,16 +63,32 @@ def teachers(config: Any, *, several: bool = False, read: Callable = shipped.of_
   found = [_given(path, read) for path in files]
   digests = tuple(each.digest for each in found)
   if config.teacher_digests and config.teacher_digests != digests:
-    changed = next(
-      (g.path for g, old in zip(found, config.teacher_digests, strict=False) if g.digest != old), files[:1]
-    )
-    raise UserError(f'{changed} is not the teacher that this run began with: restore it, or choose another --workdir')
+    old = [*config.teacher_digests, *[''] * len(found)]
+    changed = [each.path for each, digest in zip(found, old, strict=False) if each.digest != digest]
+    what = changed[0] if changed else text(config.teacher_from)
+    raise UserError(f'{what} is not the teacher that this run began with: restore it, or choose another --workdir')
   return dataclasses.replace(config, teacher_digests=digests), found
+
+
+def of_images(config: Any, dataset: Dataset, inputs: Any) -> tuple[Any, Cohort, list[Given]]:
+  """The configuration with the digest, the teacher of image classifiers as a cohort, and its file if one is given."""
+  config, found = teachers(config)
+  check_images(found, config, dataset)
+  model = shipped.model(found[0].description) if found else build.teacher_network(config, dataset, inputs)
+  return config, build.teachers(config, model), found
+
+
+def description(plan: Any) -> dict[str, Any]:
+  """What the file of a plan's teacher says, or will say."""
+  return plan.given[0].description if plan.given else shipped.description(plan.config, None, plan.dataset)
 
 
 def _given(path: Path, read: Callable) -> Given:
   content = shipped.read_bytes(path)
-  return Given(path, hashlib.sha256(content).hexdigest(), read(content, path))
+  found = read(content, path)
+  if not isinstance(found.description, dict) or not {'activation', 'segments'} <= set(found.description):
+    raise UserError(f'{path}: without the description of a teacher, as these programs write it')
+  return Given(path, hashlib.sha256(content).hexdigest(), found)
 
 
 def _files(path: Path, several: bool) -> list[Path]:
@@ -96,6 +115,13 @@ def check_same(given: Sequence[Given], expected: dict[str, Any], what: str) -> N
         raise UserError(
           f'--teacher-from {each.path}: its {name.replace("_", " ")} is {_short(found)}, and {_short(value)} in {what}'
         )
+
+
+def check_images(given: Sequence[Given], config: Any, dataset: Dataset, **expected: Any) -> None:
+  """Refuses teachers of other images than those of the data set, and files whose weights are not what they say."""
+  check_same(given, shipped.of_data(config, dataset) | expected, config.data)
+  for each in given:
+    shipped.fitting(each.shipped, each.path)
 
 
 def _short(value: Any) -> str:
@@ -142,7 +168,12 @@ def originals(config: Any, found: Sequence[Given], labels: Sequence[str]) -> Any
 
 def variables(given: Sequence[Given]) -> Any:
   """What their model is applied to, with a leading axis of seeds."""
-  return jax.tree.map(lambda *leaves: np.stack(leaves), *(each.shipped.variables() for each in given))
+  return stacked([each.shipped.variables() for each in given])
+
+
+def end(given: Sequence[Given]) -> Start:
+  """What a fit of them would have ended with."""
+  return going_on(variables(given))
 
 
 def keep(folder: Path, name: str, seeds: Sequence[int], trained: Any, description: dict[str, Any]) -> None:
@@ -151,5 +182,5 @@ def keep(folder: Path, name: str, seeds: Sequence[int], trained: Any, descriptio
   for i, seed in enumerate(seeds):
     path = folder / file_name(name, seed)
     if first() and not path.exists():
-      one = jax.tree.map(lambda leaf, i=i: leaf[i], host)
+      one = member(host, i)
       shipped.write(path, identity().stored(one.pop('params'), ()), one, description)

@@ -60,9 +60,10 @@ def read(folder: Path, command: str, kind: Any) -> list[Any]:
   if not path.exists() and (folder / 'config.json').exists():
     raise UserError(f'{folder} holds a run that is not finished: {command} --resume --workdir {folder}')
   try:
-    for row in read_json(path)['rows'] if 'name' in kind._fields else ():
+    rows = read_json(path)['rows']
+    for row in rows if 'name' in kind._fields else ():
       within(folder, row['name'], path)  # files are called by it
-    return [kind(**{name: _of_json(row[name]) for name in kind._fields}) for row in read_json(path)['rows']]
+    return [kind(**{name: _of_json(row[name]) for name in kind._fields}) for row in rows]
   except (KeyError, TypeError) as error:
     raise UserError(f'{path} does not hold the rows of a {command} run ({error!r})') from error
 

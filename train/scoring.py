@@ -69,13 +69,10 @@ class Files:
   def written(self, name: str, trained: Trained, about: dict[str, Any], *, entropy: bool = False) -> Written:
     """Packs the networks of all seeds, and reads their files."""
     own, group = jax.tree.map(jnp.asarray, jax.device_get(trained.end)), trained.group
-    params = jax.device_get(trained.params())
-    packed = {
-      i: group.reparam.stored(member(own.theta, i), member(own.code, i))
-      for i in range(len(group.seeds))
-      if _finite(member(params, i))
-    }
-    decoded = [packed[i].decode() if i in packed else member(params, i) for i in range(len(group.seeds))]
+    each = [(member(own.theta, i), member(own.code, i)) for i in range(len(group.seeds))]
+    packed = {i: group.reparam.stored(*pair) for i, pair in enumerate(each) if _finite(pair)}
+    lost = jax.device_get(trained.params()) if len(packed) < len(each) else None
+    decoded = [packed[i].decode() if i in packed else member(lost, i) for i in range(len(each))]
     as_trained = {'params': stacked(decoded), **own.stats}
     measured = jax.device_get(self.measured(group, as_trained))
     files = {i: self._folder / file_name(name, group.seeds[i]) for i in packed}

@@ -12,7 +12,6 @@ import numpy as np
 from jax import export
 
 from train.config import require
-from train.data import Examples
 from train.data import load as read_data
 from train.errors import UserError
 from train.run import read_json, write_atomically
@@ -33,23 +32,18 @@ def load(path: Path) -> Served:
   return _LOADERS[path.suffix](path)
 
 
-def test_images(path: Path, data: str | None, data_dir: Path | None) -> tuple[Served, Examples]:
-  """Loads a model, and the test images of its data set."""
+def scored(path: Path, data: str | None, data_dir: Path | None, *, at_once: int = 500) -> str:
+  """What part of the test images of its data set a model gets right, in a line; ``data`` says which set it must be."""
   served = load(path)
-  own = served.description['data']
+  own, shape = served.description['data'], tuple(served.description['image_shape'])
   require(data in (None, own), 'data', data, f'{path} is of {own}')
   test = read_data(own, data_dir=data_dir).test
-  shape = tuple(served.description['image_shape'])
   if test.inputs.shape[1:] != shape:
     raise UserError(f'{path} takes images of {shape}, and those of {own} are {test.inputs.shape[1:]}')
-  return served, test
-
-
-def right_of(served: Served, test: Examples, *, at_once: int = 500) -> int:
-  """How many images get the right class."""
   parts = range(0, len(test.labels), at_once)
   said = np.concatenate([served.logits(test.inputs[i : i + at_once]) for i in parts])
-  return int((said.argmax(-1) == test.labels).sum())
+  accuracy = f'{100 * (said.argmax(-1) == test.labels).mean():.2f} % of the {len(said):,} test images of {own} right'
+  return f'{path}: {accuracy}; {path.stat().st_size:,} bytes'
 
 
 def digest_path(path: Path) -> Path:

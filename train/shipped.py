@@ -54,51 +54,49 @@ class Description(TypedDict):
 
 def description(config: Named, arm: Arm | None, dataset: Dataset) -> dict[str, Any]:
   """That of the student of an arm, or without one of the teacher."""
-  network = build.teacher(config) if arm is None else build.student_network(config.data, arm.width)
-  found = {**_description(config, network.name, dataset), 'width': list(network.width)}
   if arm is None:
-    return found
-  return {**found, 'activation': arm.activation, 'segments': arm.segments, 'activation_bits': arm.activation_bits}
-
-
-def of_data(config: Training, dataset: Dataset) -> dict[str, Any]:
-  """The part that says what images a network takes and what they show."""
-  names = ('data', 'classes', 'image_shape', 'pixel_mean', 'pixel_std', 'brightest')
-  return {name: _description(config, '', dataset)[name] for name in names}
-
-
-def of_network(config: Training, dataset: Dataset, name: str, width: Sequence[int], act: Any) -> dict[str, Any]:
-  """That of a network of a name and widths; ``act`` says its activation and segments."""
-  found, own = _description(config, name, dataset), {'activation': act.activation, 'segments': act.segments}
-  return {**found, **own, 'width': list(width)}
+    return of_network(config, dataset, *build.teacher(config), 'relu', None)
+  network = build.student_network(config.data, arm.width)
+  found = of_network(config, dataset, *network, arm.activation, arm.segments)
+  return {**found, 'activation_bits': arm.activation_bits}
 
 
 def of_thin(
   config: Slimmed, dataset: Dataset, activation: str, segments: int | None, widths: Sequence[int] | None
 ) -> dict[str, Any]:
   """That of a network with so many of its original's channels, or of the original."""
-  found, act = _description(config, config.network, dataset), {'activation': activation, 'segments': segments}
-  return {**found, **act, 'width': list(config.width), 'coupled': config.coupled, 'thinned': widths and list(widths)}
+  found = of_network(config, dataset, config.network, config.width, activation, segments)
+  return {**found, 'coupled': config.coupled, 'thinned': widths and list(widths)}
 
 
-def _description(config: Training, network: str, dataset: Dataset) -> dict[str, Any]:
-  known: Description = {
+def of_data(config: Training, dataset: Dataset) -> dict[str, Any]:
+  """The part that says what images a network takes and what they show."""
+  return {
     'data': config.data,
-    'network': network,
-    'width': [],
-    'coupled': False,
-    'thinned': None,
-    'activation': 'relu',
-    'segments': None,
-    'activation_bits': None,
-    'dtype': config.dtype,
     'classes': list(NAMES[config.data]),
     'image_shape': list(dataset.test.inputs.shape[1:]),
     'pixel_mean': list(dataset.pixel_mean),
     'pixel_std': list(dataset.pixel_std),
     'brightest': BRIGHTEST[config.data],
   }
-  return {**known}
+
+
+def of_network(
+  config: Training, dataset: Dataset, network: str, width: Sequence[int], activation: str, segments: int | None
+) -> dict[str, Any]:
+  """That of a network by its name in ``networks``."""
+  known: Any = {
+    **of_data(config, dataset),
+    'network': network,
+    'width': list(width),
+    'coupled': False,
+    'thinned': None,
+    'activation': activation,
+    'segments': segments,
+    'activation_bits': None,
+    'dtype': config.dtype,
+  }
+  return known
 
 
 def model(description: dict[str, Any]) -> nn.Module:

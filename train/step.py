@@ -20,19 +20,14 @@ Objective = Callable[[Params, ModelStats, Frozen, Batch, Key], tuple[Array, tupl
 
 
 def right_answers(model: nn.Module) -> Callable:
-  """A function (variables, batch, mask) -> the number of right answers among the rows that the mask keeps."""
+  """A function (variables, batch, mask) -> the right answers that the mask keeps; NaN if one has no finite logits."""
 
   def count(variables: dict[str, Any], batch: Batch, mask: Array) -> Array:
     logits, _ = model.apply(variables, batch.inputs, train=False)
-    return right_of(logits, batch.labels, mask)
+    right = (logits.argmax(-1) == batch.labels).astype(jnp.float32)
+    return jnp.sum(jnp.where(mask, jnp.where(jnp.isfinite(logits).all(-1), right, jnp.nan), 0.0))
 
   return count
-
-
-def right_of(logits: Array, labels: Array, mask: Array) -> Array:
-  """The number of right answers among those that the mask keeps; NaN where one of their logits is not finite."""
-  right = jnp.where(jnp.isfinite(logits).all(-1), (logits.argmax(-1) == labels).astype(jnp.float32), jnp.nan)
-  return jnp.sum(jnp.where(mask, right, 0.0))
 
 
 class Score(NamedTuple):

@@ -188,8 +188,8 @@ class TestEveryModel:
 
   def test_evaluates_each_example_alone(self, make, drops, trained):
     _, x, variables, output, _, _, evaluate = trained(make)
-    twice, _ = evaluate(variables, jax.tree.map(lambda part: jnp.concatenate([part[:2], part[:2]]), x), 0)
-    np.testing.assert_allclose(twice, jnp.concatenate([output[:2], output[:2]]), rtol=1e-4, atol=1e-5)
+    half, _ = evaluate(variables, jax.tree.map(lambda part: part[:2], x), 0)
+    np.testing.assert_allclose(half, output[:2], rtol=1e-4, atol=1e-5)
 
   def test_gradients_are_finite_and_reach_every_parameter(self, make, drops, trained):
     _, x, variables, _, _, step, _ = trained(make)

@@ -24,7 +24,7 @@ from train.objectives import blockwise, distill, mixed, supervised, teach
 from train.report_compress import DISTILLED, LIT, ORIGINAL, PACKED, QUANTIZED, SLIMMED, Row
 from train.run import Run, noted
 from train.scoring import Scoring, Trained
-from train.shipped import of_data, of_thin
+from train.shipped import of_thin
 from train.slimming import CRITERIA, Slimming, mean_spectra, sliced
 from train.step import Group
 
@@ -68,7 +68,7 @@ def experiment(config: Compress) -> Experiment:
   check(config)
   dataset = load(config.data, data_dir=config.data_dir, train_images=config.train_images)
   config, found = given.teachers(config, several=True)
-  given.check_same(found, of_data(config, dataset), config.data)
+  given.check_images(found, config, dataset)
   config = given.originals(config, found, ['relu'])
   config = replace(config, seeds=len(found)) if found else config
   data, test = build.data(config, dataset)
@@ -104,11 +104,11 @@ def alone(plan: Experiment) -> list[Stage]:
 def run(plan: Experiment, to: Run) -> list[Row]:
   """Goes through the chain, packs what every stage made, reads the files back, and the test set once."""
   config = plan.config
-  own = 0 if plan.given else (config.teacher_epochs or config.epochs) * plan.teacher_data.batches.steps_per_epoch
+  own = 0 if plan.given else config.epochs * plan.teacher_data.batches.steps_per_epoch
   to.bar.total = own + (2 + len(alone(plan))) * config.finetune_epochs * plan.data.batches.steps_per_epoch
   groups = {Stage(ORIGINAL): group(plan, Stage(ORIGINAL), plan.slimming.full)}
   if plan.given:
-    made = {stage: Trained(each, going_on(given.variables(plan.given))) for stage, each in groups.items()}
+    made = {stage: Trained(each, given.end(plan.given)) for stage, each in groups.items()}
   else:
     made = fitted(plan, to, ORIGINAL, groups, {}, None)
   whole = made[Stage(ORIGINAL)].variables()

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from lmajax import tree
-from train import build, draw, given, report, shipped
+from train import build, draw, given, report
 from train.build import Arm
 from train.config import Distill, check, require
 from train.data import Dataset, load
@@ -19,7 +19,6 @@ from train.objectives import distill, mixed, supervised, teach
 from train.report import TEACHER, Row
 from train.run import Run
 from train.said import Kept, cached, digest, heard
-from train.shipped import description, of_data
 from train.step import Group
 
 STUDENTS = 'students'
@@ -49,10 +48,7 @@ def experiment(config: Distill) -> Experiment:
   require(enough, 'cached_logits', config.cached_logits, f'there are {dataset.num_classes} classes; give no more, or 0')
   data, test = build.data(config, dataset)
   teacher_data = build.teacher_data(config, dataset, data)
-  config, found = given.teachers(config)
-  given.check_same(found, of_data(config, dataset), config.data)
-  model = shipped.model(found[0].description) if found else None
-  teacher = build.teachers_of(config, model) if model else build.teachers(config, dataset, data.batches.blank)
+  config, teacher, found = given.of_images(config, dataset, data.batches.blank)
 
   def group(arm: Arm) -> Group:
     model = build.student(config, arm, dataset.num_classes)
@@ -88,7 +84,7 @@ def taught(plan: Experiment, to: Run) -> dict[str, Any]:
   if plan.given:
     return {TEACHER: given.variables(plan.given)}
   trained = weights(plan.teacher)(fit(to, TEACHER, plan.teacher, plan.teacher_data))
-  given.keep(to.folder, TEACHER, [0], trained[TEACHER], description(plan.config, None, plan.dataset))
+  given.keep(to.folder, TEACHER, [0], trained[TEACHER], given.description(plan))
   return trained
 
 

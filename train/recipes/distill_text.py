@@ -11,7 +11,6 @@ import numpy as np
 
 from lmajax import tree
 from train import build_text, draw_text, given, report, report_text, shipped_text
-from train.blockwise import going_on
 from train.build_text import Arm, Text
 from train.checkpoint import digests
 from train.config import require
@@ -110,7 +109,7 @@ def run(plan: Experiment, to: Run) -> list[Row]:
 def teacher_end(plan: Experiment, to: Run) -> Start:
   """What the teacher ended with, here or in the file that is given."""
   if plan.given:
-    return going_on(given.variables(plan.given))
+    return given.end(plan.given)
   return fit(to, TEACHER, plan.teacher, plan.data)[TEACHER].end
 
 

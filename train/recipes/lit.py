@@ -27,7 +27,7 @@ from train.report import TEACHER
 from train.report_lit import Row
 from train.run import Run, noted
 from train.scoring import timed
-from train.shipped import of_data, of_network
+from train.shipped import of_network
 from train.step import as_it_is
 
 text = report_lit.text
@@ -83,7 +83,7 @@ def teachers(config: Any, dataset: Dataset) -> tuple[Any, list[Given]]:
     given.check_same(found, of_texts(config, dataset), 'this run')
   else:
     config, found = given.teachers(config, several=True)
-    given.check_same(found, of_data(config, dataset) | {'thinned': None, 'coupled': False}, config.data)
+    given.check_images(found, config, dataset, thinned=None, coupled=False)
     if found:
       config = replace(config, teacher=given.same(found, 'network'), width=tuple(given.same(found, 'width')))
   given.check_one_each(found, [label(*kind) for kind in build.kinds(config)])
@@ -102,7 +102,8 @@ def described(plan: 'Experiment', teacher: Arm) -> dict[str, Any]:
   """What the file of a teacher says."""
   if isinstance(plan.config, LitText):
     return {**of_texts(plan.config, plan.dataset), 'activation': teacher.activation, 'segments': teacher.segments}
-  return of_network(plan.config, plan.dataset, plan.config.teacher, plan.config.width, teacher)
+  network, act = (plan.config.teacher, plan.config.width), (teacher.activation, teacher.segments)
+  return of_network(plan.config, plan.dataset, *network, *act)
 
 
 def one(config: Shallow, teacher: Arm, networks: Pair, phase: Phase) -> Fit:

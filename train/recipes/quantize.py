@@ -8,8 +8,7 @@ import jax.numpy as jnp
 
 from lmajax import compress, tree
 from lmajax.types import Reparam
-from train import build, draw_quantize, given, quantizers, report, report_quantize, schedules, shipped
-from train.blockwise import going_on
+from train import build, draw_quantize, given, quantizers, report, report_quantize, schedules
 from train.config_quantize import Quantize, check
 from train.data import Dataset, load
 from train.data.batches import Batch
@@ -25,7 +24,7 @@ from train.report import TEACHER
 from train.report_quantize import Row
 from train.run import Run, noted
 from train.scoring import Scoring, Trained
-from train.shipped import description, of_data
+from train.shipped import description
 from train.step import Group
 
 _SHADOWED = ('uniform', 'noise')  # methods whose theta holds weights that are not shipped
@@ -57,10 +56,7 @@ def experiment(config: Quantize) -> Experiment:
   dataset = load(config.data, data_dir=config.data_dir, train_images=config.train_images)
   data, test = build.data(config, dataset)
   teacher_data = build.teacher_data(config, dataset, data)
-  config, found = given.teachers(config)
-  given.check_same(found, of_data(config, dataset), config.data)
-  model = shipped.model(found[0].description) if found else None
-  teacher = build.teachers_of(config, model) if model else build.teachers(config, dataset, data.batches.blank)
+  config, teacher, found = given.of_images(config, dataset, data.batches.blank)
   arms = tuple(quantizers.arms(config))
   networks = {arm.student: build.student(config, arm.student, dataset.num_classes) for arm in arms}
   students = {arm: networks[arm.student] for arm in arms}
@@ -89,21 +85,16 @@ def run(plan: Experiment, to: Run) -> list[Row]:
 def teacher_end(plan: Experiment, to: Run) -> Start:
   """What the teacher ended with, here or in the file that is given."""
   if plan.given:
-    return going_on(given.variables(plan.given))
+    return given.end(plan.given)
   return fit(to, TEACHER, plan.teacher, plan.teacher_data)[TEACHER].end
 
 
 def teacher_row(plan: Experiment, scoring: Scoring, trained: Trained) -> Row:
   """The teacher's row, in float32."""
-  scored = scoring.scored(TEACHER, trained, teacher_description(plan), entropy=plan.config.entropy)
+  scored = scoring.scored(TEACHER, trained, given.description(plan), entropy=plan.config.entropy)
   size = tree.size(jax.eval_shape(trained.params))
   width, milliseconds = build.width(trained.group.model), scoring.milliseconds('teacher', trained)
   return Row(TEACHER, 'relu', width, None, FLOAT, None, None, *scored, None, size, milliseconds, None, None)
-
-
-def teacher_description(plan: Experiment) -> dict[str, Any]:
-  """What the teacher's file says of it."""
-  return plan.given[0].description if plan.given else description(plan.config, None, plan.dataset)
 
 
 def student_row(plan: Experiment, scoring: Scoring, arm: Arm, trained: Trained) -> Row:
@@ -132,7 +123,7 @@ def again(plan: Experiment, folder: Path) -> list[Row]:
 
   def scored(row: Row) -> list[float]:
     each, student = known[row.name]
-    about = teacher_description(plan) if student is None else description(plan.config, student, plan.dataset)
+    about = given.description(plan) if student is None else description(plan.config, student, plan.dataset)
     return scoring.again(row.name, each, about, row.accuracy)
 
   return [row._replace(accuracy=scored(row)) for row in rows]

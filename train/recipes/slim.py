@@ -22,7 +22,7 @@ from train.objectives import distill, mixed, penalized, supervised, teach
 from train.report_slim import ORIGINAL, Row
 from train.run import Run, noted
 from train.scoring import MEASURING, timed
-from train.shipped import of_data, of_thin
+from train.shipped import of_thin
 from train.slimming import CRITERIA, Slimming, mean_scales, mean_spectra, share_of, sliced
 from train.step import Group
 
@@ -91,7 +91,7 @@ def experiment(config: Slim) -> Experiment:
   check(config)
   dataset = load(config.data, data_dir=config.data_dir, train_images=config.train_images)
   config, found = given.teachers(config, several=True)
-  given.check_same(found, of_data(config, dataset), config.data)
+  given.check_images(found, config, dataset)
   config = given.originals(config, found, [label(*kind) for kind in build.kinds(config)])
   data, test = build.data(config, dataset)
   slimmings, groups, known = {}, {}, {}
