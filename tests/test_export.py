@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lmajax.compress import pack
 from tests import oracles
 from tests.models import cifar10, written
 from tests.programs import train
@@ -202,6 +203,7 @@ class TestBits:
     found = shipped.read(out)
     assert found.description == description
     assert found.packed.mean_bits() <= 4
+    assert out.stat().st_size < len(pack(found.packed, found.stats, description))  # Huffman's code is shorter here
     packed = oracles.uniform(np.asarray(variables['params']['logits']['kernel']), 4)
     np.testing.assert_allclose(found.packed.decode()['logits']['kernel'], packed, atol=1e-6)
     before, after = (each['batch_stats']['stages_0']['norm']['mean'] for each in (variables, found.stats))
