@@ -154,6 +154,14 @@ class TestIdx:
     write(tmp_path, files | {name: spoil(files[name])})
     assert str(tmp_path / name) in error_of('mnist', tmp_path)
 
+  @pytest.mark.parametrize('zipped', [True, False])
+  def test_a_file_larger_than_any_of_its_kind_is_not_read(self, tmp_path, mnist, monkeypatch, zipped):
+    monkeypatch.setattr(idx, '_MOST', 5000)
+    pack, end = (gzip.compress, '.gz') if zipped else (bytes, '')
+    write(tmp_path, {f'{name}{end}': pack(body + bytes(5000)) for name, body in mnist_files(*mnist).items()})
+    with pytest.raises(UserError, match=f'train-images-idx3-ubyte{end}: holds more than 5,000 bytes'):
+      load('mnist', data_dir=tmp_path)
+
   def test_no_images_at_all(self, tmp_path, mnist):
     write(tmp_path, mnist_files(mnist[0], mnist[1].take(np.arange(0))))
     assert 't10k-labels-idx1-ubyte: holds no images' in error_of('mnist', tmp_path)
@@ -202,6 +210,22 @@ class TestCifar:
     for body in (whole[: len(whole) // 2], gzip.compress(gzip.decompress(whole)[:3000]), b'no archive'):
       write(tmp_path, {CIFAR_ARCHIVES[name]: body})
       assert str(tmp_path / CIFAR_ARCHIVES[name]) in error_of(name, tmp_path)
+
+  @pytest.mark.parametrize('bomb', ['wanted', 'other', 'name', 'claim'])
+  def test_an_archive_that_grows_beyond_its_kind_is_not_read(self, tmp_path, monkeypatch, bomb):
+    """In a member that is wanted, in one that is not, in the name of one, or by what its header says."""
+    monkeypatch.setattr(cifar, '_MOST', 50_000)
+    name = CIFAR_FILES['cifar10'][0]
+    large = {'wanted': {name: bytes(60_000)}, 'other': {'other': bytes(60_000)}, 'name': {60_000 * 'a': b''}}
+    body = tar_gz(large.get(bomb, {}))
+    if bomb == 'claim':
+      member = tarfile.TarInfo(name)
+      member.size = 2**40
+      body = gzip.compress(member.tobuf() + bytes(1024))
+    write(tmp_path, {CIFAR_ARCHIVES['cifar10']: body})
+    said = 'cannot be read' if bomb == 'claim' else 'holds more than 50,000 bytes'
+    with pytest.raises(UserError, match=f'{CIFAR_ARCHIVES["cifar10"]}: {said}'):
+      load('cifar10', data_dir=tmp_path)
 
   @pytest.mark.parametrize('member', ['../x.bin', 'cifar-10-batches-bin/../../x.bin', '/x.bin'])
   def test_a_member_that_leads_outside_is_refused(self, tmp_path, member):

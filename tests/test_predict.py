@@ -1,5 +1,6 @@
 """What a model says of image files; a changed or foreign file is refused before anything of it is loaded."""
 
+import os
 import re
 import sys
 
@@ -12,10 +13,11 @@ from lmajax.compress._tensors import Blocks
 from tests.models import cifar10, written
 from tests.runs import refused
 from tests.test_export import FORMATS, ONNX
-from train import served
+from train import predict, served
 from train.__main__ import main
 from train.data import load
 from train.data.classes import NAMES
+from train.errors import UserError
 
 
 @pytest.fixture(scope='module')
@@ -182,3 +184,56 @@ def test_an_image_that_would_be_clipped_or_guessed_at_is_refused(capsys, tmp_pat
   assert re.search(
     f'{re.escape(str(path))}.*{reason}', refused(capsys, 'predict', folder / 'student.safetensors', path)
   )
+
+
+DIGITS = {'image_shape': [8, 8, 1], 'brightest': 16}
+
+
+def test_a_picture_stands_as_its_camera_says(tmp_path):
+  image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8)).astype(np.uint8))
+  exif = image.getexif()
+  exif[0x0112] = 6  # turn by 90 degrees clockwise to show it
+  image.save(tmp_path / 'turned.png', exif=exif)
+  image.transpose(Image.Transpose.ROTATE_270).save(tmp_path / 'upright.png')
+  turned, upright = (predict.pixels(tmp_path / name, DIGITS) for name in ('turned.png', 'upright.png'))
+  np.testing.assert_array_equal(turned, upright)
+
+
+@pytest.mark.parametrize('form', ['gif', 'webp', 'tiff', 'png'])
+def test_of_several_frames_none_is_chosen(tmp_path, form):
+  frames = [Image.new('L', (8, 8), 40 * i) for i in range(3)]
+  path = tmp_path / f'a.{form}'
+  frames[0].save(path, save_all=True, append_images=frames[1:])
+  with pytest.raises(UserError, match='3 frames: give an image of one'):
+    predict.pixels(path, DIGITS)
+
+
+def test_what_would_be_waited_for_is_refused(tmp_path):
+  os.mkfifo(tmp_path / 'a.png')
+  with pytest.raises(UserError, match='is no image file'):
+    predict.pixels(tmp_path / 'a.png', DIGITS)
+
+
+def test_more_pixels_than_memory_is_wise_for_are_refused(tmp_path, monkeypatch):
+  Image.new('L', (80, 80)).save(tmp_path / 'a.png')
+  monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 4000)
+  with pytest.raises(UserError, match=re.escape('(6400 pixels) exceeds limit of 4000 pixels')):
+    predict.pixels(tmp_path / 'a.png', DIGITS)
+
+
+@pytest.mark.parametrize(
+  'form', ['png', 'jpeg', 'gif', 'webp', 'bmp', 'tiff', 'ppm', 'ico', 'dds', 'tga', 'pcx', 'sgi']
+)
+def test_a_damaged_picture_is_read_or_refused(tmp_path, form):
+  draw, path = np.random.default_rng(1), tmp_path / f'a.{form}'
+  Image.fromarray(draw.integers(0, 256, (12, 9, 3)).astype(np.uint8)).save(path)
+  whole = path.read_bytes()
+  for _ in range(150):
+    spoilt = bytearray(whole[: draw.integers(1, len(whole) + 1)] if draw.random() < 0.3 else whole)
+    for place in draw.integers(0, min(len(spoilt), draw.choice([60, len(whole)])), draw.integers(1, 5)):
+      spoilt[place] = draw.integers(0, 256)
+    path.write_bytes(spoilt)
+    try:
+      assert predict.pixels(path, DIGITS).shape == (8, 8, 1)
+    except UserError as error:
+      assert str(path) in str(error) and '\n' not in str(error)

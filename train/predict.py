@@ -1,12 +1,13 @@
 """What a model says of image files."""
 
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from train.errors import UserError
 from train.served import Served, load
@@ -30,14 +31,7 @@ def lines(model: Path, files: Sequence[Path]) -> Iterator[str]:
 def pixels(path: Path, description: dict[str, Any]) -> np.ndarray:
   """An image file in the channels, the size and the range of pixels that a model takes; uint8 [h, w, c]."""
   height, width, channels = description['image_shape']
-  try:
-    with Image.open(path) as file:
-      _check(path, file)
-      image = file.convert('L' if channels == 1 else 'RGB')
-  except UnidentifiedImageError as error:
-    raise UserError(f'{path} is not an image that can be read; give PNG, JPEG or the like') from error
-  except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-    raise UserError(f'cannot read the image {path}: {getattr(error, "strerror", None) or error}') from error
+  image = _opened(path, 'L' if channels == 1 else 'RGB')
   if image.size != (width, height):
     print(f'{path}: resized from {image.width} x {image.height} to {width} x {height} pixels', file=sys.stderr)
     image = image.resize((width, height), Image.Resampling.BILINEAR)
@@ -45,8 +39,31 @@ def pixels(path: Path, description: dict[str, Any]) -> np.ndarray:
   return np.rint(scaled).astype(np.uint8).reshape(height, width, channels)
 
 
+def _opened(path: Path, mode: str) -> Image.Image:
+  """An image file, turned as its camera says, in a mode."""
+  if path.exists() and not path.is_file():
+    raise UserError(f'{path} is no image file')
+  try:
+    with warnings.catch_warnings(action='ignore'):
+      warnings.simplefilter('error', Image.DecompressionBombWarning)
+      with Image.open(path) as file:
+        _check(path, file)
+        return ImageOps.exif_transpose(file).convert(mode)
+  except UserError:
+    raise
+  except UnidentifiedImageError as error:
+    raise UserError(f'{path} is not an image that can be read; give PNG, JPEG or the like') from error
+  except MemoryError as error:
+    raise UserError(f'cannot read the image {path}: it is too large') from error
+  except Exception as error:  # the decoders raise whatever a damaged file leads them to
+    reason = getattr(error, 'strerror', None) or ' '.join(str(error).split()) or type(error).__name__
+    raise UserError(f'cannot read the image {path}: {reason}') from error
+
+
 def _check(path: Path, image: Image.Image) -> None:
   """Refuses what a conversion would clip or guess at."""
+  if (frames := getattr(image, 'n_frames', 1)) > 1:
+    raise UserError(f'{path} has {frames} frames: give an image of one')
   if image.mode.startswith(('I', 'F')):
     raise UserError(f'{path} has more than 8 bits a pixel: give an image of 8')
   if image.has_transparency_data and np.asarray(image.convert('RGBA'))[..., 3].min() < 255:

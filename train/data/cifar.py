@@ -10,6 +10,7 @@ from train.data.images import Examples, checked
 from train.errors import UserError
 
 _PIXELS = 3 * 32 * 32
+_MOST = 2**28  # the published ones: some 185 MB, all members together
 
 
 class _Layout(NamedTuple):
@@ -55,10 +56,10 @@ def load(name: str, data_dir: Path) -> tuple[Examples, Examples]:
 def _contents(data_dir: Path, layout: _Layout) -> dict[Path, bytes]:
   names = [f'{layout.folder}/{file}' for file in (*layout.train, layout.test)]
   if (data_dir / layout.folder).is_dir():
-    return {data_dir / name: read_bytes(data_dir / name) for name in names}
+    return {data_dir / name: read_bytes(data_dir / name, _MOST) for name in names}
   archive = data_dir / layout.archive
   if archive.is_file():
-    members = read_tar(archive, names)
+    members = read_tar(archive, names, _MOST)
     return {archive / name: members[name] for name in names}
   for pickled in layout.pickled:
     if (data_dir / pickled).exists():

@@ -1,6 +1,7 @@
 """Published files, read into memory: nothing is unpacked to disk, so no member of an archive can land anywhere."""
 
 import gzip
+import io
 import tarfile
 import zlib
 from collections.abc import Collection, Iterator
@@ -9,18 +10,26 @@ from pathlib import Path, PurePosixPath
 
 from train.errors import UserError
 
+MOST = 2**30
+"""How many bytes a file may hold once it is unwrapped, where nothing better is known; a choice."""
 
-def read_bytes(path: Path) -> bytes:
-  """All bytes of a file; those inside the wrapping if it is gzipped."""
+
+def read_bytes(path: Path, most: int = MOST) -> bytes:
+  """All bytes of a file; those inside the wrapping if it is gzipped. More than ``most`` are refused, and never read."""
   with naming(path):
-    raw = path.read_bytes()
-    return gzip.decompress(raw) if path.suffix == '.gz' else raw
+    if path.exists() and not path.is_file():
+      raise UserError(f'{path}: is no file')
+    with gzip.open(path) if path.suffix == '.gz' else path.open('rb') as file:
+      content = file.read(most + 1)
+  if len(content) > most:
+    raise UserError(f'{path}: holds more than {most:,} bytes, unwrapped, and no such file should; get the right one')
+  return content
 
 
-def read_tar(path: Path, names: Collection[str]) -> dict[str, bytes]:
+def read_tar(path: Path, names: Collection[str], most: int = MOST) -> dict[str, bytes]:
   """The named members of a gzipped tar archive; one unsafe member and the whole archive is refused."""
-  found = {}
-  with naming(path), tarfile.open(path, 'r:gz') as tar:
+  found, content = {}, io.BytesIO(read_bytes(path, most))
+  with naming(path), tarfile.open(fileobj=content) as tar:
     for member in tar:
       name = _safe_name(path, member)
       stream = tar.extractfile(member) if name in names else None

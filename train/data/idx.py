@@ -9,6 +9,8 @@ from train.data.files import read_bytes
 from train.data.images import Examples, checked
 from train.errors import UserError
 
+_MOST = 2**26  # the published ones: 47,040,016 bytes at most
+
 
 def load(name: str, data_dir: Path) -> tuple[Examples, Examples]:
   """Training and test images from ``data_dir/name`` if there is one (the sets share file names), else ``data_dir``."""
@@ -37,7 +39,7 @@ def _find(folder: Path, name: str) -> Path:
 
 
 def _array(path: Path, *, rank: int) -> np.ndarray:
-  raw = read_bytes(path)
+  raw = read_bytes(path, _MOST)
   header = 4 + 4 * rank
   if len(raw) < header or raw[:4] != bytes((0, 0, 8, rank)):
     raise UserError(f'{path}: does not begin like an idx file of bytes in {rank} axes; get the published file again')
