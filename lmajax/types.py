@@ -84,6 +84,10 @@ class Packed(Protocol):
     """Counts what is stored: integers at their width, tables and scales at theirs."""
     ...
 
+  def size(self) -> int:
+    """Counts the weights, as they are once decoded."""
+    ...
+
   def mean_bits(self) -> float:
     """The bits of the integers, over all weights that have one."""
     ...

@@ -91,22 +91,81 @@ def test_a_packed_tree_that_is_no_model_is_refused(capsys, tmp_path, folder):
   assert 'without the description' in refused(capsys, 'predict', tmp_path / 'a.safetensors', folder / '0.png')
 
 
+NO_FIT = 'its description does not fit its weights'
 FORGED = [
-  {'activation': 'tanh'},
-  {'network': 'teacher'},
-  {'width': [6]},
-  {'width': [10**12]},
-  {'image_shape': [8]},
-  {'classes': 10},
+  ({'activation': 'tanh'}, f'{NO_FIT} (KeyError)'),
+  ({'network': 'teacher'}, NO_FIT),
+  ({'width': [6]}, NO_FIT),
+  ({'width': [3, 3]}, NO_FIT),
+  ({'network': 'resnet-920'}, f'{NO_FIT} (920 layers of'),
+  ({'classes': ['a', 'b']}, NO_FIT),
+  ({'width': [10**12]}, 'its description: width[0]: expected `int` <= 1000000000'),
+  ({'width': ['5']}, 'its description: width[0]: expected `int`, got `str`'),
+  ({'image_shape': [8]}, 'its description: image_shape: expected `array` of length >= 3'),
+  ({'image_shape': [200_000, 200_000, 1]}, 'has 40,000,000,000 pixels, more than 4,194,304'),
+  ({'network': 'resnet-60002'}, 'has 60,002 layers, more than 1,000'),
+  ({'classes': 10}, 'its description: classes: expected `array`, got `int`'),
+  ({'classes': []}, 'its description: classes: expected `array` of length >= 1'),
+  ({'segments': True}, 'its description: segments: expected `int | null`, got `bool`'),
+  ({'segments': 10**9}, 'its description: segments: expected `int` <= 1000000'),
+  ({'dtype': 'object'}, "its description: dtype: invalid enum value 'object'"),
+  ({'pixel_mean': [1e300]}, 'its description: pixel_mean[0]: expected `float` <= 1000000000.0'),
 ]
 
 
-@pytest.mark.parametrize('changes', FORGED, ids=str)
-def test_a_description_of_another_network_is_refused(capsys, tmp_path, folder, changes):
+@pytest.mark.parametrize('changes, said', FORGED, ids=[str(changes) for changes, _ in FORGED])
+def test_a_description_of_another_network_is_refused(capsys, tmp_path, folder, changes, said):
   packed, stats, config = unpack((folder / 'student.safetensors').read_bytes())
   path = tmp_path / 'a.safetensors'
   path.write_bytes(pack(packed, stats, {**config, **changes}))
-  assert 'does not fit its weights' in refused(capsys, 'predict', path, folder / '0.png')
+  assert said in refused(capsys, 'predict', path, folder / '0.png')
+
+
+@pytest.mark.parametrize('form', FORMATS[1:])
+@pytest.mark.parametrize(
+  'changes, said', [({'image_shape': [9999, 9999, 9]}, 'pixels'), ({'classes': [3]}, 'classes[0]')]
+)
+def test_a_forged_description_beside_an_export_is_refused(capsys, tmp_path, folder, form, changes, said):
+  _, _, config = unpack((folder / 'student.safetensors').read_bytes())
+  path = tmp_path / f'a.{form}'
+  path.write_bytes(b'program')
+  served.write_digest(path, {**config, **changes})
+  assert said in refused(capsys, 'predict', path, folder / '0.png')
+
+
+@pytest.mark.parametrize('form', FORMATS[1:])
+def test_garbage_under_a_fitting_digest_is_refused(capsys, tmp_path, folder, form):
+  _, _, config = unpack((folder / 'student.safetensors').read_bytes())
+  path, draw = tmp_path / f'a.{form}', np.random.default_rng(2)
+  for content in (b'', b'program', draw.bytes(50), draw.bytes(5000), bytes(400), b'\xff' * 99):
+    path.write_bytes(content)
+    served.write_digest(path, config)
+    assert f'{path} cannot be loaded by' in refused(capsys, 'predict', path, folder / '0.png')
+
+
+@pytest.mark.parametrize('model', FORMATS[1:], indirect=True)
+def test_answers_for_other_classes_than_are_named_are_refused(capsys, tmp_path, folder, model):
+  path = tmp_path / model.name
+  path.write_bytes(model.read_bytes())
+  about = served.load(model).description
+  served.write_digest(path, {**about, 'classes': about['classes'][:4]})
+  assert 'has 4 classes by what it says' in refused(capsys, 'predict', path, folder / '0.png')
+
+
+def test_names_cannot_command_the_terminal(capsys, tmp_path, folder):
+  packed, stats, config = unpack((folder / 'student.safetensors').read_bytes())
+  path = tmp_path / 'a.safetensors'
+  path.write_bytes(pack(packed, stats, {**config, 'classes': [f'\x1b[2J{i}\n' for i in range(10)]}))
+  assert main(['predict', str(path), str(folder / '0.png')]) == 0
+  (line,) = capsys.readouterr().out.splitlines()
+  assert r': \x1b[2J' in line and line.isprintable()
+
+
+def test_a_person_can_raise_a_limit(capsys, folder):
+  files = [folder / 'student.safetensors', folder / '0.png']
+  line = refused(capsys, 'predict', *files, '--limits.parameters', '300')
+  assert line.endswith('more than 300: if you trust it, raise the limit where the command has --limits.parameters')
+  assert main(['predict', *map(str, files), '--limits.parameters', '3000']) == 0
 
 
 def test_a_small_file_of_enormous_weights_is_refused_before_they_are_decoded(capsys, tmp_path, folder):
@@ -115,7 +174,7 @@ def test_a_small_file_of_enormous_weights_is_refused_before_they_are_decoded(cap
   packed.tensors['logits']['kernel'] = Blocks(np.zeros(10**5, np.uint8), row, (10**6, 8 * 10**5), 1)  # 3 TB
   path = tmp_path / 'a.safetensors'
   path.write_bytes(pack(packed, stats, config))
-  assert 'does not fit its weights' in refused(capsys, 'predict', path, folder / '0.png')
+  assert 'has 800,000,000,' in refused(capsys, 'predict', path, folder / '0.png')
 
 
 def test_a_digest_that_describes_no_model_is_refused(capsys, tmp_path, folder):

@@ -172,7 +172,7 @@ def _evaluate(command: Evaluate, arguments: list[str]) -> None:
   if not command.run.is_dir():
     from train import served
 
-    print(served.scored(command.run, command.data, command.data_dir))
+    print(served.scored(command.run, command.data, command.data_dir, limits=command.limits))
     return
   require(command.data is None, 'data', command.data, 'a run knows its data; leave it out')
   made_by = configs.recipe_of(command.run)
@@ -219,7 +219,7 @@ def _export(command: Export, arguments: list[str]) -> None:
   from train import export
 
   export.check(command)
-  source = export.source(command.model, command.student)
+  source = export.source(command.model, command.student, command.limits)
   if command.bits is not None:
     source = export.quantized(source, command.bits, command.data_dir)
   out = command.out or source.path.with_suffix(f'.{command.format}')
@@ -231,7 +231,7 @@ def _predict(command: Predict, arguments: list[str]) -> None:
   del arguments
   from train import predict
 
-  for line in predict.lines(command.model, command.files):
+  for line in predict.lines(command.model, command.files, command.limits):
     print(line)
 
 

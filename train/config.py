@@ -12,7 +12,8 @@ import jax
 import tyro
 
 from train.errors import UserError
-from train.run import read_json, write_atomically
+from train.outside import read_json
+from train.run import write_atomically
 
 DataName = Literal['digits', 'mnist', 'fashion-mnist', 'cifar10', 'cifar100']
 ActivationName = Literal['relu', 'identity', 'prelu', 'swish', 'aplu', 'lma', 'lma-joined']

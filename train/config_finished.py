@@ -7,6 +7,7 @@ from typing import Literal
 import tyro
 
 from train.config import DataName
+from train.outside import LIMITS, Limits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +20,8 @@ class Evaluate:
   """For a file: the data set it must be of; by default its own."""
   data_dir: Path | None = None
   """A folder with the published files of the data set; by default the run's own, or the internet."""
+  limits: Limits = LIMITS
+  """Of what a model file may hold."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +61,8 @@ class Export:
   """The file; by default NAME.FORMAT in the run's folder exports, or beside the packed file."""
   data_dir: Path | None = None
   """A folder with the published files of the data set; by default the run's own."""
+  limits: Limits = LIMITS
+  """Of what a model file may hold."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +73,8 @@ class Predict:
   """A file that export, quantize or compress wrote: .safetensors, or .stablehlo or .onnx with its digest beside it."""
   files: tyro.conf.Positional[tuple[Path, ...]]
   """Images: PNG, JPEG, whatever Pillow reads."""
+  limits: Limits = LIMITS
+  """Of what a model file may hold."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,3 +93,5 @@ class Translate:
   """Of the search; 1 is greedy; by default as in the run."""
   length_penalty: float | None = None
   """By default as in the run."""
+  limits: Limits = LIMITS
+  """Of what a model file may hold."""

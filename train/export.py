@@ -26,8 +26,9 @@ from train.data import load
 from train.errors import UserError
 from train.evaluate import member
 from train.objectives import supervised
+from train.outside import LIMITS, Limits, read_json
 from train.recipes import distill
-from train.run import read_json, within, write_atomically
+from train.run import within, write_atomically
 from train.scoring import Files
 from train.served import load as load_model
 from train.served import write_digest
@@ -47,6 +48,11 @@ class Source(NamedTuple):
   path: Path
   content: bytes
   data_dir: Path | None
+  limits: Limits
+
+  def shipped(self) -> Shipped:
+    """What the file holds, once it was seen to be a network."""
+    return fitting(of_bytes(self.content, self.path, self.limits), self.path)
 
 
 class Agreement(NamedTuple):
@@ -76,10 +82,10 @@ def check(command: Export) -> None:
   require(bits is None or command.format == 'safetensors', 'bits', bits, 'give --format safetensors')
 
 
-def source(model: Path, student: str | None) -> Source:
+def source(model: Path, student: str | None, limits: Limits = LIMITS) -> Source:
   """The network that is meant: a packed file, or a row of a run's results."""
   if not model.is_dir():
-    return Source(model, read_bytes(model), None)
+    return Source(model, read_bytes(model), None, limits)
   try:
     results = read_json(model / 'results.json')
     rows = results['rows']
@@ -95,9 +101,9 @@ def source(model: Path, student: str | None) -> Source:
   if files:
     data_dir = read_json(model / 'config.json').get('data_dir')
     file = within(model, files[name], model / 'results.json')
-    return Source(path, read_bytes(file), data_dir and Path(data_dir))
+    return Source(path, read_bytes(file), data_dir and Path(data_dir), limits)
   config = configs.load(Distill, model)
-  return Source(path, _of_distill(config, model, name), config.data_dir)
+  return Source(path, _of_distill(config, model, name), config.data_dir, limits)
 
 
 def _chosen(names: Sequence[str], student: str | None, folder: Path) -> str:
@@ -121,7 +127,7 @@ def _of_distill(config: Distill, folder: Path, name: str) -> bytes:
 
 def quantized(source: Source, bits: int, data_dir: Path | None) -> Source:
   """The source with its kernels quantized, and with statistics that are measured under them on training images."""
-  found = fitting(of_bytes(source.content, source.path), source.path)
+  found = source.shipped()
   dataset = load(found.description['data'], data_dir=data_dir or source.data_dir)
   model, params = build_model(found.description), jax.tree.map(jnp.asarray, found.packed.decode())
   if found.packed.mean_bits() < 32:
@@ -141,7 +147,7 @@ def write(source: Source, path: Path, form: Format, data_dir: Path | None) -> Ag
   """Writes an export and its digest where they are asked for, once they were loaded from disk and agree."""
   if path.suffix != f'.{form}':
     raise UserError(f'--out is {path}: give a name that ends in .{form}')
-  shipped = fitting(of_bytes(source.content, source.path), source.path)
+  shipped = source.shipped()
   images = load(shipped.description['data'], data_dir=data_dir or source.data_dir).test.inputs[:_IMAGES]
   own = np.asarray(jax.jit(partial(logits, shipped.description))(shipped.variables(), images))
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -150,7 +156,7 @@ def write(source: Source, path: Path, form: Format, data_dir: Path | None) -> Ag
     write_atomically(draft, source.content if form == 'safetensors' else _WRITERS[form](shipped))
     if form != 'safetensors':  # which holds its own
       write_digest(draft, shipped.description)
-    found = compared(own, load_model(draft).logits(images), tolerance(shipped.description))
+    found = compared(own, load_model(draft, source.limits).logits(images), tolerance(shipped.description))
     if not found.holds:
       raise UserError(f'{path} {found} of {len(images)} test images: it is not the network, and is not kept')
     for part in Path(folder).iterdir():

@@ -18,7 +18,7 @@ from train.distributed import first
 from train.errors import UserError
 from train.evaluate import member
 from train.loop import Cohort, Start
-from train.run import read_json
+from train.outside import read_json
 from train.scoring import file_name, stacked
 from train.shipped import Shipped
 

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple, get_type_hints
 from train import report
 from train.config import option, text
 from train.errors import UserError
+from train.outside import read_json
 from train.readme import TABLES
-from train.run import read_json, without_nan, write_atomically
+from train.run import without_nan, write_atomically
 
 _STUDENTS = ('activations', 'segments', 'width')
 _SEEDS = ('seeds', 'first_seed')

@@ -1,6 +1,6 @@
 """Networks by name: the one table of what options and model files can say."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -83,6 +83,15 @@ def parsed(name: str) -> tuple[Family, tuple[int, ...]]:
     if name.startswith(prefix) and len(numbers) == family.numbers and fits:
       return family, tuple(map(int, numbers))
   raise ValueError(f'give one of {", ".join(map(_example, FAMILIES))}')
+
+
+def layers(name: str, width: Sequence[int]) -> int:
+  """At least so many layers with weights does the network of a name have, if there is one; 0 if not."""
+  try:
+    family, numbers = parsed(name)
+  except ValueError:
+    return 0
+  return max(numbers[:1] if family.width == _STAGES or family.numbers == 2 else (), default=0) or len(width)
 
 
 def _example(prefix: str) -> str:

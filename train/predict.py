@@ -10,17 +10,18 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from train.errors import UserError
+from train.outside import LIMITS, Limits, printable
 from train.served import Served, load
 
 _AT_ONCE = 256
 _TOP = 3
 
 
-def lines(model: Path, files: Sequence[Path]) -> Iterator[str]:
+def lines(model: Path, files: Sequence[Path], limits: Limits = LIMITS) -> Iterator[str]:
   """One line a file: its best class with the probability, then the best three."""
   if not files:
     raise UserError('predict needs at least one image file')
-  served = load(model)
+  served = load(model, limits)
   for start in range(0, len(files), _AT_ONCE):
     some = files[start : start + _AT_ONCE]
     images = np.stack([pixels(file, served.description) for file in some])
@@ -76,7 +77,7 @@ def _probabilities(served: Served, images: np.ndarray) -> np.ndarray:
   return parts / parts.sum(axis=-1, keepdims=True)
 
 
-def _said(classes: Sequence[str], chances: np.ndarray) -> str:
+def _said(classes: list[str], chances: np.ndarray) -> str:
   best = np.argsort(-chances, kind='stable')[:_TOP]
-  first, *_ = named = [f'{classes[i]} {100 * chances[i]:.1f} %' for i in best]
+  first, *_ = named = [f'{printable(classes[i])} {100 * chances[i]:.1f} %' for i in best]
   return f'{first} ({", ".join(named)})'

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from train import report, report_compress, report_lit, report_lit_gan, report_quantize, report_slim, report_text
 from train.bench import activation, latency, record, scaling, stages, step, translation
+from train.outside import read_json
 from train.recipes import regions
-from train.run import read_json
 
 TABLES = {
   'distill': (report.Row, report.table),

@@ -10,7 +10,8 @@ from scipy import stats
 
 from train.config import label, published, recipe
 from train.errors import UserError
-from train.run import read_json, within, without_nan, write_atomically
+from train.outside import read_json
+from train.run import within, without_nan, write_atomically
 
 
 class Row(NamedTuple):

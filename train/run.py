@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from train.distributed import first, several, wait
 from train.errors import UserError
+from train.outside import read_json
 
 
 class Stopped(Exception):
@@ -187,13 +188,3 @@ def within(folder: Path, name: Any, said_by: Path) -> Path:
   if leads_out or not (folder / name).resolve().is_relative_to(folder.resolve()):
     raise UserError(f'{said_by} names {name!r}, which is no file of {folder}: restore it')
   return folder / name
-
-
-def read_json(path: Path) -> Any:
-  """Reads a file of a run, or says in one line why it cannot be read."""
-  try:
-    return json.loads(path.read_text())
-  except OSError as error:
-    raise UserError(f'cannot read {path}: {error.strerror or error}; is {path.parent} the folder of a run?') from error
-  except ValueError as error:
-    raise UserError(f'{path} is not JSON: {error}') from error

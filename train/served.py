@@ -14,8 +14,12 @@ from jax import export
 from train.config import require
 from train.data import load as read_data
 from train.errors import UserError
-from train.run import read_json, write_atomically
+from train.outside import LIMITS, Limits, printable, read_json
+from train.run import write_atomically
 from train.shipped import check, fitting, logits, read, read_bytes
+
+Loaded = tuple[Callable[[np.ndarray], Any], dict[str, Any]]
+"""A program and the description of its model."""
 
 
 class Served(NamedTuple):
@@ -25,16 +29,17 @@ class Served(NamedTuple):
   description: dict[str, Any]
 
 
-def load(path: Path) -> Served:
-  """Loads a model; one that does not fit its digest is not even parsed."""
+def load(path: Path, limits: Limits = LIMITS) -> Served:
+  """Loads a model; one that does not fit its digest is not even parsed, and what it answers has the shape it says."""
   if path.suffix not in _LOADERS:
     raise UserError(f'{path} is no model file: their names end in {", ".join(_LOADERS)}')
-  return _LOADERS[path.suffix](path)
+  program, description = _LOADERS[path.suffix](path, limits)
+  return Served(partial(_answers, program, path, len(description['classes'])), description)
 
 
-def scored(path: Path, data: str | None, data_dir: Path | None, *, at_once: int = 500) -> str:
+def scored(path: Path, data: str | None, data_dir: Path | None, *, limits: Limits = LIMITS, at_once: int = 500) -> str:
   """What part of the test images of its data set a model gets right, in a line; ``data`` says which set it must be."""
-  served = load(path)
+  served = load(path, limits)
   own, shape = served.description['data'], tuple(served.description['image_shape'])
   require(data in (None, own), 'data', data, f'{path} is of {own}')
   test = read_data(own, data_dir=data_dir).test
@@ -67,7 +72,22 @@ def _digest(path: Path, content: bytes, description: Any) -> dict[str, Any]:
   }
 
 
-def _verified(path: Path) -> tuple[bytes, dict[str, Any]]:
+def _answers(program: Callable[[np.ndarray], Any], path: Path, classes: int, images: np.ndarray) -> np.ndarray:
+  try:
+    found = np.asarray(program(images))
+  except Exception as error:  # whatever a program from outside does
+    raise UserError(
+      f'{path} fails on images of {images.shape[1:]} ({_reason(error)}); export the model anew'
+    ) from error
+  if found.shape != (len(images), classes) or found.dtype != np.float32:
+    raise UserError(
+      f'{path} answers {len(images)} images in {found.dtype.name} of {found.shape}, and has {classes} classes by what'
+      ' it says of itself; export the model anew'
+    )
+  return found
+
+
+def _verified(path: Path, limits: Limits) -> tuple[bytes, dict[str, Any]]:
   content, beside = read_bytes(path), digest_path(path)
   if not beside.is_file():
     raise UserError(f'{beside} is missing: an export is loaded only with the digest that stands beside it')
@@ -75,37 +95,46 @@ def _verified(path: Path) -> tuple[bytes, dict[str, Any]]:
   description = digest.get('description') if isinstance(digest, dict) else None
   if not isinstance(description, dict) or digest != _digest(path, content, description):
     raise UserError(f'{path} and its digest {beside.name} do not fit: one of them was changed; export the model anew')
-  check(description, path)
+  check(description, path, limits)
   return content, description
 
 
-def _load_safetensors(path: Path) -> Served:
-  shipped = fitting(read(path), path)
+def _load_safetensors(path: Path, limits: Limits) -> Loaded:
+  shipped = fitting(read(path, limits), path)
   program = jax.jit(partial(logits, shipped.description))
-  variables = shipped.variables()
-  return Served(lambda images: np.asarray(program(variables, images)), shipped.description)
+  return partial(program, shipped.variables()), shipped.description
 
 
-def _load_stablehlo(path: Path) -> Served:
-  content, description = _verified(path)
+def _load_stablehlo(path: Path, limits: Limits) -> Loaded:
+  content, description = _verified(path, limits)
   try:
-    program = jax.jit(export.deserialize(bytearray(content)).call)
+    return jax.jit(export.deserialize(bytearray(content)).call), description
   except ImportError as error:
     raise UserError('flatbuffers is not installed: pip install "lmajax[deploy]"') from error
-  except ValueError as error:  # of a JAX too new or too old for this file
-    raise UserError(f'{path} cannot be loaded by JAX {jax.__version__}: {error}; export the model anew') from error
-  return Served(lambda images: np.asarray(program(images)), description)
+  except Exception as error:  # of a JAX too new or too old for this file, or of no such file at all
+    reason = f'cannot be loaded by JAX {jax.__version__}: {_reason(error)}'
+    raise UserError(f'{path} {reason}; export the model anew') from error
 
 
-def _load_onnx(path: Path) -> Served:
-  content, description = _verified(path)
+def _load_onnx(path: Path, limits: Limits) -> Loaded:
+  content, description = _verified(path, limits)
   try:
     import onnxruntime
   except ImportError as error:
     raise UserError('onnxruntime is not installed: pip install "lmajax[onnx]"') from error
-  session = onnxruntime.InferenceSession(content, providers=['CPUExecutionProvider'])
-  (given,) = session.get_inputs()
-  return Served(lambda images: np.asarray(session.run(None, {given.name: images})[0]), description)
+  try:
+    session = onnxruntime.InferenceSession(content, providers=['CPUExecutionProvider'])
+    (given,) = session.get_inputs()
+  except Exception as error:
+    reason = f'cannot be loaded by ONNX Runtime {onnxruntime.__version__}: {_reason(error)}'
+    raise UserError(f'{path} {reason}; export the model anew') from error
+  return lambda images: session.run(None, {given.name: images})[0], description
+
+
+def _reason(error: Exception) -> str:
+  """The kind of an error that is not ours, and the beginning of what it says, on one line."""
+  words = printable(' '.join(str(error).split()))
+  return f'{type(error).__name__}: {words[:120]}' if words else type(error).__name__
 
 
 _LOADERS = {'.safetensors': _load_safetensors, '.stablehlo': _load_stablehlo, '.onnx': _load_onnx}

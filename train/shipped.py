@@ -1,12 +1,14 @@
 """A model in one file that explains itself: packed weights, statistics, and all it takes to build and to feed it."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from msgspec import Meta
 
 from lmajax.compress import pack, unpack
 from lmajax.types import Array, ModelStats, Packed
@@ -18,6 +20,7 @@ from train.data import Dataset
 from train.data.batches import normalized
 from train.data.classes import BRIGHTEST, NAMES
 from train.errors import UserError
+from train.outside import LIMITS, Count, Limits, Name, Number, Segments, most, printable, typed
 from train.run import write_atomically
 
 
@@ -36,20 +39,20 @@ class Shipped(NamedTuple):
 class Description(TypedDict):
   """All that a file must say of its network; of JSON's types."""
 
-  data: str
-  network: str
-  width: list[int]
+  data: Name
+  network: Name
+  width: list[Count]
   coupled: bool
-  thinned: list[int] | None
-  activation: str
-  segments: int | None
-  activation_bits: int | None
-  dtype: str
-  classes: list[str]
-  image_shape: list[int]
-  pixel_mean: list[float]
-  pixel_std: list[float]
-  brightest: int
+  thinned: list[Count] | None
+  activation: Name
+  segments: Segments | None
+  activation_bits: Annotated[int, Meta(ge=1, le=8)] | None
+  dtype: Literal['float32', 'bfloat16']
+  classes: Annotated[list[Name], Meta(min_length=1)]
+  image_shape: Annotated[list[Count], Meta(min_length=3, max_length=3)]
+  pixel_mean: list[Number]
+  pixel_std: list[Number]
+  brightest: Annotated[int, Meta(ge=1, le=255)]
 
 
 def description(config: Named, arm: Arm | None, dataset: Dataset) -> dict[str, Any]:
@@ -131,51 +134,69 @@ def write(path: Path, packed: Packed, stats: ModelStats, description: dict[str, 
   return len(content)
 
 
-def read(path: Path) -> Shipped:
-  """Reads what ``write`` wrote; what is missing, foreign or damaged is said in one line."""
-  return of_bytes(read_bytes(path), path)
+def read(path: Path, limits: Limits = LIMITS) -> Shipped:
+  """Reads what ``write`` wrote; what is missing, foreign, damaged or too large is said in one line."""
+  return of_bytes(read_bytes(path), path, limits)
 
 
-def of_bytes(content: bytes, path: Path) -> Shipped:
-  """The content of a model file; an error names its path."""
-  shipped = opened(content, path)
-  check(shipped.description, path)
+def of_bytes(content: bytes, path: Path, limits: Limits = LIMITS) -> Shipped:
+  """The content of a model file, of which nothing is decoded yet; an error names its path."""
+  shipped = opened(content, path, limits)
+  check(shipped.description, path, limits)
   return shipped
 
 
-def opened(content: bytes, path: Path) -> Shipped:
-  """The content of a file of whatever kind of model."""
+def opened(content: bytes, path: Path, limits: Limits = LIMITS) -> Shipped:
+  """The content of a file of whatever kind of model, with no more weights than the limit."""
   try:
-    return Shipped(*unpack(content))
+    shipped = Shipped(*unpack(content))
   except ValueError as error:
-    raise UserError(f'{path}: {error}; write it anew') from error
+    raise UserError(f'{path}: {printable(str(error))}; write it anew') from error
   except ImportError as error:
     raise UserError(str(error)) from error
+  most(shipped.packed.size(), 'parameters', limits, path)
+  return shipped
 
 
-def check(description: Any, path: Path) -> None:
-  """Whether it has the fields of a model's description."""
+def check(description: Any, path: Path, limits: Limits = LIMITS) -> None:
+  """Whether it is a model's description, within the limits."""
   if isinstance(description, dict) and 'vocabulary_digest' in description:
     raise UserError(f'{path}: holds a network that translates, and takes no images; give its run to translate')
   if not isinstance(description, dict) or set(description) != Description.__required_keys__:
     raise UserError(f'{path}: without the description of a model, as quantize, compress and export write it')
+  typed(description, Description, f'{path}: its description')
+  most(math.prod(description['image_shape']), 'pixels', limits, path)
+  most(networks.layers(description['network'], description['width']), 'layers', limits, path)
 
 
 def fitting(shipped: Shipped, path: Path) -> Shipped:
-  """Whether description, weights and statistics make one network: seen from shapes, before anything is decoded.
+  """Refuses a file whose description and weights do not make one network.
 
-  A codebook's few bytes can stand for any number of weights; those of a network that is described cannot.
+  A codebook's few bytes can stand for any number of weights, and a few numbers describe any network. So both are
+  bounded before, and here the network is built of shapes alone: nothing is decoded or computed.
   """
+  about = shipped.description
+  deep = networks.layers(about['network'], about['width'])
 
   def answered() -> Array:
-    images = jnp.zeros((1, *shipped.description['image_shape']), jnp.uint8)
-    return logits(shipped.description, {'params': shipped.packed.decode(jnp), **shipped.stats}, images)
+    images = jnp.zeros((1, *about['image_shape']), jnp.uint8)
+    return logits(about, {'params': shipped.packed.decode(jnp), **shipped.stats}, images)
 
-  try:
-    jax.eval_shape(answered)
-  except Exception as error:  # whatever a forged description makes a network of
-    raise UserError(f'{path}: its description does not fit its weights ({type(error).__name__})') from error
+  answering(answered, (1, len(about['classes'])), deep, shipped.packed, path)
   return shipped
+
+
+def answering(answered: Callable[[], Any], shape: tuple[int, ...], layers: int, packed: Packed, path: Path) -> None:
+  """Refuses a network that does not answer in that shape, and one with more layers than arrays unbuilt."""
+  said = f'{path}: its description does not fit its weights'
+  if layers > (arrays := len(jax.tree.leaves(packed.tensors))):
+    raise UserError(f'{said} ({layers} layers of {arrays} arrays)')
+  try:
+    found = jax.eval_shape(answered).shape
+  except Exception as error:  # whatever a forged description makes a network of
+    raise UserError(f'{said} ({type(error).__name__})') from error
+  if found != shape:
+    raise UserError(f'{said} (its answers are of {found}, and {shape} is described)')
 
 
 def read_bytes(path: Path) -> bytes:

@@ -14,9 +14,9 @@ from train.config import recipe_of, require
 from train.config_finished import Translate
 from train.data.buckets import numbers
 from train.errors import UserError
+from train.outside import read_json
 from train.report import TEACHER
 from train.report_text import Row
-from train.run import read_json
 from train.scoring import file_name
 from train.sentences import Lines, Search, translated, translator
 
@@ -30,7 +30,8 @@ def lines(command: Translate, stdin: BinaryIO) -> Iterator[str]:
     raise UserError(f'{command.run} is a run of {made_by}: translate takes runs of distill-text alone')
   known = build_text.load_vocabularies(command.run)
   row = chosen(report.read(command.run, 'distill-text', Row), command.student)
-  shipped = shipped_text.read(command.run / file_name(row.name, command.seed))
+  path = command.run / file_name(row.name, command.seed)
+  shipped = shipped_text.fitting(shipped_text.read(path, command.limits), path)
   about, variables = shipped.description, shipped.variables()
   if about['vocabulary_digest'] != build_text.digest(known):
     raise UserError(f'{command.run}: its vocabulary is not the one that {row.name} was trained with; restore it')

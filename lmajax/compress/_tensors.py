@@ -79,6 +79,10 @@ class Plain:
 
   array: np.ndarray
 
+  @property
+  def shape(self) -> tuple[int, ...]:
+    return self.array.shape
+
   @classmethod
   def of(cls, leaf: Any) -> 'Plain':
     return cls(np.asarray(leaf))
@@ -226,6 +230,10 @@ class PackedTree(NamedTuple):
     """Counts the bits of all arrays: packed codes (whole bytes), tables and scales."""
     arrays = [array for tensor in jax.tree.leaves(self.tensors) for array in tensor.arrays().values()]
     return 8 * sum(array.nbytes for array in arrays)
+
+  def size(self) -> int:
+    """Counts the weights, as they are once they are decoded; nothing is."""
+    return sum(math.prod(tensor.shape) for tensor in jax.tree.leaves(self.tensors))
 
   def mean_bits(self) -> float:
     """The bits of the codes, tables and scales apart, over all weights that have one; 32 where none has."""

@@ -9,7 +9,8 @@ from typing import Any
 
 from train.bench.timing import Ratio
 from train.errors import UserError
-from train.run import environment, read_json, write_atomically
+from train.outside import read_json
+from train.run import environment, write_atomically
 
 Record = dict[str, Any]
 

@@ -23,9 +23,10 @@ from train.evaluate import member
 from train.given import Given
 from train.loop import Cohort, Data, Start, fit
 from train.objectives import teach
+from train.outside import read_json
 from train.report import TEACHER
 from train.report_text import Row
-from train.run import Run, read_json, write_atomically
+from train.run import Run, write_atomically
 from train.said import Kept, cached, digest, heard
 from train.scoring import Files, Trained, Written, file_name, stacked
 from train.scoring_text import Scoring
@@ -69,6 +70,8 @@ def experiment(config: DistillText) -> Experiment:
   found = build_text.read(config, parallel.load(config.data, **how))
   config, teachers = given.teachers(config, read=shipped_text.of_bytes)
   given.check_same(teachers, build_text.description(config, found, None), 'this run')
+  for each in teachers:
+    shipped_text.fitting(each.shipped, each.path)
   size = found.sizes[1]
   enough = (config.cached_logits or 0) <= size
   require(enough, 'cached_logits', config.cached_logits, f'the vocabulary has {size}; give no more, or 0')

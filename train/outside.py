@@ -1,0 +1,78 @@
+"""What comes from outside, typed and bounded in one place before it is used."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from train.errors import UserError
+
+Count = Annotated[int, Meta(ge=1, le=10**9)]
+Segments = Annotated[int, Meta(ge=2, le=10**6)]
+Number = Annotated[float, Meta(ge=-1e9, le=1e9)]
+Name = Annotated[str, Meta(max_length=1000)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+  """How large the network in a model file may be, whose few bytes can describe a very large one. All are choices."""
+
+  parameters: int = 2**28
+  """Weights, once they are decoded: 1 GiB of float32."""
+  layers: int = 1000
+  """Layers in all."""
+  pixels: int = 2**22
+  """Numbers in an image, or, of a network that translates, in its table of positions."""
+
+
+LIMITS = Limits()
+
+
+def read_json(path: Path, kind: Any = Any) -> Any:
+  """Reads a JSON file whose content is of a type, or says in one line why not."""
+  try:
+    content = path.read_bytes()
+  except OSError as error:
+    raise UserError(f'cannot read {path}: {error.strerror or error}; is {path.parent} the folder of a run?') from error
+  try:
+    return typed(json.loads(content.decode()), kind, path)
+  except RecursionError as error:
+    raise UserError(f'{path} is not JSON that can be read: it is too deep') from error
+  except ValueError as error:  # torn, or no UTF-8
+    raise UserError(f'{path} is not JSON: {error}') from error
+
+
+def typed(value: Any, kind: Any, where: object) -> Any:
+  """The value itself, if it is of a type and within the type's bounds, and has no more names than a ``TypedDict``."""
+  try:
+    msgspec.convert(value, kind)
+  except msgspec.ValidationError as error:
+    raise UserError(f'{where}: {said(error)}') from error
+  known = getattr(kind, '__annotations__', None)
+  if isinstance(value, dict) and known and (extra := sorted(set(value) - set(known))):
+    raise UserError(f'{where}: the name {printable(extra[0])} is unknown')
+  return value
+
+
+def said(error: msgspec.ValidationError) -> str:
+  """What is wrong, and where: ``width[0] is no int``."""
+  what, _, place = str(error).partition(' - at `$')
+  return f'{printable(place.strip("`.")) or "the content"}: {what[0].lower()}{what[1:]}'
+
+
+def most(holds: int, name: str, limits: Limits, where: object) -> None:
+  """Refuses a network beyond a limit, naming the option that raises it."""
+  limit = getattr(limits, name)
+  if holds > limit:
+    raise UserError(
+      f'{where}: its network has {holds:,} {name}, more than {limit:,}: '
+      f'if you trust it, raise the limit where the command has --limits.{name}'
+    )
+
+
+def printable(text: str) -> str:
+  """The text with its control characters escaped: a terminal obeys them."""
+  return ''.join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
