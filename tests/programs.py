@@ -1,9 +1,13 @@
 """Runs of the command line in a process of their own, small, counted, and killed on purpose."""
 
+import atexit
+import functools
 import json
 import os
+import select
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -15,7 +19,44 @@ QUICK_TO_COMPILE = ' '.join(  # compiling is most of a test's time
     '--xla_cpu_parallel_codegen_split_count=1',  # a process of the tests has one core
   )
 )
+LONGEST = 300  # seconds that a program may take
 SMALL = ['--activations', 'lma', '--width', '3', '--seeds', '2', '--epochs', '3', '--save-every', '2']
+
+# Imports what all programs import, once, and forks for each: JAX has no backend yet, and takes one in the fork.
+_FORKING = """
+import importlib, json, os, pkgutil, resource, sys, warnings
+import train
+
+for module in pkgutil.walk_packages(train.__path__, 'train.'):
+  if not module.name.startswith('train.bench') and not module.name.endswith('__main__'):
+    importlib.import_module(module.name)
+import train.__main__
+
+warnings.filterwarnings('ignore', message='.*fork')  # numpy's threads, which know of it
+for line in sys.stdin:
+  asked = json.loads(line)
+  child = os.fork()
+  if not child:
+    break
+  print(os.waitpid(child, 0)[1], flush=True)
+else:
+  os._exit(0)
+os.environ.clear()
+os.environ.update(asked['environment'])
+for number, name in ((0, os.devnull), (1, asked['out']), (2, asked['err'])):
+  os.dup2(os.open(name, os.O_RDWR | os.O_CREAT, 0o600), number)
+if asked['limit'] is not None:
+  resource.setrlimit(resource.RLIMIT_FSIZE, 2 * (1024 * asked['limit'],))
+sys.argv = asked['argv']
+exec(asked['code'])
+"""
+
+_PLAIN = """
+import sys
+from train.__main__ import program
+
+sys.exit(program(sys.argv[1:]))
+"""
 
 # Counts the calls of one kind into a file, and sends this process a signal before (or after) the call of that number:
 # a training step, the save of a checkpoint, a line of metrics, or any other file of the run.
@@ -54,34 +95,62 @@ sys.exit(program(arguments))
 
 def train(*arguments, counted=None, kind='step', after=False, at=0, signum=0, limit=None, devices=1):
   """Runs ``python -m train``; ``counted`` names the file of dots, ``limit`` bounds the size of any file it writes."""
-  how = {'kind': kind, 'after': after, 'at': at, 'signum': signum}
-  program = ['-m', 'train'] if counted is None else counting(counted, **how)
-  return finished(start(*program, *arguments, limit=limit, devices=devices))
+  how = [counted, kind, int(after), at, int(signum)]
+  argv = ['-c', *([] if counted is None else how), *arguments]
+  with tempfile.TemporaryDirectory() as folder:
+    out, err = Path(folder) / 'out', Path(folder) / 'err'
+    asked = {
+      'code': _PLAIN if counted is None else _COUNTED,
+      'argv': list(map(str, argv)),
+      'environment': _environment(devices),
+      'limit': limit,
+      'out': str(out),
+      'err': str(err),
+    }
+    code = os.waitstatus_to_exitcode(_forked(asked))
+    return subprocess.CompletedProcess(argv, code, out.read_text(), err.read_text())
 
 
-def counting(dots, *, kind='step', after=False, at=0, signum=0):
-  """The program that counts its calls of a kind into ``dots``, and signals itself at one of them."""
-  return ['-c', _COUNTED, dots, kind, int(after), at, int(signum)]
+@functools.cache
+def _forking():
+  command = [sys.executable, '-c', _FORKING]
+  server = subprocess.Popen(
+    command, cwd=ROOT, env=_environment(1), stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+  )
+  atexit.register(server.communicate)
+  return server
 
 
-def start(*arguments, limit=None, devices=1, **variables):
+def _forked(asked):
+  server = _forking()
+  server.stdin.write(json.dumps(asked).encode() + b'\n')
+  server.stdin.flush()
+  if not select.select([server.stdout], [], [], LONGEST)[0]:
+    os.killpg(server.pid, 9)
+    _forking.cache_clear()
+    raise subprocess.TimeoutExpired(asked['argv'], LONGEST)
+  return int(server.stdout.readline())
+
+
+def start(*arguments, devices=1, **variables):
   """Starts Python, without waiting for its end."""
   command = [sys.executable, *map(str, arguments)]
-  if limit is not None:
-    command = ['bash', '-c', f'ulimit -f {limit}; trap "" XFSZ; exec "$@"', 'bash', *command]
-  environment = {
+  environment = {**_environment(devices), **variables}
+  return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def _environment(devices):
+  return {
     **os.environ,
     'JAX_PLATFORMS': 'cpu',
     'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} {QUICK_TO_COMPILE}',
     'PYTHONPATH': str(ROOT),
-    **variables,
   }
-  return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def finished(process):
   """Waits for the end of what was started."""
-  out, err = process.communicate(timeout=300)
+  out, err = process.communicate(timeout=LONGEST)
   return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 

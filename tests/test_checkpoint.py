@@ -1,5 +1,6 @@
 """A damaged checkpoint is named in a warning, and the one before it is used."""
 
+import re
 import warnings
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.programs import finished, start
 from train.checkpoint import Checkpoints, digests
+from train.errors import UserError
 
 # A load that fails leaves Orbax's event loop with work that it complains of when it is collected.
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
@@ -33,10 +36,7 @@ def saved(tmp_path):
 
 
 def restored(folder):
-  checkpoints = Checkpoints(folder)
-  found = checkpoints.restore(abstract)
-  checkpoints.close()
-  return found
+  return Checkpoints(folder).restore(abstract)
 
 
 def largest_file(folder):
@@ -132,17 +132,78 @@ def test_a_history_with_another_number_is_passed_over(saved):
 def test_reading_alters_nothing(saved):
   unfinished = saved / '4.orbax-checkpoint-tmp'
   unfinished.mkdir()
-  checkpoints = Checkpoints(saved, reading=True)
-  checkpoints.restore(abstract)
-  checkpoints.close()
+  Checkpoints(saved).restore(abstract)
   assert unfinished.exists()
 
 
-def test_all_damaged_restores_nothing(saved):
+def test_where_all_are_damaged_nothing_is_trained_over_them_unless_it_is_asked_for(saved):
   for number in ('1', '2', '3'):
     truncate(largest_file(saved / number))
+  with pytest.warns(UserWarning, match='damaged'), pytest.raises(UserError) as caught:
+    Checkpoints(saved).restore(abstract)
+  assert str(caught.value) == f'{saved}: none of its checkpoints can be read; restore one, or train anew by --restart'
   with pytest.warns(UserWarning, match='damaged'):
-    assert restored(saved) is None
+    assert Checkpoints(saved).restore(abstract, restart=True) is None
+
+
+@pytest.mark.parametrize(
+  'changes, kind', [({'shape': (64, 63)}, 'float32[64, 63]'), ({'dtype': jnp.bfloat16}, 'bfloat16[64, 64]')]
+)
+@pytest.mark.parametrize('restart', [False, True])
+def test_a_whole_one_of_other_shapes_or_types_is_not_taken_for_damaged(saved, changes, kind, restart):
+  def other():
+    found = abstract()
+    kernel = {'shape': (64, 64), 'dtype': jnp.float32, 'sharding': found['kernel'].sharding, **changes}
+    return {**found, 'kernel': jax.ShapeDtypeStruct(**kernel)}
+
+  said = f"{saved / '3'} does not fit this environment: ['kernel'] is float32[64, 64] there and {kind} here"
+  with warnings.catch_warnings(action='error'), pytest.raises(UserError, match=re.escape(said)):
+    Checkpoints(saved).restore(other, restart=restart)
+
+
+def test_one_more_leaf_than_was_saved_is_named(saved):
+  with pytest.raises(UserError, match=r"\['more'\] is None there and float32\[2\] here"):
+    Checkpoints(saved).restore(lambda: {**abstract(), 'more': jax.ShapeDtypeStruct((2,), jnp.float32)})
+
+
+def test_one_of_another_configuration_is_refused(tmp_path):
+  folder = tmp_path / 'phase'
+  checkpoints = Checkpoints(folder, {'learning_rate': 0.1, 'width': [1, 2]})
+  checkpoints.save(1, state(1), history={'errors': []}, score=0.0)
+  checkpoints.close()
+  assert Checkpoints(folder, {'learning_rate': 0.1, 'width': [1, 2]}).restore(abstract)
+  for other, said in (({'learning_rate': 0.2}, 'learning_rate 0.1, and config.json says 0.2'), ({}, 'says None')):
+    with pytest.raises(UserError, match=f'{folder / "1"} was made with.*{said}'):
+      Checkpoints(folder, other and {'width': [1, 2], **other}).restore(abstract, restart=True)
+
+
+@pytest.mark.parametrize('content', [b'', b'{"score": ', b'\xff\xfe', None])
+def test_a_damaged_score_costs_no_more_than_the_score(saved, content):
+  path = saved / '3' / 'metrics' / 'metrics'
+  path.unlink() if content is None else path.write_bytes(content)
+  assert digests(restored(saved)[0]) == digests(state(3))
+  checkpoints = Checkpoints(saved)
+  checkpoints.save(4, state(4), history={'errors': []}, score=-4)
+  checkpoints.close()
+  assert digests(restored(saved)[0]) == digests(state(4))
+
+
+def test_a_damaged_one_says_one_line_alone(saved):
+  """Orbax, absl and their event loop have more to say of it."""
+  program = f"""
+import os, warnings
+from pathlib import Path
+from tests.test_checkpoint import Checkpoints, abstract, largest_file
+folder = Path({str(saved)!r})
+largest_file(folder / '3').write_bytes(bytes(100))
+(folder / '2' / '_CHECKPOINT_METADATA').write_bytes(bytes(100))
+warnings.showwarning = lambda message, *rest: print(message)
+Checkpoints(folder).restore(abstract)
+"""
+  done = finished(start('-c', program))
+  assert done.returncode == 0 and done.stderr == '', done.stderr
+  lines = done.stdout.splitlines()
+  assert [line.split(' is damaged')[0] for line in lines] == [f'checkpoint {saved / number}' for number in '32']
 
 
 def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(saved):

@@ -6,9 +6,11 @@ import pytest
 
 from tests.programs import SMALL, train
 from tests.runs import refused
+from train import folders
 from train.__main__ import main
 from train.config import Distill, check, defaults, load, save
 from train.errors import UserError
+from train.recipes import distill
 from train.run import Run
 
 WRONG = [
@@ -77,15 +79,49 @@ def test_a_folder_with_leftovers_is_not_adopted(capsys, tmp_path):
   assert 'already holds files' in refused(capsys, 'distill', '--workdir', tmp_path)
 
 
-@pytest.mark.parametrize('name, value', [('seeds', 'ten'), ('activations', ['gelu'])])
-def test_a_spoilt_value_in_a_configuration_is_named(capsys, tmp_path, name, value):
+SPOILT = [
+  ({'seeds': 'ten'}, 'seeds: expected `int`, got `str`'),
+  ({'seeds': None}, 'seeds: expected `int`, got `null`'),
+  ({'seeds': True}, 'seeds: expected `int`, got `bool`'),
+  ({'seeds': 0}, '--seeds is 0: give a positive number'),
+  ({'activations': ['gelu']}, "activations[0]: invalid enum value 'gelu'"),
+  ({'width': '3 5'}, 'width: expected `array`, got `str`'),
+  ({'data_dir': 3}, 'data_dir: expected `str`, got `int`'),
+  ({'teacher_digests': ['a']}, '--teacher-from is missing'),
+]
+
+
+@pytest.mark.parametrize('changes, said', SPOILT, ids=[str(changes) for changes, _ in SPOILT])
+def test_a_spoilt_value_in_a_configuration_is_named_with_its_file(capsys, tmp_path, changes, said):
   save(Distill(), tmp_path)
   path = tmp_path / 'config.json'
-  path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
-  with pytest.raises(SystemExit) as stopped:
-    main(['distill', '--workdir', str(tmp_path), '--resume'])
-  assert stopped.value.code == 2
-  assert name in capsys.readouterr().err
+  path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+  assert refused(capsys, 'distill', '--workdir', tmp_path, '--resume').startswith(f'{path}: {said}')
+
+
+def test_a_folder_that_another_run_has_begun_meanwhile_is_left_alone(capsys, tmp_path, monkeypatch):
+  """The data are read in between."""
+  folder, read = tmp_path / 'run', distill.experiment
+
+  def meanwhile(config):
+    save(Distill(seeds=3), _made(folder))
+    return read(config)
+
+  monkeypatch.setattr(distill, 'experiment', meanwhile)
+  assert 'already holds files' in refused(capsys, 'distill', '--workdir', folder, *SMALL)
+  assert json.loads((folder / 'config.json').read_text())['seeds'] == 3
+
+
+def _made(folder):
+  folder.mkdir()
+  return folder
+
+
+def test_no_two_runs_have_one_folder_by_default(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(folders.time, 'strftime', lambda form: 'now')
+  made = [str(folders.new('distill-digits')) for _ in range(3)]
+  assert made == ['runs/distill-digits-now', 'runs/distill-digits-now-2', 'runs/distill-digits-now-3']
 
 
 def test_two_processes_do_not_work_in_one_folder(tmp_path):

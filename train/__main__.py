@@ -2,7 +2,6 @@
 
 import importlib
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from train import (
   config_quantize,
   config_slim,
   distributed,
+  folders,
 )
 from train.config import Distill, Training, require
 from train.config_bench import Bench
@@ -96,8 +96,8 @@ def _ended(work: Callable[[], None]) -> int:
     return 2
   except Stopped as stopped:
     if distributed.first():
-      print(f'{stopped}; go on with --resume --workdir {stopped.folder}', file=sys.stderr)
-    return 128 + stopped.signum
+      print(stopped, file=sys.stderr)
+    return stopped.code
   return 0
 
 
@@ -125,13 +125,24 @@ def _recipe(name: str) -> Any:
 def _run(recipe: Any, command: Any, default: Any, arguments: list[str]) -> tuple[Path, list]:
   """A new run, or an old one to its end; nothing is written before the data and every option are known to be good."""
   config = _resumed(command, arguments) if command.resume else _parsed(default, arguments)
-  folder = command.workdir if command.resume else _new_folder(command)
-  plan = recipe.experiment(config)
+  require(command.resume or not command.restart, 'restart', True, 'it goes with --resume; a new run has no checkpoints')
+  if not command.resume:
+    _check_folder(command)
+  try:
+    plan = recipe.experiment(config)
+  except UserError as error:
+    if not (command.resume and str(error).startswith('--')):
+      raise
+    raise UserError(f'{command.workdir / "config.json"}: {error}') from error
+  folder = command.workdir or folders.new(f'{configs.recipe(command)}-{Path(command.data).name}')
   if distributed.first():
-    _create(folder)
-    if not command.resume:
-      configs.save(plan.config, folder)
-  with Run(folder) as run:
+    folders.create(folder)
+
+  def begin() -> None:
+    folders.check_empty(folder)
+    configs.save(plan.config, folder)
+
+  with Run(folder, restart=command.restart, begin=(lambda: None) if command.resume else begin) as run:
     return folder, recipe.run(plan, run)
 
 
@@ -148,23 +159,12 @@ def _resumed(command: Any, arguments: list[str]) -> Any:
   return saved
 
 
-def _new_folder(command: Any) -> Path:
+def _check_folder(command: Any) -> None:
+  """Refuses a folder that a new run cannot have, before anything is read."""
   if distributed.several() and command.workdir is None:
     raise UserError('several processes need --workdir: a folder that all of them see')
-  folder = (
-    command.workdir
-    or Path('runs') / f'{configs.recipe(command)}-{Path(command.data).name}-{time.strftime("%Y%m%d-%H%M%S")}'
-  )
-  if distributed.first() and folder.is_dir() and any(folder.iterdir()):
-    raise UserError(f'{folder} already holds files: go on with a run by --resume, or choose another --workdir')
-  return folder
-
-
-def _create(folder: Path) -> None:
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise UserError(f'cannot make the folder {folder}: {error.strerror}; choose another --workdir') from error
+  if distributed.first() and command.workdir is not None:
+    folders.check_empty(command.workdir)
 
 
 def _evaluate(command: Evaluate, arguments: list[str]) -> None:

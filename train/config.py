@@ -12,7 +12,7 @@ import jax
 import tyro
 
 from train.errors import UserError
-from train.outside import read_json
+from train.outside import made, read_json
 from train.run import write_atomically
 
 DataName = Literal['digits', 'mnist', 'fashion-mnist', 'cifar10', 'cifar100']
@@ -32,6 +32,8 @@ class Training:
   """The run's folder; by default a new one under runs/."""
   resume: bool = False
   """Go on with the run in --workdir; what is not given comes from its config.json."""
+  restart: bool = False
+  """With --resume: where no checkpoint of a phase can be read, train it anew."""
   seeds: int = 10
   """How many paired seeds; 5 by default where the data are not digits."""
   first_seed: int = 0
@@ -211,7 +213,7 @@ def option(name: str) -> str:
   return name.replace('_', '-')
 
 
-_NOT_SAVED = ('workdir', 'resume', 'coordinator_address', 'num_processes', 'process_id')
+_NOT_SAVED = ('workdir', 'resume', 'restart', 'coordinator_address', 'num_processes', 'process_id')
 _OF_THE_MACHINE = ('data_dir', 'teacher_from')
 _HIDDEN = ('teacher_digests',)  # no option
 
@@ -251,30 +253,20 @@ def recipe_of(folder: Path) -> str:
 
 
 def load(kind: type[Any], folder: Path) -> Any:
-  """Reads the ``config.json`` of a run of that kind."""
-  values = read_json(folder / 'config.json')
+  """Reads the ``config.json`` of a run of that kind; a spoilt value is named."""
+  path = folder / 'config.json'
+  values = read_json(path)
   names = {field.name for field in dataclasses.fields(kind)} - set(_NOT_SAVED)
   if not isinstance(values, dict) or values.pop('recipe', None) != command(kind) or set(values) != names:
-    raise UserError(f'{folder / "config.json"} is not the configuration of a {command(kind)} run')
-  noted = {name: _digests(folder, values.pop(name)) for name in _HIDDEN if name in values}
-  words = [word for name, value in values.items() for word in _words(name, value)]
-  parsed = tyro.cli(kind, args=[*words, '--workdir', str(folder)])  # the same parser: a spoilt value is named
-  return dataclasses.replace(parsed, **noted)
+    raise UserError(f'{path} is not the configuration of a {command(kind)} run')
+  return dataclasses.replace(made(values, kind, path), workdir=folder)
 
 
-def _digests(folder: Path, value: Any) -> tuple[str, ...]:
-  if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-    raise UserError(f'{folder / "config.json"}: the digests of its teachers are no list of words')
-  return tuple(value)
-
-
-def _words(name: str, value: Any) -> list[str]:
-  """A value of a ``config.json`` as it is given on the command line."""
-  if value is None:
-    return []
-  if isinstance(value, bool):
-    return [f'--{option(name)}' if value else f'--no-{option(name)}']
-  return [f'--{option(name)}', *map(str, value if isinstance(value, list) else [value])]
+def made_by(folder: Path) -> dict[str, Any]:
+  """All of the configuration of a run's folder that decides its numbers; nothing where the folder has none."""
+  path = folder / 'config.json'
+  values = read_json(path, dict[str, Any]) if path.exists() else {}
+  return {name: value for name, value in values.items() if name not in _OF_THE_MACHINE}
 
 
 def refuse_differences(given: Any, saved: Any) -> None:

@@ -20,6 +20,8 @@ class Regions:
   """The run's folder; by default a new one under runs/."""
   resume: bool = False
   """Go on with the run in --workdir; what is not given comes from its config.json."""
+  restart: bool = False
+  """With --resume: where no checkpoint of a kind of network can be read, train it anew."""
   activations: tuple[ActivationName, ...] = ('relu', 'prelu', 'swish', 'aplu', 'lma', 'lma-joined')
   """The networks' activations."""
   segments: tuple[int, ...] = (4, 8, 16)

@@ -1,11 +1,7 @@
 """A trained network as a file that runs elsewhere, loaded again and compared with the network on real images."""
 
-import contextlib
-import io
-import logging
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -27,6 +23,7 @@ from train.errors import UserError
 from train.evaluate import member
 from train.objectives import supervised
 from train.outside import LIMITS, Limits, read_json
+from train.quiet import quiet
 from train.recipes import distill
 from train.run import within, write_atomically
 from train.scoring import Files
@@ -206,13 +203,13 @@ def _stablehlo(shipped: Shipped) -> bytes:
 def _onnx(shipped: Shipped) -> bytes:
   """The weights are the quantized ones, decoded to float32: the file is no smaller for it."""
   try:
-    with _quiet():
+    with quiet():
       from jax2onnx import to_onnx
   except ImportError as error:
     raise UserError('jax2onnx is not installed: pip install "lmajax[onnx]"') from error
   program = _program(shipped, lambda packed: packed.decode())
   try:
-    with _quiet(), jax.numpy_rank_promotion('allow'):
+    with quiet(), jax.numpy_rank_promotion('allow'):
       return to_onnx(program, [_any_number(shipped)], opset=21).SerializeToString()
   except Exception as error:  # whatever a converter meets in another version's programs
     reason = f'{type(error).__name__}: {error}'.splitlines()[0]
@@ -220,19 +217,6 @@ def _onnx(shipped: Shipped) -> bytes:
       f'jax2onnx {metadata.version("jax2onnx")} cannot convert this network under JAX {jax.__version__}'
       f' ({reason}); jax2onnx 0.13.0 with JAX 0.10.2 on Python 3.11 can'
     ) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-  """Without the converter's remarks on its own plugins."""
-  before = logging.root.manager.disable
-  logging.disable(logging.CRITICAL)
-  try:
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-      warnings.simplefilter('ignore')
-      yield
-  finally:
-    logging.disable(before)
 
 
 _WRITERS: dict[str, Callable[[Shipped], bytes]] = {'stablehlo': _stablehlo, 'onnx': _onnx}

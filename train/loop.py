@@ -14,6 +14,7 @@ import optax
 from lmajax.types import Array, Code, ModelStats, Theta
 from train import divergence
 from train.checkpoint import Checkpoints
+from train.config import made_by
 from train.data.batches import Batch, Steps
 from train.distributed import whole
 from train.errors import UserError
@@ -135,7 +136,7 @@ def fit(
   run: Run, phase: str, cohort: Cohort, data: Data, frozen: Frozen = None, starts: Starts | None = None
 ) -> dict[str, Progress]:
   """Trains a cohort to the end of its plan, from its last checkpoint if there is one."""
-  checkpoints = Checkpoints(folder_of(run.folder, phase))
+  checkpoints = Checkpoints(folder_of(run.folder, phase), made_by(run.folder))
   progress, errors = _start(run, cohort, data, checkpoints, starts or {})
   advance = data.walk(cohort_step(cohort), data.batches)
   measure, shipped = scores(cohort.groups), weights(cohort)
@@ -148,6 +149,7 @@ def fit(
     if _step(progress) != saved:
       checkpoints.save(_step(progress), progress, history={'errors': errors}, score=score)
       saved = _step(progress)
+    run.unsaved = False
 
   if cohort.rates(errors):
     run.note_environment()
@@ -162,6 +164,7 @@ def fit(
       before = step
       progress, step = advance(progress, frozen, before, end)
       settle(progress)
+      run.unsaved = True  # and not before: the first step compiles, which nobody has to wait for
       run.bar.update(step - before)
     scored = measure(shipped(progress), data.validation)
     lost = divergence.lost({name: each.sums['loss'] for name, each in progress.items()}, scored)
@@ -186,11 +189,7 @@ def folder_of(run_folder: Path, phase: str) -> Path:
 def saved(run_folder: Path, phase: str, cohort: Cohort, data: Data) -> dict[str, Progress]:
   """A finished phase, from its checkpoint."""
   folder = folder_of(run_folder, phase)
-  restored = None
-  if folder.exists():
-    checkpoints = Checkpoints(folder, reading=True)
-    restored = restore(checkpoints, cohort, data, {})
-    checkpoints.close()
+  restored = restore(Checkpoints(folder, made_by(run_folder)), cohort, data, {})
   if restored is None or cohort.rates(restored[1]):
     raise UserError(f'{folder} holds no whole checkpoint of its last step: finish the run by --resume')
   return restored[0]
@@ -209,7 +208,7 @@ def weights(cohort: Cohort) -> Callable[[dict[str, Progress]], dict[str, Any]]:
 
 
 def restore(
-  checkpoints: Checkpoints, cohort: Cohort, data: Data, starts: Starts
+  checkpoints: Checkpoints, cohort: Cohort, data: Data, starts: Starts, *, restart: bool = False
 ) -> tuple[dict[str, Progress], Errors] | None:
   """The newest whole checkpoint of a cohort and the validation errors up to it, placed on today's devices."""
 
@@ -218,14 +217,14 @@ def restore(
     placed = functools.partial(jax.ShapeDtypeStruct, sharding=_replicated(data))
     return jax.tree.map(lambda leaf: placed(leaf.shape, leaf.dtype), shapes)
 
-  restored = checkpoints.restore(abstract)
+  restored = checkpoints.restore(abstract, restart=restart)
   return None if restored is None else (restored[0], restored[1]['errors'])
 
 
 def _start(
   run: Run, cohort: Cohort, data: Data, checkpoints: Checkpoints, starts: Starts
 ) -> tuple[dict[str, Progress], Errors]:
-  restored = restore(checkpoints, cohort, data, starts)
+  restored = restore(checkpoints, cohort, data, starts, restart=run.restart)
   if restored is None:
     start = fresh(cohort, data.batches.blank, starts)  # not compiled: that takes longer than what it saves
     restored = jax.tree.map(functools.partial(_put, sharding=_replicated(data)), start), []

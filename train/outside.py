@@ -47,14 +47,25 @@ def read_json(path: Path, kind: Any = Any) -> Any:
 
 def typed(value: Any, kind: Any, where: object) -> Any:
   """The value itself, if it is of a type and within the type's bounds, and has no more names than a ``TypedDict``."""
-  try:
-    msgspec.convert(value, kind)
-  except msgspec.ValidationError as error:
-    raise UserError(f'{where}: {said(error)}') from error
+  made(value, kind, where)
   known = getattr(kind, '__annotations__', None)
   if isinstance(value, dict) and known and (extra := sorted(set(value) - set(known))):
     raise UserError(f'{where}: the name {printable(extra[0])} is unknown')
   return value
+
+
+def made(value: Any, kind: Any, where: object) -> Any:
+  """What JSON's value stands for in a type: a dataclass of an object, a path of its name."""
+  try:
+    return msgspec.convert(value, kind, dec_hook=_path)
+  except msgspec.ValidationError as error:
+    raise UserError(f'{where}: {said(error)}') from error
+
+
+def _path(kind: type[Path], value: Any) -> Path:
+  if not isinstance(value, str):
+    raise ValueError(f'Expected `str`, got `{type(value).__name__}`')
+  return kind(value)
 
 
 def said(error: msgspec.ValidationError) -> str:

@@ -11,7 +11,7 @@ from scipy import stats
 from train.config import label, published, recipe
 from train.errors import UserError
 from train.outside import read_json
-from train.run import within, without_nan, write_atomically
+from train.run import environments, within, without_nan, write_atomically
 
 
 class Row(NamedTuple):
@@ -47,7 +47,7 @@ def write(folder: Path, config: Any, rows: Sequence[dict[str, Any]], table: str)
   results = {
     'recipe': recipe(config),
     'config': published(config),
-    'environments': read_json(folder / 'environment.json'),
+    'environments': environments(folder),
     'seconds_of_training': round(sum(json.loads(line)['seconds'] for line in lines), 1),
     'rows': rows,
   }

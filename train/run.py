@@ -4,8 +4,10 @@ import fcntl
 import json
 import math
 import os
+import shlex
 import signal
 import sys
+import threading
 from collections.abc import Callable, Collection
 from importlib import metadata
 from pathlib import Path
@@ -21,42 +23,73 @@ from train.distributed import first, several, wait
 from train.errors import UserError
 from train.outside import read_json
 
+LOCK = '.lock'
+"""The file by which one process holds a run's folder."""
 
-class Stopped(Exception):
-  """A signal asked for the end, and everything is saved."""
+
+_GRACE = 5.0  # seconds that Python has to heed a signal; within a compilation it cannot
+
+
+class Stopped(BaseException):
+  """A signal asked for the end, and everything is saved; no guard against errors may catch it."""
 
   def __init__(self, signum: int, folder: Path):
-    super().__init__(f'stopped by {signal.Signals(signum).name}')
+    super().__init__(
+      f'stopped by {signal.Signals(signum).name}; go on with --resume --workdir {shlex.quote(str(folder))}'
+    )
     self.signum = signum
-    self.folder = folder
+    self.code = 128 + signum
 
 
 class Run:
-  """The open folder of a run: metrics, progress bar, and whether a signal has asked to stop."""
+  """The open folder of a run: metrics, progress bar, and whether a signal has asked to stop.
 
-  def __init__(self, folder: Path):
+  While ``unsaved`` is set, a signal is kept until the loop asks for it and has saved; else it ends the run at once.
+
+  Args:
+    folder: of the run.
+    restart: whether to train anew where there are checkpoints and none can be read.
+    begin: what is to do first in the folder, once no other process can be at work in it.
+  """
+
+  def __init__(self, folder: Path, *, restart: bool = False, begin: Callable[[], None] = lambda: None):
     self.folder = folder
+    self.restart = restart
+    self._begin = begin
     self._metrics = folder / 'metrics.jsonl'
     self._boards: dict[str, SummaryWriter] = {}
+    self.unsaved = False
     self._signum: int | None = None
+    self._left = threading.Event()
     self._asked = 0
     self._before: dict[int, Any] = {}
+    self._woken: int | None = None
 
   def __enter__(self) -> 'Run':
     if first():
       self._lock()
+      try:
+        self._begin()
+      except BaseException:
+        self._locked.close()
+        raise
     self.bar = tqdm(unit='step', dynamic_ncols=True, disable=not first())
     if several():  # SIGTERM is JAX's there: it tells the others
       self._before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: signal.raise_signal(signal.SIGTERM))
     else:
       for signum in (signal.SIGTERM, signal.SIGINT):
         self._before[signum] = signal.signal(signum, self._on_signal)
+      self._watch()
     wait('the folder is made and locked')
     return self
 
   def __exit__(self, *_: object) -> None:
+    self._left.set()
     for signum, handler in self._before.items():
       signal.signal(signum, handler)
+    if self._woken is not None:
+      signal.set_wakeup_fd(-1)
+      os.close(self._woken)  # ends the watch
     for board in self._boards.values():
       board.close()
     self.bar.close()
@@ -65,7 +98,7 @@ class Run:
 
   def _lock(self) -> None:
     """One process a run; the lock goes with the process, however that ends."""
-    self._locked = (self.folder / '.lock').open('w')
+    self._locked = (self.folder / LOCK).open('w')
     try:
       fcntl.flock(self._locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -75,6 +108,25 @@ class Run:
   def _on_signal(self, signum: int, frame: FrameType | None) -> None:
     del frame
     self._signum = signum
+    if not self.unsaved:
+      self.stop()
+
+  def _watch(self) -> None:
+    """Ends the process where a signal came while Python waits for a compilation and so cannot hear it."""
+    heard, self._woken = os.pipe()
+    os.set_blocking(self._woken, False)
+    signal.set_wakeup_fd(self._woken)
+
+    def watch() -> None:
+      while signum := os.read(heard, 1):
+        while signum[0] in self._before and not self._left.wait(_GRACE):
+          if not self.unsaved:
+            stopped = Stopped(signum[0], self.folder)
+            os.write(2, f'\n{stopped}\n'.encode())
+            os._exit(stopped.code)
+      os.close(heard)
+
+    threading.Thread(target=watch, daemon=True).start()
 
   def stopping(self) -> bool:
     """Asked before every step; several processes hear yes at the same step, whichever of them got the signal."""
@@ -92,10 +144,9 @@ class Run:
     """Adds this machine to those that the run was trained on, once."""
     if not first():
       return
-    path = self.folder / 'environment.json'
-    seen = read_json(path) if path.exists() else []
+    seen = environments(self.folder)
     if environment() not in seen:
-      write_atomically(path, json.dumps([*seen, environment()], indent=1) + '\n')
+      write_atomically(self.folder / 'environment.json', json.dumps([*seen, environment()], indent=1) + '\n')
 
   def note(self, line: str) -> None:
     """Tells the person at the terminal what no figure says."""
@@ -137,6 +188,11 @@ def environment() -> dict[str, Any]:
   return {**versions, 'device': jax.devices()[0].device_kind, 'devices': jax.device_count(), 'cores': os.cpu_count()}
 
 
+def environments(folder: Path) -> list[Any]:
+  """Those that a run was trained on, as far as its folder still says."""
+  return _kept(folder / 'environment.json', list[Any]) or []
+
+
 def without_nan(value: Any) -> Any:
   """The value with None, JSON's null, in place of numbers that are not finite."""
   if isinstance(value, dict):
@@ -168,13 +224,21 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def noted(path: Path, name: str, make: Callable[[], Any]) -> Any:
-  """What a run's file says under a name; made and written down where it says nothing yet, so that a resume agrees."""
-  known = read_json(path) if path.exists() else {}
+  """What a run's file says under a name; made and written down where it says nothing, so that a resume agrees."""
+  known = _kept(path, dict[str, Any]) or {}
   if name not in known:
     known[name] = make()
     if first():
       write_atomically(path, json.dumps(known, indent=1) + '\n')
   return known[name]
+
+
+def _kept(path: Path, kind: Any) -> Any:
+  """What a file holds that can be made again; None where it is missing or torn."""
+  try:
+    return read_json(path, kind)
+  except UserError:
+    return None
 
 
 def within(folder: Path, name: Any, said_by: Path) -> Path:

@@ -21,7 +21,7 @@ CRITERIA: dict[str, Criterion] = {
   'l2': compress.l2_norm,
   'median': compress.median_distance,
   'norm-scale': compress.norm_scale,
-  'random': compress.random_order(jax.random.key(0x51)),
+  'random': lambda filters: compress.random_order(jax.random.key(0x51))(filters),
 }
 _EXPONENTS = 3.0  # random widths: a layer may have any share between p³ and the third root of p
 

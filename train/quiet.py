@@ -1,0 +1,25 @@
+"""Other libraries' remarks, kept from the terminal of a person who can do nothing about them."""
+
+import contextlib
+import gc
+import io
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+  """Without what is logged, warned of or printed meanwhile, and without complaints of what it leaves unfinished."""
+  before, hook = logging.root.manager.disable, sys.unraisablehook
+  logging.disable(logging.CRITICAL)
+  sys.unraisablehook = lambda unraisable: None
+  try:
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+      warnings.simplefilter('ignore')
+      yield
+      gc.collect()
+  finally:
+    sys.unraisablehook = hook
+    logging.disable(before)
