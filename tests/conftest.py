@@ -2,7 +2,7 @@
 
 What one process of a run has compiled, no other compiles again: the first makes a folder for it, which all workers and
 the programs that they start inherit, and which goes with the run. Who names a folder by ``JAX_COMPILATION_CACHE_DIR``
-keeps it from one run to the next.
+keeps it from one run to the next. With ``LMAJAX_AS_SHIPPED`` set, programs are compiled as a user's are, not quickly.
 """
 
 import os
@@ -11,7 +11,8 @@ import tempfile
 from tests.programs import QUICK_TO_COMPILE
 
 os.environ['XLA_FLAGS'] = (
-  f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}'
+  f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count=8'
+  f' {"" if "LMAJAX_AS_SHIPPED" in os.environ else QUICK_TO_COMPILE}'
 )
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   _compiled = tempfile.TemporaryDirectory(prefix='lmajax-compiled-')

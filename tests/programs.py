@@ -4,6 +4,7 @@ import atexit
 import functools
 import json
 import os
+import platform
 import select
 import subprocess
 import sys
@@ -17,6 +18,7 @@ QUICK_TO_COMPILE = ' '.join(  # compiling is most of a test's time
     '--xla_llvm_disable_expensive_passes=true',
     '--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters',  # a third of it; later compilers have no other
     '--xla_cpu_parallel_codegen_split_count=1',  # a process of the tests has one core
+    *(['--xla_cpu_max_isa=AVX'] if platform.machine() == 'x86_64' else []),  # those fuse x · y + z wherever they can
   )
 )
 LONGEST = 300  # seconds that a program may take
@@ -95,13 +97,12 @@ sys.exit(program(arguments))
 
 def train(*arguments, counted=None, kind='step', after=False, at=0, signum=0, limit=None, devices=1):
   """Runs ``python -m train``; ``counted`` names the file of dots, ``limit`` bounds the size of any file it writes."""
-  how = [counted, kind, int(after), at, int(signum)]
-  argv = ['-c', *([] if counted is None else how), *arguments]
+  argv = ['-c', *([] if counted is None else _how(counted, kind, after, at, signum)), *map(str, arguments)]
   with tempfile.TemporaryDirectory() as folder:
     out, err = Path(folder) / 'out', Path(folder) / 'err'
     asked = {
       'code': _PLAIN if counted is None else _COUNTED,
-      'argv': list(map(str, argv)),
+      'argv': argv,
       'environment': _environment(devices),
       'limit': limit,
       'out': str(out),
@@ -109,6 +110,15 @@ def train(*arguments, counted=None, kind='step', after=False, at=0, signum=0, li
     }
     code = os.waitstatus_to_exitcode(_forked(asked))
     return subprocess.CompletedProcess(argv, code, out.read_text(), err.read_text())
+
+
+def counting(dots, *, kind='step', after=False, at=0, signum=0):
+  """The program that counts its calls of a kind into ``dots``, and signals itself at one of them."""
+  return ['-c', _COUNTED, *_how(dots, kind, after, at, signum)]
+
+
+def _how(dots, kind, after, at, signum):
+  return [str(dots), kind, str(int(after)), str(at), str(int(signum))]
 
 
 @functools.cache

@@ -163,6 +163,7 @@ def rows(whole):
   return report.read(whole, 'distill-text', Row)
 
 
+@pytest.mark.slow
 def test_it_takes_the_teacher_of_a_run(capsys, few, whole, tmp_path):
   options = ['--data', few, *OPTIONS]
   file = whole / 'models' / 'teacher-seed0.safetensors'

@@ -141,6 +141,7 @@ def left_by(victim, folder, killed, *, devices):
   return errors(left)
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_other(tmp_path):
   """Here in the middle of a save that both have a part in."""
   killed = counting(tmp_path / 'dots', kind='save', at=2, signum=signal.SIGKILL)
@@ -148,6 +149,7 @@ def test_a_process_that_dies_ends_the_other(tmp_path):
   assert re.match('error: process 0 of 2 is cut off: .* start all again with --resume', line)
 
 
+@pytest.mark.slow
 def test_the_coordinator_dies_and_one_process_goes_on(tmp_path):
   folder = tmp_path / 'run'
   killed = counting(tmp_path / 'dots', at=STEPS_AN_EPOCH + 5, signum=signal.SIGKILL)

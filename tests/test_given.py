@@ -65,6 +65,7 @@ def test_quantize_takes_the_teacher_of_distill(capsys, tmp_path, distilled):
   assert (teacher['width'], teacher['parameters']) == (9, 64 * 9 + 3 * 9 + 9 * 10 + 10)
 
 
+@pytest.mark.slow
 def test_slim_takes_one_original_and_trains_once_what_no_seed_changes(capsys, tmp_path, slimmed):
   file = file_of(slimmed, 'relu-original', 1)
   folder = assert_teacher_is_taken(capsys, tmp_path, 'slim', THIN, file, file)
@@ -77,11 +78,13 @@ def test_slim_takes_one_original_and_trains_once_what_no_seed_changes(capsys, tm
   assert scored.stdout.strip() == (folder / 'results.md').read_text().strip(), scored.stderr
 
 
+@pytest.mark.slow
 def test_slim_takes_as_many_originals_as_seeds(tmp_path, slimmed):
   taken = ran(tmp_path / 'run', 'slim', *THIN, '--teacher-from', slimmed)
   assert results(taken)['rows'] == results(slimmed)['rows']
 
 
+@pytest.mark.slow
 def test_compress_takes_an_original_for_each_chain(capsys, tmp_path, folder):
   own = ran(folder / 'compress', 'compress', *CHAIN, '--seeds', '1')
   taken = assert_teacher_is_taken(capsys, tmp_path, 'compress', CHAIN, own, file_of(own, 'original'))
@@ -90,6 +93,7 @@ def test_compress_takes_an_original_for_each_chain(capsys, tmp_path, folder):
   assert results(taken)['rows'][0]['accuracy'] == results(own)['rows'][0]['accuracy']
 
 
+@pytest.mark.slow
 def test_lit_takes_a_teacher_of_each_activation(capsys, tmp_path, folder):
   own = ran(folder / 'lit', 'lit', *SHALLOW, '--teacher', 'resnet-8', '--teacher-epochs', '1')
   taken = assert_teacher_is_taken(capsys, tmp_path, 'lit', SHALLOW, own, file_of(own, 'relu-teacher'))
@@ -136,6 +140,7 @@ def test_a_file_that_says_nothing_of_a_teacher_is_refused(capsys, tmp_path, dist
   assert line.startswith(f'{other}: without the description of a ')
 
 
+@pytest.mark.slow
 def test_a_resumed_run_that_finds_another_number_of_teachers_says_so(tmp_path, slimmed):
   paths = tuple(file_of(slimmed, 'relu-original', seed) for seed in (0, 1))
   config, _ = teachers(Distill(teacher_from=paths), several=True)
@@ -167,6 +172,7 @@ def test_what_a_given_teacher_leaves_no_room_for_is_named(capsys, tmp_path, dist
   assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.slow
 def test_a_thinned_network_is_no_original(capsys, tmp_path, folder):
   own = ran(folder / 'compress', 'compress', *CHAIN, '--seeds', '1')
   thin = file_of(own, 'slimmed')
@@ -174,6 +180,7 @@ def test_a_thinned_network_is_no_original(capsys, tmp_path, folder):
   assert refused(capsys, *arguments) == f'--teacher-from is {thin}: it has lost channels already; give its original'
 
 
+@pytest.mark.slow
 def test_what_holds_no_teacher_is_named(capsys, tmp_path, distilled, slimmed):
   def line(*paths):
     return refused(capsys, 'distill', '--workdir', tmp_path / 'run', '--teacher-from', *paths)
@@ -186,12 +193,14 @@ def test_what_holds_no_teacher_is_named(capsys, tmp_path, distilled, slimmed):
   assert line(file_of(distilled), file_of(distilled)).endswith('give one')
 
 
+@pytest.mark.slow
 def test_of_a_run_with_several_seeds_the_first_original_teaches(slimmed):
   config, found = teachers(Distill(teacher_from=(slimmed,)))
   assert [each.path for each in found] == [file_of(slimmed, 'relu-original')]
   assert config.teacher_digests == (found[0].digest,)
 
 
+@pytest.mark.slow
 def test_a_run_with_several_teachers_is_ambiguous(tmp_path, slimmed):
   (tmp_path / 'models').mkdir()
   for name in ('relu-original', 'lma-8-original'):

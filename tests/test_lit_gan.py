@@ -348,6 +348,7 @@ def whole(tmp_path_factory):
   return whole_run(tmp_path_factory, 'lit-gan', SMALL, STEPS * sum(PHASES.values()))
 
 
+@pytest.mark.slow
 def test_a_run_writes_its_folder(whole):
   for name in ('config.json', 'metrics.jsonl', 'results.json', 'results.md', 'errors.png', 'sheet-lma-4.png'):
     assert (whole / name).stat().st_size > 0
@@ -379,6 +380,7 @@ def test_killed_in_either_phase_a_run_ends_with_the_same_bits(whole, tmp_path):
   assert_same_run(folder, whole)
 
 
+@pytest.mark.slow
 def test_evaluate_scores_the_checkpoints_as_the_run_did(whole):
   scored = train('evaluate', whole)
   assert scored.returncode == 0, scored.stderr
@@ -386,6 +388,7 @@ def test_evaluate_scores_the_checkpoints_as_the_run_did(whole):
   assert json.loads((whole / 'config.json').read_text())['recipe'] == 'lit-gan'
 
 
+@pytest.mark.slow
 def test_it_takes_the_teacher_of_a_run(capsys, whole, tmp_path):
   file = whole / 'models' / 'lma-4-teacher-seed0.safetensors'
   folder = assert_teacher_is_taken(capsys, tmp_path, 'lit-gan', SMALL, whole, file)

@@ -20,6 +20,8 @@ from train.methods import Arm
 from train.recipes import lit
 from train.report import TEACHER
 
+pytestmark = pytest.mark.slow
+
 METHODS = ('kd', 'hint', 'lit', 'lit-merging')
 OPTIONS = [
   *('--methods', *METHODS, '--teacher', 'resnet-14', '--width', '2', '3', '4', '--seeds', '2', '--train-images', '120'),
@@ -145,7 +147,6 @@ STOPS = [
 ]
 
 
-@pytest.mark.slow
 def test_stopped_in_either_phase_a_run_ends_with_the_same_bits(whole, tmp_path):
   folder, given = tmp_path / 'run', OPTIONS
   for number, (at, signum, saved_by_then) in enumerate(STOPS):

@@ -102,6 +102,7 @@ def whole(tmp_path_factory):
   return whole_run(tmp_path_factory, 'lit-text', OPTIONS, STEPS_AN_EPOCH * sum(FITS.values()))
 
 
+@pytest.mark.slow
 class TestRun:
   def test_its_rows_are_those_of_the_pair(self, whole):
     rows = report.read(whole, 'lit-text', report_lit.Row)
@@ -128,7 +129,6 @@ class TestRun:
     assert 'is no model file' in refused(capsys, 'predict', whole, whole / 'accuracy.png')
     assert not (whole / 'exports').exists()
 
-  @pytest.mark.slow
   def test_killed_among_the_stages_it_ends_with_the_same_bits(self, whole, tmp_path):
     folder, at = tmp_path / 'run', 8 * STEPS_AN_EPOCH + 5
     killed = train('lit-text', '--workdir', folder, *OPTIONS, counted=tmp_path / 'dots', at=at, signum=signal.SIGKILL)
@@ -169,6 +169,7 @@ def test_a_table_of_ones_own_is_cut_as_the_options_say(table):
   assert (len(found.train.labels), found.train.inputs.shape[1]) == (18, 30)
 
 
+@pytest.mark.slow
 def test_a_table_of_ones_own_is_run(table, tmp_path):
   options = ['--data', 'csv', '--data-dir', table, '--columns', '-1', *NARROW, '--teacher', 'vdcnn-9']
   few = ['--methods', 'hard', '--seeds', '1', '--epochs', '1', '--finetune-epochs', '1']

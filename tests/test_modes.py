@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.programs import start
+from tests.programs import finished, start
 
 X64 = """
 import jax, jax.numpy as jnp
@@ -58,14 +58,21 @@ jax.grad(lambda s: soft_targets(s, shut[jnp.array([1, 0, 2])]))(shut)
   'program, variable', [(X64, 'JAX_ENABLE_X64'), (DEBUG_NANS, 'JAX_DEBUG_NANS')], ids=['x64', 'debug_nans']
 )
 def test_the_parts_of_the_library_run(program, variable):
-  process = start('-c', program, **{variable: '1'})
-  _, err = process.communicate(timeout=600)
-  assert process.returncode == 0, err
+  done = finished(start('-c', program, **{variable: '1'}))
+  assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_contracts_of_the_last_bit_hold_as_users_compile():
+  """The other tests compile quickly."""
+  tests = ('test_lma.py::TestSegments', 'test_regions.py::TestPieces', 'test_golden.py', 'test_sharding.py')
+  command = ['-m', 'pytest', '-p', 'no:cacheprovider', '-n0', *(f'tests/{name}' for name in tests)]
+  done = finished(start(*command, XLA_FLAGS='', LMAJAX_AS_SHIPPED='1'))
+  assert done.returncode == 0, done.stdout
 
 
 def test_the_check_for_nan_is_on():
   """Else the second of the programs could not fail."""
   program = 'import jax.numpy as jnp; jnp.zeros(()) / 0'
-  process = start('-c', program, JAX_DEBUG_NANS='1')
-  _, err = process.communicate(timeout=600)
-  assert process.returncode == 1 and 'FloatingPointError' in err
+  done = finished(start('-c', program, JAX_DEBUG_NANS='1'))
+  assert done.returncode == 1 and 'FloatingPointError' in done.stderr

@@ -590,6 +590,7 @@ def test_translating_students_share_what_was_said_as_under_the_teacher(tmp_path,
     assert frozen is None and cohort.groups.keys() == students.groups.keys()
 
 
+@pytest.mark.slow
 def test_a_translating_student_of_the_command_line(tmp_path, corpus):
   done = train(
     'distill-text', '--workdir', tmp_path / 'run', *words_of(corpus), '--methods', 'kd', '--cached-logits', '6'

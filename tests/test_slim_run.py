@@ -15,6 +15,8 @@ from train.__main__ import main
 from train.data import load
 from train.scoring import file_name
 
+pytestmark = pytest.mark.slow
+
 SMALL = [
   *('--seeds', '2', '--train-images', '400', '--batch-size', '64', '--segments', '4', '--save-every', '1'),
   *('--activations', 'lma', '--epochs', '2'),
@@ -68,7 +70,6 @@ class TestSlim:
     assert main(['evaluate', str(thin)]) == 0
     assert capsys.readouterr().out == (thin / 'results.md').read_text()
 
-  @pytest.mark.slow
   def test_killed_among_the_students_it_ends_with_the_same_bits(self, thin, tmp_path):
     killed_and_resumed('slim', SLIM, thin, tmp_path / 'run', at=3 * STEPS_AN_EPOCH + 3)
 
@@ -105,7 +106,6 @@ class TestCompress:
     assert main(['export', str(chain), *options]) == 0
     assert out.read_bytes() == (chain / rows[4].file).read_bytes()
 
-  @pytest.mark.slow
   def test_killed_while_it_quantizes_it_ends_with_the_same_bits(self, chain, tmp_path):
     folder = tmp_path / 'run'
     killed_and_resumed('compress', CHAIN, chain, folder, at=4 * STEPS_AN_EPOCH + 3)
