@@ -1,6 +1,12 @@
 """The command line: arguments -> configuration -> recipe, nothing else."""
 
+import signal
+
+if __name__ == '__main__':
+  signal.signal(signal.SIGINT, signal.SIG_DFL)  # until a run hears it: Ctrl-C in the imports prints no trace
+
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -34,6 +40,7 @@ from train.config_quantize import Quantize
 from train.config_regions import Regions
 from train.config_slim import Slim
 from train.errors import UserError
+from train.outside import bounded
 from train.run import Run, Stopped, write_atomically
 
 Command = (
@@ -67,7 +74,7 @@ def program(arguments: list[str]) -> int:
 def main(arguments: list[str]) -> int:
   """Runs a command."""
   command = _command(arguments)
-  return _ended(lambda: _COMMANDS[type(command)](command, arguments))
+  return _ended(lambda: _COMMANDS[type(command)](bounded(command), arguments))
 
 
 def _command(arguments: list[str]) -> Any:
@@ -90,6 +97,13 @@ def _ended(work: Callable[[], None]) -> int:
     work()
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
+    return 2
+  except BrokenPipeError:  # whoever reads has enough
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 128 + signal.SIGPIPE
+  except UnicodeEncodeError as error:
+    found = f'cannot show {error.object[error.start : error.end]!a}'
+    print(f'error: standard output is {error.encoding} and {found}: set PYTHONIOENCODING=utf-8', file=sys.stderr)
     return 2
   except OSError as error:  # a full disk under the metrics or the pictures
     print(f'error: {error}; what was saved before is whole', file=sys.stderr)
@@ -129,7 +143,7 @@ def _run(recipe: Any, command: Any, default: Any, arguments: list[str]) -> tuple
   if not command.resume:
     _check_folder(command)
   try:
-    plan = recipe.experiment(config)
+    plan = recipe.experiment(bounded(config))
   except UserError as error:
     if not (command.resume and str(error).startswith('--')):
       raise

@@ -14,7 +14,7 @@ from jax import export as jax_export
 
 from lmajax.compress import identity, masked, pack, uniform
 from lmajax.types import Packed
-from train import build, given
+from train import build, given, report
 from train import config as configs
 from train.config import Distill, Training, require
 from train.config_finished import Export
@@ -22,7 +22,7 @@ from train.data import load
 from train.errors import UserError
 from train.evaluate import member
 from train.objectives import supervised
-from train.outside import LIMITS, Limits, read_json
+from train.outside import LIMITS, Limits, Name, made, printable, read_json
 from train.quiet import quiet
 from train.recipes import distill
 from train.run import within, write_atomically
@@ -83,20 +83,21 @@ def source(model: Path, student: str | None, limits: Limits = LIMITS) -> Source:
   """The network that is meant: a packed file, or a row of a run's results."""
   if not model.is_dir():
     return Source(model, read_bytes(model), None, limits)
-  try:
-    results = read_json(model / 'results.json')
-    rows = results['rows']
-    files = {row['name']: row['file'] for row in rows if row.get('file')}
-    translates = results.get('recipe') == 'distill-text'
-    if (translates or not files) and (made_by := configs.recipe_of(model)) != 'distill':
-      raise UserError(f'{model} is a run of {made_by}: export takes runs of distill, quantize and compress alone')
-    name = _chosen(list(files) or [row['name'] for row in rows], student, model)
-  except (KeyError, TypeError, AttributeError) as error:
-    raise UserError(f'{model / "results.json"} does not hold the rows of a run ({error!r})') from error
+  results = report.results(model)
+  named: dict[str, Any] = {}
+  for row in results['rows']:
+    name = made(row.get('name'), Name, f'{model / "results.json"}: the name of a row')
+    named[name] = made(row.get('file'), Name | None, f'{model / "results.json"}: the file of {printable(name)}')
+  files = {name: file for name, file in named.items() if file}
+  translates = results['recipe'] == 'distill-text'
+  if (translates or not files) and (made_by := configs.recipe_of(model)) != 'distill':
+    raise UserError(f'{model} is a run of {made_by}: export takes runs of distill, quantize and compress alone')
+  name = _chosen(list(files or named), student, model)
   exports = within(model / 'exports', name, model / 'results.json')
   path = exports.with_name(f'{name}.safetensors')
   if files:
-    data_dir = read_json(model / 'config.json').get('data_dir')
+    config = read_json(model / 'config.json', dict[str, Any])
+    data_dir = made(config.get('data_dir'), str | None, f'{model / "config.json"}: data_dir')
     file = within(model, files[name], model / 'results.json')
     return Source(path, read_bytes(file), data_dir and Path(data_dir), limits)
   config = configs.load(Distill, model)
@@ -108,7 +109,7 @@ def _chosen(names: Sequence[str], student: str | None, folder: Path) -> str:
     return names[0]
   if student is None or student not in names:
     asked = 'give --student' if student is None else f'--student is {student}'
-    raise UserError(f'{asked}: {folder} has {", ".join(names) or "none"}')
+    raise UserError(f'{asked}: {folder} has {", ".join(map(printable, names)) or "none"}')
   return student
 
 

@@ -3,17 +3,20 @@
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_type_hints
+
+from msgspec import Meta
 
 from train import report
 from train.config import option, text
 from train.errors import UserError
-from train.outside import read_json
+from train.outside import made
 from train.readme import TABLES
 from train.run import without_nan, write_atomically
 
 _STUDENTS = ('activations', 'segments', 'width')
 _SEEDS = ('seeds', 'first_seed')
+_Seeds = Annotated[int, Meta(ge=0, le=2**32)]
 _TIMED = ('milliseconds', 'bytes', 'file')  # of the first seed of a run: the first run's are kept
 _OF_LAYERS = ('sensitivities',)
 
@@ -76,9 +79,11 @@ def write(folder: Path, found: Joined) -> None:
 
 
 def _results(folder: Path) -> dict[str, Any]:
-  results = read_json(folder / 'results.json')
-  if not isinstance(results, dict) or results.get('recipe') not in TABLES or 'seeds' not in results.get('config', {}):
+  results: Any = report.results(folder)
+  if results['recipe'] not in TABLES or 'seeds' not in results['config']:
     raise UserError(f'{folder} holds no finished run of seeds, and report takes no other')
+  for name in _SEEDS:
+    made(results['config'].get(name, 1), _Seeds, f'{folder / "results.json"}: {name} of its config')
   return results
 
 

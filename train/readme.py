@@ -5,7 +5,7 @@ from pathlib import Path
 
 from train import report, report_compress, report_lit, report_lit_gan, report_quantize, report_slim, report_text
 from train.bench import activation, latency, record, scaling, stages, step, translation
-from train.outside import read_json
+from train.errors import UserError
 from train.recipes import regions
 
 TABLES = {
@@ -39,6 +39,8 @@ def _table(results: Path) -> str:
   if not results.is_dir():
     figures = record.read(results.with_suffix('.json'))
     return _BENCHMARKS[figures['recipe']].table(figures)
-  command = read_json(results / 'results.json')['recipe']
+  command = report.results(results)['recipe']
+  if command not in TABLES:
+    raise UserError(f'{results / "results.json"} is of {command}, which has no table')
   kind, table = TABLES[command]
   return table(report.read(results, command, kind))

@@ -1,16 +1,17 @@
 """From results to a table that is honest: means, spreads, paired differences with their intervals."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, get_type_hints
 
 import numpy as np
 from scipy import stats
 
 from train.config import label, published, recipe
 from train.errors import UserError
-from train.outside import read_json
+from train.outside import Name, made, read_json
 from train.run import environments, within, without_nan, write_atomically
 
 
@@ -44,14 +45,14 @@ TEACHER = 'teacher'
 def write(folder: Path, config: Any, rows: Sequence[dict[str, Any]], table: str) -> None:
   """Writes ``results.json``, with what it takes to get the same numbers again, and ``results.md``."""
   lines = (folder / 'metrics.jsonl').read_text().splitlines()
-  results = {
+  found = {
     'recipe': recipe(config),
     'config': published(config),
     'environments': environments(folder),
     'seconds_of_training': round(sum(json.loads(line)['seconds'] for line in lines), 1),
     'rows': rows,
   }
-  write_atomically(folder / 'results.json', json.dumps(without_nan(results), indent=1, allow_nan=False) + '\n')
+  write_atomically(folder / 'results.json', json.dumps(without_nan(found), indent=1, allow_nan=False) + '\n')
   write_atomically(folder / 'results.md', table + '\n')
 
 
@@ -59,14 +60,37 @@ def read(folder: Path, command: str, kind: Any) -> list[Any]:
   """The rows that ``write`` wrote of a finished run of a command, of their kind, a ``Row``."""
   path = folder / 'results.json'
   if not path.exists() and (folder / 'config.json').exists():
-    raise UserError(f'{folder} holds a run that is not finished: {command} --resume --workdir {folder}')
-  try:
-    rows = read_json(path)['rows']
-    for row in rows if 'name' in kind._fields else ():
-      within(folder, row['name'], path)  # files are called by it
-    return [kind(**{name: _of_json(row[name]) for name in kind._fields}) for row in rows]
-  except (KeyError, TypeError) as error:
-    raise UserError(f'{path} does not hold the rows of a {command} run ({error!r})') from error
+    raise UserError(
+      f'{folder} holds a run that is not finished: {command} --resume --workdir {shlex.quote(str(folder))}'
+    )
+  return [_row(row, kind, path) for row in results(folder)['rows']]
+
+
+class Results(TypedDict):
+  """What ``results.json`` holds."""
+
+  recipe: Name
+  config: dict[str, Any]
+  environments: list[Any]
+  seconds_of_training: float
+  rows: list[dict[str, Any]]
+
+
+def results(folder: Path) -> Results:
+  """The ``results.json`` of a finished run, or of several that were joined."""
+  return read_json(folder / 'results.json', Results)
+
+
+def _row(row: dict[str, Any], kind: Any, path: Path) -> Any:
+  if 'name' in kind._fields:
+    within(path.parent, row.get('name'), path)  # files are called by it
+  found = {}
+  for name, hint in get_type_hints(kind).items():
+    if name not in row:
+      raise UserError(f'{path}: a row lacks {name}; make it anew by --resume')
+    found[name] = value = np.nan if row[name] is None and hint is float else _of_json(row[name])
+    made(value, hint, f'{path}: {name} of a row')
+  return kind(**found)
 
 
 def _of_json(value: Any) -> Any:

@@ -63,12 +63,15 @@ def _rows(path: Path) -> list[list[str]]:
   except UnicodeDecodeError as error:
     raise UserError(f'{path}: byte {error.start} is no UTF-8 text; save the file as UTF-8') from error
   rows = []
+  csv.field_size_limit(len(text) + 1)  # else 131,072 characters
   try:
     rows.extend(csv.reader(io.StringIO(text, newline=''), strict=True))
   except csv.Error as error:
     raise UserError(
       f'{path}, row {len(rows) + 1}: {error}; quote fields by " and write a quote in them as ""'
     ) from error
+  while rows and not rows[-1]:  # blank lines at the end
+    rows.pop()
   if not rows:
     raise UserError(f'{path}: holds no rows')
   for number, row in enumerate(rows, 1):
