@@ -103,7 +103,7 @@ def train(*arguments, counted=None, kind='step', after=False, at=0, signum=0, li
     asked = {
       'code': _PLAIN if counted is None else _COUNTED,
       'argv': argv,
-      'environment': _environment(devices),
+      'environment': environment(devices),
       'limit': limit,
       'out': str(out),
       'err': str(err),
@@ -125,7 +125,7 @@ def _how(dots, kind, after, at, signum):
 def _forking():
   command = [sys.executable, '-c', _FORKING]
   server = subprocess.Popen(
-    command, cwd=ROOT, env=_environment(1), stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    command, cwd=ROOT, env=environment(1), stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
   )
   atexit.register(server.communicate)
   return server
@@ -145,11 +145,12 @@ def _forked(asked):
 def start(*arguments, devices=1, **variables):
   """Starts Python, without waiting for its end."""
   command = [sys.executable, *map(str, arguments)]
-  environment = {**_environment(devices), **variables}
-  return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+  pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE}
+  return subprocess.Popen(command, cwd=ROOT, env={**environment(devices), **variables}, text=True, **pipes)
 
 
-def _environment(devices):
+def environment(devices):
+  """Of a process that sees so many devices."""
   return {
     **os.environ,
     'JAX_PLATFORMS': 'cpu',

@@ -95,6 +95,7 @@ def test_a_damaged_data_file_is_named_and_the_one_before_used(saved, damage):
   assert len(history['errors']) == 2
 
 
+@pytest.mark.slow
 def test_no_flipped_byte_is_ever_loaded_as_another_number(saved):
   data = largest_file(saved / '3')
   sound = data.read_bytes()

@@ -4,10 +4,9 @@ import json
 
 import pytest
 
-from tests.programs import SMALL, train
+from tests.programs import LONGEST, SMALL, finished, start, train
 from tests.runs import refused
 from train import folders
-from train.__main__ import main
 from train.config import Distill, check, defaults, load, save
 from train.errors import UserError
 from train.recipes import distill
@@ -44,11 +43,85 @@ def test_a_wrong_option_is_named(capsys, tmp_path, options, expected):
   assert not folder.exists()
 
 
-def test_option_syntax_is_tyros_own(capsys):
-  with pytest.raises(SystemExit) as stopped:
-    main(['distill', '--activations', 'gelu'])
-  assert stopped.value.code == 2
-  assert 'gelu' in capsys.readouterr().err
+SYNTAX = [
+  (['distill', '--activations', 'gelu'], "invalid choice 'gelu' for argument '--activations'. Expected one of"),
+  (['distill', '--seeds', 'ten'], "Error parsing --seeds: invalid literal for int() with base 10: 'ten'; see"),
+  (['distill', '--sedes', '3'], 'Unrecognized options: --sedes, 3, perhaps --seeds INT was meant; see'),
+  (['predict'], 'Missing from python -m train predict: PATH'),
+  ([], 'Expected one of {distill, quantize'),
+]
+
+
+@pytest.mark.parametrize('arguments, expected', SYNTAX, ids=[' '.join(arguments) for arguments, _ in SYNTAX])
+def test_what_tyro_says_of_options_is_one_line_too(capsys, arguments, expected):
+  line = refused(capsys, *arguments)
+  assert line.startswith(expected) and line.endswith('see python -m train --help')
+
+
+MOST = [
+  ('distill', 'segments', 1_000_000_000, 4096),
+  ('distill', 'width', 10**9, 65_536),
+  ('distill', 'seeds', 10**7, 4096),
+  ('lit-text', 'length', 10**9, 65_536),
+  ('regions', 'grid', 10**6, 2000),
+  ('distill-text', 'buckets', 10**6, 256),
+  ('distill-text', 'beams', 10**6, 256),
+]
+
+
+@pytest.mark.parametrize('command, name, value, bound', MOST)
+def test_what_would_ask_for_all_memory_is_told_its_bound(capsys, tmp_path, command, name, value, bound):
+  line = refused(capsys, command, '--workdir', tmp_path / 'run', f'--{name}', value)
+  assert line == f'--{name} is {value}: give {bound} or less'
+
+
+def test_what_standard_output_cannot_show_is_said(tmp_path):
+  (tmp_path / 'results.json').write_text(json.dumps(RESULTS))
+  done = finished(start('-m', 'train', 'report', tmp_path, PYTHONIOENCODING='latin-1'))
+  assert (done.returncode, done.stderr) == (
+    2, "error: standard output is latin-1 and cannot show '\\u2212': set PYTHONIOENCODING=utf-8\n"
+  )  # fmt: skip
+
+
+def test_whoever_has_read_enough_may_leave(tmp_path):
+  (tmp_path / 'results.json').write_text(json.dumps(RESULTS))
+  program = 'import sys; from train.__main__ import program; sys.stdout.close = None; sys.exit(program(sys.argv[1:]))'
+  process = start('-c', program, 'report', tmp_path)
+  process.stdout.close()
+  process.wait(LONGEST)
+  assert process.stderr.read() == ''
+  process.stderr.close()
+
+
+ROW = {'name': 'a', 'activation': 'relu', 'width': 3, 'segments': None, 'hard_label': True, 'accuracy': [0.5]}
+RESULTS = {
+  'recipe': 'distill', 'config': {'seeds': 1}, 'environments': [], 'seconds_of_training': 1.0,
+  'rows': [{**ROW, 'parameters': 1, 'bytes': 4}],
+}  # fmt: skip
+WRONG_ROWS = [
+  ({'accuracy': 'high'}, 'accuracy of a row: the content: expected `array`, got `str`'),
+  ({'accuracy': ['high']}, 'accuracy of a row: [0]: expected `float`, got `str`'),
+  ({'width': True}, 'width of a row: the content: expected `int`, got `bool`'),
+  ({'bytes': None}, 'bytes of a row: the content: expected `int`, got `null`'),
+  ({'name': 3}, 'names 3, which is no file of'),
+  ({'name': '../../evil'}, "names '../../evil', which is no file of"),
+]
+
+
+@pytest.mark.parametrize('changes, said', WRONG_ROWS, ids=[str(changes) for changes, _ in WRONG_ROWS])
+def test_rows_of_other_types_are_named(capsys, tmp_path, changes, said):
+  path = tmp_path / 'results.json'
+  path.write_text(json.dumps({**RESULTS, 'rows': [{**RESULTS['rows'][0], **changes}]}))
+  line = refused(capsys, 'report', tmp_path)
+  assert line.startswith(str(path)) and said in line
+
+
+@pytest.mark.parametrize(
+  'changes', [{'rows': {}}, {'rows': [[]]}, {'config': []}, {'config': {'seeds': []}}, {'recipe': []}]
+)
+def test_results_of_another_form_are_refused(capsys, tmp_path, changes):
+  (tmp_path / 'results.json').write_text(json.dumps({**RESULTS, **changes}))
+  assert str(tmp_path) in refused(capsys, 'report', tmp_path)
 
 
 def test_a_width_that_is_no_student_of_the_paper_is_named(capsys, tmp_path):
@@ -70,7 +143,7 @@ def test_a_folder_that_holds_a_run_is_not_written_over(capsys, tmp_path):
 
 @pytest.mark.parametrize('command', ['regions', 'bench', 'unknown'])
 def test_report_takes_no_run_without_seeds(capsys, tmp_path, command):
-  (tmp_path / 'results.json').write_text(json.dumps({'recipe': command, 'config': {}, 'rows': []}))
+  (tmp_path / 'results.json').write_text(json.dumps({**RESULTS, 'recipe': command, 'config': {}}))
   assert f'{tmp_path} holds no finished run of seeds' in refused(capsys, 'report', str(tmp_path))
 
 

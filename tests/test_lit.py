@@ -156,6 +156,7 @@ class TestGroups:
         name: (f'{arm.name} weights', {'batch_stats': 'statistics'}) for name, arm in each.arms.items()
       }
 
+  @pytest.mark.slow
   def test_every_method_takes_a_step_and_notes_its_errors(self, plan):
     of_relu = [each for each in plan.fits if each.teacher == LIT.teacher]
     begun = jax.eval_shape(lambda: fresh(of_relu[0].cohort, plan.data.batches.blank))['relu-teacher-teacher'].end

@@ -57,6 +57,7 @@ jax.grad(lambda s: soft_targets(s, shut[jnp.array([1, 0, 2])]))(shut)
 @pytest.mark.parametrize(
   'program, variable', [(X64, 'JAX_ENABLE_X64'), (DEBUG_NANS, 'JAX_DEBUG_NANS')], ids=['x64', 'debug_nans']
 )
+@pytest.mark.slow
 def test_the_parts_of_the_library_run(program, variable):
   done = finished(start('-c', program, **{variable: '1'}))
   assert done.returncode == 0, done.stderr

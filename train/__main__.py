@@ -40,7 +40,8 @@ from train.config_quantize import Quantize
 from train.config_regions import Regions
 from train.config_slim import Slim
 from train.errors import UserError
-from train.outside import bounded
+from train.outside import bounded, in_one_line
+from train.quiet import one_line_warnings
 from train.run import Run, Stopped, write_atomically
 
 Command = (
@@ -65,20 +66,28 @@ Command = (
 
 def program(arguments: list[str]) -> int:
   """``main`` in a process of its own, which trains together with the others of its cluster."""
-  command = _command(arguments)
-  if isinstance(command, Training | Regions):
-    return distributed.as_one(lambda: _ended(lambda: _join(command)), lambda: main(arguments))
-  return main(arguments)
+  one_line_warnings()
+  found: list[Any] = []
+  code = _ended(lambda: found.append(_command(arguments)))
+  if not code and isinstance(found[0], Training | Regions):
+    return distributed.as_one(lambda: _ended(lambda: _join(found[0])), lambda: main(arguments))
+  return code or main(arguments)
 
 
 def main(arguments: list[str]) -> int:
   """Runs a command."""
-  command = _command(arguments)
-  return _ended(lambda: _COMMANDS[type(command)](bounded(command), arguments))
+
+  def work() -> None:
+    command = bounded(_command(arguments))
+    _COMMANDS[type(command)](command, arguments)
+
+  return _ended(work)
 
 
 def _command(arguments: list[str]) -> Any:
-  return tyro.cli(Command, args=arguments, prog='python -m train', description='Make networks small with lmajax.')
+  how: Any = {'prog': 'python -m train', 'description': 'Make networks small with lmajax.'}
+  with in_one_line():
+    return tyro.cli(Command, args=arguments, **how)
 
 
 def _join(command: Any) -> None:
@@ -162,7 +171,8 @@ def _run(recipe: Any, command: Any, default: Any, arguments: list[str]) -> tuple
 
 def _parsed(default: Any, arguments: list[str]) -> Any:
   """The options again, over other defaults: those of the data set, or those of a run to go on with."""
-  return tyro.cli(type(default), args=arguments[1:], default=default)
+  with in_one_line():
+    return tyro.cli(type(default), args=arguments[1:], default=default)
 
 
 def _resumed(command: Any, arguments: list[str]) -> Any:

@@ -1,7 +1,11 @@
 """What comes from outside, typed and bounded in one place before it is used."""
 
+import contextlib
 import dataclasses
+import io
+import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -107,3 +111,24 @@ def most(holds: int, name: str, limits: Limits, where: object) -> None:
 def printable(text: str) -> str:
   """The text with its control characters escaped: a terminal obeys them."""
   return ''.join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
+@contextlib.contextmanager
+def in_one_line() -> Iterator[None]:
+  """Makes one line of the box in which tyro says what is wrong with the options."""
+  said = io.StringIO()
+  try:
+    with contextlib.redirect_stderr(said):
+      yield
+  except SystemExit as stopped:
+    if not stopped.code:
+      raise
+    lines = [line.strip('│╭╰╮╯|+ ') for line in said.getvalue().splitlines()[1:]]
+    lines = list(itertools.dropwhile(_is_rule, lines))
+    what = ' '.join(itertools.takewhile(lambda line: not _is_rule(line), lines))
+    meant = lines[lines.index('Perhaps you meant:') + 1] if 'Perhaps you meant:' in lines else ''
+    raise UserError(f'{what}{meant and f", perhaps {meant} was meant"}; see python -m train --help') from stopped
+
+
+def _is_rule(line: str) -> bool:
+  return not line.strip('─- ')

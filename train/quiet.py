@@ -18,8 +18,16 @@ def quiet() -> Iterator[None]:
   try:
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
       warnings.simplefilter('ignore')
-      yield
-      gc.collect()
+      try:
+        yield
+      except BaseException:
+        gc.collect()  # what was left unfinished complains when it is collected
+        raise
   finally:
     sys.unraisablehook = hook
     logging.disable(before)
+
+
+def one_line_warnings() -> None:
+  """Shows warnings without the place in the code that they come from."""
+  warnings.showwarning = lambda message, *_: print(f'warning: {message}', file=sys.stderr)

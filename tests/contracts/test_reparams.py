@@ -192,6 +192,7 @@ class TestEveryReparam:
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(packed.decode()))
     close(jax.jit(lambda: packed.decode(jnp))(), packed.decode())
 
+  @pytest.mark.slow
   def test_any_finite_tensor_of_any_type_is_stored_as_it_is_applied(self, build, shadow):
     given = odd()
     theta, code = jax.jit(build().init)(given, key())
