@@ -274,3 +274,9 @@ def test_the_command_writes_its_folder_and_prints_its_table(tmp_path):
   assert students == {(a, k, h) for a, k in [('relu', None), ('lma', 2), ('lma', 4)] for h in (True, False)}
   assert all(len(row['accuracy']) == 2 and min(row['accuracy']) >= 0 for row in rows[1:])
   assert all(row['bytes'] >= 4 * row['parameters'] for row in rows)
+
+
+@pytest.mark.parametrize('name, value', [('seeds', 10**12), ('seeds', 0), ('first_seed', -1), ('first_seed', 2**40)])
+def test_seeds_of_results_are_bounded(capsys, tmp_path, name, value):
+  (tmp_path / 'results.json').write_text(json.dumps({**RESULTS, 'config': {'seeds': 1, name: value}}))
+  assert f'{name} of its config: the content: expected `int`' in refused(capsys, 'report', tmp_path)

@@ -10,13 +10,13 @@ from msgspec import Meta
 from train import report
 from train.config import option, text
 from train.errors import UserError
-from train.outside import made
+from train.outside import MOST, made
 from train.readme import TABLES
 from train.run import without_nan, write_atomically
 
 _STUDENTS = ('activations', 'segments', 'width')
 _SEEDS = ('seeds', 'first_seed')
-_Seeds = Annotated[int, Meta(ge=0, le=2**32)]
+_Seeds = {'seeds': Annotated[int, Meta(ge=1, le=MOST['seeds'])], 'first_seed': Annotated[int, Meta(ge=0, le=2**32)]}
 _TIMED = ('milliseconds', 'bytes', 'file')  # of the first seed of a run: the first run's are kept
 _OF_LAYERS = ('sensitivities',)
 
@@ -83,7 +83,7 @@ def _results(folder: Path) -> dict[str, Any]:
   if results['recipe'] not in TABLES or 'seeds' not in results['config']:
     raise UserError(f'{folder} holds no finished run of seeds, and report takes no other')
   for name in _SEEDS:
-    made(results['config'].get(name, 1), _Seeds, f'{folder / "results.json"}: {name} of its config')
+    made(results['config'].get(name, 1), _Seeds[name], f'{folder / "results.json"}: {name} of its config')
   return results
 
 

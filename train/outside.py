@@ -34,7 +34,7 @@ class Limits:
 
 LIMITS = Limits()
 
-_MOST = {
+MOST = {
   'segments': 4096, 'width': 65_536, 'teacher_width': 65_536, 'units': 65_536, 'teacher_units': 65_536, 'layers': 256,
   'teacher_layers': 256, 'depth': 256, 'seeds': 4096, 'length': 65_536, 'max_length': 65_536, 'buckets': 256,
   'beams': 256, 'grid': 2000, 'lines': 100_000, 'batch_size': 10**6, 'teacher_batch_size': 10**6, 'sizes': 2**28,
@@ -48,7 +48,7 @@ def bounded(options: Any) -> Any:
     value = getattr(options, field.name)
     if dataclasses.is_dataclass(value) and not isinstance(value, Limits):
       bounded(value)
-    bound = _MOST.get(field.name, 10**9)
+    bound = MOST.get(field.name, 10**9)
     for number in value if isinstance(value, tuple) else (value,):
       if isinstance(number, int) and number > bound:
         raise UserError(f'--{field.name.replace("_", "-")} is {number}: give {bound} or less')

@@ -224,5 +224,8 @@ CASES = [description, header, bytes_of_model, folder, image, table, sentences, o
 
 
 def files_of(world):
-  """All files of the scratch folder, to look at what was found."""
-  return {str(path): path.read_bytes()[:200] for path in sorted(Path(world.scratch).rglob('*')) if path.is_file()}
+  """The files that a person would look at: name -> beginning."""
+  shown = [
+    path for path in sorted(Path(world.scratch).rglob('*')) if path.is_file() and 'checkpoints' not in path.parts
+  ]
+  return {path.name: path.read_bytes()[:1500] for path in shown}

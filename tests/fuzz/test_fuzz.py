@@ -40,7 +40,8 @@ def test_a_command_ends_with_one_line_at_most(world, limited, case):
   def tried(data):
     arguments = case(data.draw, world)
     ended = limited.main(*arguments)
-    found = {'arguments': list(map(str, arguments)), 'ended': ended, 'files': files_of(world)}
+    found = f'{" ".join(map(str, arguments))}\ncode {ended.code}, {ended.seconds:.1f} s\n{ended.said}\n{ended.trace}'
+    found += '\n'.join(f'{path}: {content}' for path, content in files_of(world).items())
     assert ended.code in (0, 2) and not ended.trace, found
     lines = [line for line in ended.said.replace('\r', '\n').split('\n') if not progress(line)]
     assert len(lines) <= 1 and 'Traceback' not in ended.said, found
