@@ -64,7 +64,7 @@ sys.exit(program(sys.argv[1:]))
 # a training step, the save of a checkpoint, a line of metrics, or any other file of the run.
 _COUNTED = """
 import os, signal, sys
-from train import checkpoint, config, run, step
+from train import checkpoint, run, step
 from train.__main__ import program
 
 count_file, kind, after, at, signum, *arguments = sys.argv[1:]
@@ -90,7 +90,10 @@ if kind == 'save':
 if kind == 'line':
   run.Run.report = counted(run.Run.report)
 if kind == 'file':
-  config.write_atomically = run.write_atomically = counted(run.write_atomically)
+  write = run.write_atomically
+  for module in [*sys.modules.values()]:
+    if getattr(module, 'write_atomically', None) is write:
+      module.write_atomically = counted(write)
 sys.exit(program(arguments))
 """
 

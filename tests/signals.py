@@ -8,6 +8,7 @@ on, nothing but one line stands on standard error beside the bar, and at the end
 import argparse
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -49,8 +50,10 @@ def whole(program, folder, options):
 
 def said(err):
   """The lines of standard error beside the bar."""
-  lines = [line for line in err.replace('\r', '\n').split('\n') if line.strip() and 'step/s' not in line]
-  lines = [line for line in lines if '?step' not in line and not line.startswith('warning: checkpoint')]
+  lines = [
+    line for line in err.replace('\r', '\n').split('\n') if line.strip() and not re.search('step/s|s/step', line)
+  ]
+  lines = [line for line in lines if not line.startswith('warning: checkpoint')]
   assert len(lines) <= 1 and 'Traceback' not in err, err
   return lines
 

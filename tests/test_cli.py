@@ -117,7 +117,15 @@ def test_rows_of_other_types_are_named(capsys, tmp_path, changes, said):
 
 
 @pytest.mark.parametrize(
-  'changes', [{'rows': {}}, {'rows': [[]]}, {'config': []}, {'config': {'seeds': []}}, {'recipe': []}]
+  'changes',
+  [
+    {'rows': {}},
+    {'rows': [[]]},
+    {'config': []},
+    {'config': {'seeds': []}},
+    {'recipe': []},
+    {'config': {'seeds': 1, 'width': [[]]}},
+  ],
 )
 def test_results_of_another_form_are_refused(capsys, tmp_path, changes):
   (tmp_path / 'results.json').write_text(json.dumps({**RESULTS, **changes}))

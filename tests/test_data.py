@@ -7,6 +7,7 @@ import io
 import socket
 import tarfile
 import threading
+import tracemalloc
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import pytest
 from train.data import Examples, cifar, fetch, idx, load
 from train.data.augment import crop_and_flip
 from train.data.batches import Batches, evaluation_batches, pixels
+from train.data.files import read_bytes
 from train.data.images import stratified_order
 from train.errors import UserError
 
@@ -161,6 +163,13 @@ class TestIdx:
     write(tmp_path, {f'{name}{end}': pack(body + bytes(5000)) for name, body in mnist_files(*mnist).items()})
     with pytest.raises(UserError, match=f'train-images-idx3-ubyte{end}: holds more than 5,000 bytes'):
       load('mnist', data_dir=tmp_path)
+
+  def test_reading_takes_room_for_what_is_there_alone(self, tmp_path):
+    (tmp_path / 'a').write_bytes(b'few')
+    tracemalloc.start()
+    assert read_bytes(tmp_path / 'a') == b'few'
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
 
   def test_no_images_at_all(self, tmp_path, mnist):
     write(tmp_path, mnist_files(mnist[0], mnist[1].take(np.arange(0))))

@@ -330,10 +330,17 @@ class TestTable:
     assert lines[TEACHER].startswith('| teacher | float | 32 | 32 | 40,000 |  | 90.00 |')
     assert '| 8 |' in lines['lma u4 a8']
 
-  @pytest.mark.parametrize('text', ['{}', '{"rows": [{"name": "lma"}]}', '[]'])
-  def test_results_of_another_command_are_refused(self, tmp_path, text):
+  @pytest.mark.parametrize(
+    'text, said',
+    [
+      ('{}', 'missing required field `rows`'),
+      ('{"rows": [{"name": "lma"}]}', 'a row lacks activation, which those of a quantize run have'),
+      ('[]', 'expected `object`'),
+    ],
+  )
+  def test_results_of_another_command_are_refused(self, tmp_path, text, said):
     (tmp_path / 'results.json').write_text(text)
-    with pytest.raises(UserError, match='does not hold the rows of a quantize run'):
+    with pytest.raises(UserError, match=f'results.json: .*{said}'):
       report.read(tmp_path, 'quantize', Row)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from lmajax import LMA, models, tree
 from lmajax.activations import linen
-from lmajax.compress import unpack
+from lmajax.compress import pack, unpack
 from tests.programs import metrics, train
 from tests.runs import assert_same_run, digests, saved_steps, whole_run
 from train import build, loop, quantizers, report, report_quantize
@@ -210,7 +210,17 @@ def another(path):
   shutil.copy(path.with_name('teacher-seed0.safetensors'), path)
 
 
-@pytest.mark.parametrize('damage', [flipped, Path.unlink, another])
+def another_seed(path):
+  shutil.copy(path.with_name(path.name.replace('seed1', 'seed0')), path)
+
+
+def of_another_rate(path):
+  """As a run with another configuration would have written it."""
+  packed, stats, about = unpack(path.read_bytes())
+  path.write_bytes(pack(packed, stats, {**about, 'made_by': 64 * '0'}))
+
+
+@pytest.mark.parametrize('damage', [flipped, Path.unlink, another, another_seed, of_another_rate])
 def test_a_model_file_that_is_not_what_was_written_is_named(whole, tmp_path, capsys, damage):
   folder = shutil.copytree(whole, tmp_path / 'run')
   path = folder / file_name('lma-8-w3-float', 1)

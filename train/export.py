@@ -89,7 +89,7 @@ def source(model: Path, student: str | None, limits: Limits = LIMITS) -> Source:
     name = made(row.get('name'), Name, f'{model / "results.json"}: the name of a row')
     named[name] = made(row.get('file'), Name | None, f'{model / "results.json"}: the file of {printable(name)}')
   files = {name: file for name, file in named.items() if file}
-  translates = results['recipe'] == 'distill-text'
+  translates = results.get('recipe') == 'distill-text'
   if (translates or not files) and (made_by := configs.recipe_of(model)) != 'distill':
     raise UserError(f'{model} is a run of {made_by}: export takes runs of distill, quantize and compress alone')
   name = _chosen(list(files or named), student, model)

@@ -10,7 +10,7 @@ from msgspec import Meta
 from train import report
 from train.config import option, text
 from train.errors import UserError
-from train.outside import MOST, made
+from train.outside import MOST, Plain, made
 from train.readme import TABLES
 from train.run import without_nan, write_atomically
 
@@ -80,8 +80,11 @@ def write(folder: Path, found: Joined) -> None:
 
 def _results(folder: Path) -> dict[str, Any]:
   results: Any = report.results(folder)
-  if results['recipe'] not in TABLES or 'seeds' not in results['config']:
+  whole = results.keys() >= report.Results.__annotations__.keys()
+  if not whole or results['recipe'] not in TABLES or 'seeds' not in results['config']:
     raise UserError(f'{folder} holds no finished run of seeds, and report takes no other')
+  for name in set(_STUDENTS) & set(results['config']):
+    made(results['config'][name], list[Plain], f'{folder / "results.json"}: {name} of its config')
   for name in _SEEDS:
     made(results['config'].get(name, 1), _Seeds[name], f'{folder / "results.json"}: {name} of its config')
   return results

@@ -17,6 +17,8 @@ from train.errors import UserError
 Count = Annotated[int, Meta(ge=1, le=10**9)]
 Segments = Annotated[int, Meta(ge=2, le=10**6)]
 Number = Annotated[float, Meta(ge=-1e9, le=1e9)]
+Plain = str | int | float | bool | None
+Config = dict[str, Plain | list[Plain]]
 Name = Annotated[str, Meta(max_length=1000)]
 
 

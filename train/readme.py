@@ -39,7 +39,7 @@ def _table(results: Path) -> str:
   if not results.is_dir():
     figures = record.read(results.with_suffix('.json'))
     return _BENCHMARKS[figures['recipe']].table(figures)
-  command = report.results(results)['recipe']
+  command = report.results(results).get('recipe')
   if command not in TABLES:
     raise UserError(f'{results / "results.json"} is of {command}, which has no table')
   kind, table = TABLES[command]

@@ -4,14 +4,14 @@ import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict, get_type_hints
+from typing import Any, NamedTuple, NotRequired, TypedDict, get_type_hints
 
 import numpy as np
 from scipy import stats
 
 from train.config import label, published, recipe
 from train.errors import UserError
-from train.outside import Name, made, read_json
+from train.outside import Config, Name, made, read_json
 from train.run import environments, within, without_nan, write_atomically
 
 
@@ -63,16 +63,16 @@ def read(folder: Path, command: str, kind: Any) -> list[Any]:
     raise UserError(
       f'{folder} holds a run that is not finished: {command} --resume --workdir {shlex.quote(str(folder))}'
     )
-  return [_row(row, kind, path) for row in results(folder)['rows']]
+  return [_row(row, kind, command, path) for row in results(folder)['rows']]
 
 
 class Results(TypedDict):
-  """What ``results.json`` holds."""
+  """What ``results.json`` holds; nothing but the rows is always asked for."""
 
-  recipe: Name
-  config: dict[str, Any]
-  environments: list[Any]
-  seconds_of_training: float
+  recipe: NotRequired[Name]
+  config: NotRequired[Config]
+  environments: NotRequired[list[Any]]
+  seconds_of_training: NotRequired[float]
   rows: list[dict[str, Any]]
 
 
@@ -81,13 +81,13 @@ def results(folder: Path) -> Results:
   return read_json(folder / 'results.json', Results)
 
 
-def _row(row: dict[str, Any], kind: Any, path: Path) -> Any:
+def _row(row: dict[str, Any], kind: Any, command: str, path: Path) -> Any:
   if 'name' in kind._fields:
     within(path.parent, row.get('name'), path)  # files are called by it
   found = {}
   for name, hint in get_type_hints(kind).items():
     if name not in row:
-      raise UserError(f'{path}: a row lacks {name}; make it anew by --resume')
+      raise UserError(f'{path}: a row lacks {name}, which those of a {command} run have')
     found[name] = value = np.nan if row[name] is None and hint is float else _of_json(row[name])
     made(value, hint, f'{path}: {name} of a row')
   return kind(**found)

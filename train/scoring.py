@@ -1,5 +1,7 @@
 """From trained students to rows: packed into files, read back from them, and scored as they were read."""
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +15,7 @@ import numpy as np
 from lmajax import tree
 from train import shipped
 from train.bench.timing import interleaved, median
+from train.config import made_by
 from train.distributed import first, wait
 from train.errors import UserError
 from train.evaluate import measured_again, member, scores
@@ -79,7 +82,7 @@ class Files:
     if first():
       for i, file in files.items():
         stats = {collection: part for collection, part in member(measured, i).items() if collection != 'params'}
-        shipped.write(file, packed[i], stats, about, entropy=entropy)
+        shipped.write(file, packed[i], stats, self._bound(about, file), entropy=entropy)
     wait(f'the files of {name} are written')
     if not files:
       return Written(as_trained, measured, 0.0, 0, '')
@@ -90,12 +93,17 @@ class Files:
     return Written(as_trained, stacked(variables), packed[i].mean_bits(), size, file_name(name, group.seeds[i]))
 
   def read(self, about: dict[str, Any], files: Sequence[Path]) -> list[Any]:
-    """The variables in files, which must be of the network that is described."""
+    """The variables in files, which must be of the network that is described, of this run, row and seed."""
     found = [self._read(file) for file in files]
     for file, each in zip(files, found, strict=True):
-      if each.description != about:
+      if each.description != self._bound(about, file):
         raise UserError(f'{file} holds another network than its name says: restore it, or go on by --resume')
     return [each.variables() for each in found]
+
+  def _bound(self, about: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The description of a file that can stand in no other's place."""
+    made = json.dumps([made_by(self._folder), file.name], sort_keys=True)
+    return {**about, 'made_by': hashlib.sha256(made.encode()).hexdigest()}
 
   def measured(self, group: Group, variables: Any) -> Any:
     """The same, with running statistics that are measured again."""

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypedDict
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypedDict
 
 import flax.linen as nn
 import jax
@@ -53,6 +53,7 @@ class Description(TypedDict):
   pixel_mean: list[Number]
   pixel_std: list[Number]
   brightest: Annotated[int, Meta(ge=1, le=255)]
+  made_by: NotRequired[Name]  # sha256 of the configuration of the run, with the name of the file
 
 
 def description(config: Named, arm: Arm | None, dataset: Dataset) -> dict[str, Any]:
@@ -162,11 +163,17 @@ def check(description: Any, path: Path, limits: Limits = LIMITS) -> None:
   """Whether it is a model's description, within the limits."""
   if isinstance(description, dict) and 'vocabulary_digest' in description:
     raise UserError(f'{path}: holds a network that translates, and takes no images; give its run to translate')
-  if not isinstance(description, dict) or set(description) != Description.__required_keys__:
+  if not has_names(description, Description):
     raise UserError(f'{path}: without the description of a model, as quantize, compress and export write it')
   typed(description, Description, f'{path}: its description')
   most(math.prod(description['image_shape']), 'pixels', limits, path)
   most(networks.layers(description['network'], description['width']), 'layers', limits, path)
+
+
+def has_names(description: Any, kind: Any) -> bool:
+  """Whether it is an object with the names of a ``TypedDict``."""
+  names = set(description) if isinstance(description, dict) else set()
+  return kind.__required_keys__ <= names <= kind.__annotations__.keys()
 
 
 def fitting(shipped: Shipped, path: Path) -> Shipped:

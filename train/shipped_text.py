@@ -1,7 +1,7 @@
 """The model files of networks that translate: packed weights, statistics, and what it takes to build them."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import jax.numpy as jnp
 from msgspec import Meta
@@ -33,6 +33,7 @@ class Description(TypedDict):
   activation: Name
   segments: Segments | None
   dtype: Literal['float32', 'bfloat16']
+  made_by: NotRequired[Name]  # as in the files of images
 
 
 def model(description: dict[str, Any], *, dropout: float = 0.0) -> Transformer:
@@ -60,7 +61,7 @@ def of_bytes(content: bytes, path: Path, limits: Limits = LIMITS) -> shipped.Shi
   """The content of a model file of distill-text, bounded as one of images is; an error names its path."""
   found = shipped.opened(content, path, limits)
   about = found.description
-  if not isinstance(about, dict) or set(about) != Description.__required_keys__:
+  if not shipped.has_names(about, Description):
     raise UserError(f'{path}: without the description of a network that translates, as distill-text writes it')
   typed(about, Description, f'{path}: its description')
   most(sum(about['layers']), 'layers', limits, path)

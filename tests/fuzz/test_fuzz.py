@@ -26,7 +26,8 @@ def limited():
 
 def progress(line):
   """Whether a line is no complaint: the bar, a note on a picture, a damaged checkpoint that is passed over."""
-  return not line.strip() or 'step/s' in line or ': resized from ' in line or line.startswith('warning: checkpoint')
+  bar = 'step/s' in line or 's/step' in line
+  return not line.strip() or bar or ': resized from ' in line or line.startswith('warning: checkpoint')
 
 
 @pytest.mark.slow

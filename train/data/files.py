@@ -20,10 +20,12 @@ def read_bytes(path: Path, most: int = MOST) -> bytes:
     if path.exists() and not path.is_file():
       raise UserError(f'{path}: is no file')
     with gzip.open(path) if path.suffix == '.gz' else path.open('rb') as file:
-      content = file.read(most + 1)
+      content = bytearray()
+      while len(content) <= most and (some := file.read(2**20)):  # a read of all at once takes room for the most
+        content += some
   if len(content) > most:
     raise UserError(f'{path}: holds more than {most:,} bytes, unwrapped, and no such file should; get the right one')
-  return content
+  return bytes(content)
 
 
 def read_tar(path: Path, names: Collection[str], most: int = MOST) -> dict[str, bytes]:
