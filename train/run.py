@@ -27,7 +27,7 @@ LOCK = '.lock'
 """The file by which one process holds a run's folder."""
 
 
-_GRACE = 5.0  # seconds that Python has to heed a signal; within a compilation it cannot
+_GRACE = 2.0  # seconds in which a loop can heed a signal, where there is one
 
 
 class Stopped(BaseException):
@@ -44,7 +44,8 @@ class Stopped(BaseException):
 class Run:
   """The open folder of a run: metrics, progress bar, and whether a signal has asked to stop.
 
-  While ``unsaved`` is set, a signal is kept until the loop asks for it and has saved; else it ends the run at once.
+  While ``unsaved`` is set, a signal waits until the loop asks for it and has saved. Else it ends the process within
+  seconds, whatever is at work there, a compilation or the scores.
 
   Args:
     folder: of the run.
@@ -107,12 +108,10 @@ class Run:
 
   def _on_signal(self, signum: int, frame: FrameType | None) -> None:
     del frame
-    self._signum = signum
-    if not self.unsaved:
-      self.stop()
+    self._signum = signum  # an exception here could be lost in a callback of whatever is running
 
   def _watch(self) -> None:
-    """Ends the process where a signal came while Python waits for a compilation and so cannot hear it."""
+    """Ends the process where a signal came that no loop heeds, from a thread, since Python may wait for a compiler."""
     heard, self._woken = os.pipe()
     os.set_blocking(self._woken, False)
     signal.set_wakeup_fd(self._woken)
