@@ -3,11 +3,12 @@
 import json
 import shutil
 import signal
+import time
 
 import pytest
 
-from tests.programs import SMALL, metrics, train
-from tests.runs import assert_same_run, saved_steps, whole_run
+from tests.programs import SMALL, finished, metrics, start, train
+from tests.runs import assert_same_run, digests, results, saved_steps, whole_run
 from train.__main__ import main
 
 STEPS_AN_EPOCH = 17
@@ -113,4 +114,89 @@ def test_a_full_disk_ends_in_one_line_and_leaves_what_was_saved(whole, stopped, 
   assert 'Traceback' not in full.stderr
   resumed = train('distill', '--workdir', folder, '--resume')
   assert resumed.returncode == 0, resumed.stderr
+  assert_same_run(folder, whole)
+
+
+AT_WORK = """
+import os, signal, sys, time
+from pathlib import Path
+from train.__main__ import _ended
+from train.run import Run
+
+def work():
+  with Run(Path(sys.argv[1])) as run:
+    run.unsaved = sys.argv[2] == 'unsaved'
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(4)  # a compilation, or scores
+    print('saved', flush=True)
+    run.unsaved = False
+    time.sleep(60)
+
+sys.exit(_ended(work))
+"""
+
+
+@pytest.mark.parametrize('state, said', [('saved', ''), ('unsaved', 'saved\n')])
+def test_a_signal_that_no_loop_heeds_ends_what_has_nothing_to_save(tmp_path, state, said):
+  folder = tmp_path / 'a run'
+  folder.mkdir()
+  began = time.monotonic()
+  done = finished(start('-c', AT_WORK, folder, state))
+  assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, said)
+  assert done.stderr.splitlines()[-1] == f"stopped by SIGTERM; go on with --resume --workdir '{folder}'"
+  assert 'Traceback' not in done.stderr and time.monotonic() - began < 40
+
+
+@pytest.mark.parametrize('moment', [0.1, 0.5, 1.0])
+def test_an_interrupt_of_the_imports_prints_no_trace(tmp_path, moment):
+  process = start('-m', 'train', 'distill', '--workdir', tmp_path / 'run')
+  time.sleep(moment)
+  process.send_signal(signal.SIGINT)
+  done = finished(process)
+  assert done.returncode in (-signal.SIGINT, 128 + signal.SIGINT, 1)  # 1: Python itself had not begun
+  assert 'train' not in done.stderr or 'stopped by' in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize('name', ['environment.json', 'milliseconds.json', None])
+def test_what_can_be_made_again_stops_no_finished_run(whole, tmp_path, name):
+  folder = shutil.copytree(whole, tmp_path / 'run')
+  if name is None:
+    (folder / 'environment.json').unlink()
+  else:
+    (folder / name).write_text('{"torn')
+  resumed = train('distill', '--workdir', folder, '--resume')
+  assert resumed.returncode == 0, resumed.stderr
+  assert results(folder)['rows'] == results(whole)['rows']
+
+
+def test_another_learning_rate_in_the_configuration_is_no_other_run(whole, tmp_path):
+  folder = shutil.copytree(whole, tmp_path / 'run')
+  config = json.loads((folder / 'config.json').read_text())
+  (folder / 'config.json').write_text(json.dumps({**config, 'learning_rate': 0.01}))
+  for arguments in (['evaluate', folder], ['distill', '--resume', '--workdir', folder]):
+    done = train(*arguments)
+    assert done.returncode == 2
+    line = done.stderr.splitlines()[-1]
+    assert 'was made with learning_rate 0.05, and config.json says 0.01: restore config.json' in line
+
+
+def test_checkpoints_of_other_types_are_not_trained_over(whole, tmp_path):
+  folder = shutil.copytree(whole, tmp_path / 'run')
+  before = digests(folder)
+  done = finished(start('-m', 'train', 'distill', '--workdir', folder, '--resume', JAX_ENABLE_X64='1'))
+  assert done.returncode == 2 and 'does not fit this environment' in done.stderr, done.stderr
+  assert digests(folder) == before
+
+
+def test_damaged_checkpoints_are_trained_anew_when_it_is_asked_for(whole, tmp_path):
+  folder = shutil.copytree(whole, tmp_path / 'run')
+  for phase in (folder / 'checkpoints').iterdir():
+    for step in phase.iterdir():
+      shutil.rmtree(step / 'state')
+  resumed = train('distill', '--workdir', folder, '--resume')
+  assert resumed.returncode == 2
+  line = resumed.stderr.splitlines()[-1]
+  assert line.endswith('none of its checkpoints can be read; restore one, or train anew by --restart')
+  anew = train('distill', '--workdir', folder, '--resume', '--restart')
+  assert anew.returncode == 0, anew.stderr
   assert_same_run(folder, whole)

@@ -185,4 +185,5 @@ def _writing(folder: Path) -> Iterator[None]:
     if lost(error):
       raise
     reason = ' '.join(str(getattr(error, 'strerror', None) or error).split())[:300]
-    raise UserError(f'cannot write checkpoints to {folder}: {reason} (make room there, then --resume)') from error
+    mend = ' (make room there, then --resume)' if isinstance(error, OSError) else ''
+    raise UserError(f'cannot write checkpoints to {folder}: {reason}{mend}') from error
