@@ -161,6 +161,7 @@ def test_the_coordinator_dies_and_one_process_goes_on(tmp_path):
   assert (folder / 'results.json').exists()
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_stops_both_at_the_same_step_and_saves(tmp_path):
   """And the cluster is detected: Slurm's variables stand in for the options."""
   folder, dots = tmp_path / 'run', [tmp_path / 'dots0', tmp_path / 'dots1']

@@ -180,20 +180,23 @@ class TestSums:
 
   @pytest.mark.parametrize('form', [_gradient._by_lanes, _gradient._by_segments])
   @pytest.mark.parametrize('odd, segment', [(np.nan, 0), (-np.inf, 0), (np.inf, 7)])
-  def test_what_is_not_finite_and_has_no_cotangent_spoils_one_slope(self, form, odd, segment):
-    """That of the segment in which it counts, because 0 · inf is NaN; the plain form gives the same."""
+  @pytest.mark.parametrize('back', [0.0, 1.5])
+  def test_what_is_not_finite_adds_nothing_to_its_slope(self, form, odd, segment, back):
+    """Though 0 · inf is NaN; its intercept and x itself get what comes back, and the plain form gives the same."""
     x, slopes, intercepts = drawn((40,))
-    g, spoilt, cuts = drawn((40,), seed=1)[0].at[5].set(0), x.at[5].set(odd), jnp.array(oracles.cuts(STATS, 8))
-    (dslopes, dintercepts), clean = (jax.jit(form)(at, at, g, cuts) for at in (spoilt, x.at[5].set(0)))
-    assert np.isnan(dslopes[segment])
-    np.testing.assert_allclose(np.delete(dslopes, segment), np.delete(clean[0], segment), rtol=1e-6)
-    np.testing.assert_allclose(dintercepts, clean[1], rtol=1e-6)
+    g, cuts = drawn((40,), seed=1)[0].at[5].set(back), jnp.array(oracles.cuts(STATS, 8))
+    spoilt, zero = x.at[5].set(odd), x.at[5].set(0)
+    dslopes, dintercepts = jax.jit(form)(spoilt, spoilt, g, cuts)
+    wanted = oracles.segment_sums(spoilt, zero, g, cuts)
+    np.testing.assert_allclose(dslopes, wanted[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(dintercepts, wanted[1], rtol=1e-5, atol=1e-5)
     ours, plain = (
       jax.jit(lambda g, *args, f=f: jax.vjp(partial(f, stats=STATS), *args)[1](g))(g, spoilt, slopes, intercepts)
       for f in (lma, lma_plain)
     )
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), ours, plain)
-    assert ours[0][5] == 0
+    np.testing.assert_allclose(ours[0][5], back * slopes[segment], rtol=1e-6)
+    assert np.isfinite(np.concatenate([leaf.ravel() for leaf in ours])).all()
 
   @pytest.mark.parametrize('form', [_gradient._by_lanes, _gradient._by_segments])
   def test_what_is_not_finite_counts_in_its_segment(self, form):

@@ -75,6 +75,7 @@ def losses(model, drawn, key):
 
 
 class TestTranslate:
+  @pytest.mark.slow
   def test_steps_are_those_of_two_players_in_turn(self):
     """By SGD with momentum, which remembers; the discriminator at every step, the generator at every second."""
     model, rate = players(), jnp.float32(0.05)
@@ -161,6 +162,7 @@ def errors_of(student, teacher):
 
 
 class TestPhases:
+  @pytest.mark.slow
   def test_the_ends_stay_to_the_bit_in_the_first_phase_and_all_moves_in_the_second(self):
     plan = plan_of(weight_decay=0.1)  # which moves what has no gradient
     teacher, only, lit, _ = plan.fits

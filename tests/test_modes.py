@@ -77,3 +77,51 @@ def test_the_check_for_nan_is_on():
   program = 'import jax.numpy as jnp; jnp.zeros(()) / 0'
   done = finished(start('-c', program, JAX_DEBUG_NANS='1'))
   assert done.returncode == 1 and 'FloatingPointError' in done.stderr
+
+
+WRONG = """
+import jax, jax.numpy as jnp
+from lmajax import RunningStats, Stats, init_stats, joined_intercepts, lma, lma_plain, measure, relu_init, segment_index
+from lmajax import update_stats
+
+x, (slopes, intercepts) = jnp.zeros(3), relu_init(4)
+good, floats = Stats(jnp.zeros(()), jnp.ones(())), Stats(0.0, 1.0)
+for call in (
+  lambda: measure([1.0, 2.0]),
+  lambda: measure(jnp.arange(3)),
+  lambda: lma(x, slopes, intercepts, floats),
+  lambda: lma_plain(x, slopes, intercepts, Stats(jnp.zeros(1), jnp.ones(1))),
+  lambda: lma(jnp.arange(3), slopes, intercepts, good),
+  lambda: lma(x, [0.0, 1.0], intercepts, good),
+  lambda: segment_index(x, floats, 4),
+  lambda: joined_intercepts(slopes, floats),
+  lambda: update_stats(init_stats(), floats, decay=0.9),
+  lambda: update_stats(RunningStats(0.0, 0.0, 0.0), good, decay=0.9),
+):
+  try:
+    call()
+  except ValueError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_what_is_no_array_of_floats_is_named():
+  """Without the hook of these tests, which would say it first."""
+  done = finished(start('-c', WRONG))
+  array = 'give an array of floats'
+  assert (done.stdout.splitlines(), done.stderr) == (
+    [
+      f'x is list; {array}',
+      f'x is int32[3]; {array}',
+      f'stats.mean is float; {array} of the shape ()',
+      f'stats.mean is float32[1]; {array} of the shape ()',
+      f'x is int32[3]; {array}',
+      f'slopes is list; {array}',
+      f'stats.mean is float; {array} of the shape ()',
+      f'stats.mean is float; {array} of the shape ()',
+      f'stats.mean is float; {array} of the shape ()',
+      f'stats.mean is float; {array} of the shape ()',
+    ],
+    '',
+  )

@@ -206,6 +206,7 @@ class TestRoundTrip:
 
 
 class TestSizes:
+  @pytest.mark.slow
   @pytest.mark.parametrize('student, bits, share', [(3, 4, 6), (1, 2, 11), (2, 2, 11)])
   def test_of_the_papers_students(self, student, bits, share):
     """Against the float32 numbers alone, without a header of theirs; all kernels quantized, first and last too."""

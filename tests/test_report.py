@@ -181,6 +181,7 @@ def test_a_site_is_that_of_the_activation_within_its_quantization(learned):
     assert bool(sites(act)) == (act is not linen.ReLU)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('model', MODELS)
 def test_the_curves_of_every_model_and_activation_can_be_drawn(tmp_path, model):
   def variables(name):

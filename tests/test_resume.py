@@ -157,6 +157,7 @@ def test_an_interrupt_of_the_imports_prints_no_trace(tmp_path, moment):
   assert 'train' not in done.stderr or 'stopped by' in done.stderr, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['environment.json', 'milliseconds.json', None])
 def test_what_can_be_made_again_stops_no_finished_run(whole, tmp_path, name):
   folder = shutil.copytree(whole, tmp_path / 'run')
@@ -180,6 +181,7 @@ def test_another_learning_rate_in_the_configuration_is_no_other_run(whole, tmp_p
     assert 'was made with learning_rate 0.05, and config.json says 0.01: restore config.json' in line
 
 
+@pytest.mark.slow
 def test_checkpoints_of_other_types_are_not_trained_over(whole, tmp_path):
   folder = shutil.copytree(whole, tmp_path / 'run')
   before = digests(folder)
@@ -188,6 +190,7 @@ def test_checkpoints_of_other_types_are_not_trained_over(whole, tmp_path):
   assert digests(folder) == before
 
 
+@pytest.mark.slow
 def test_damaged_checkpoints_are_trained_anew_when_it_is_asked_for(whole, tmp_path):
   folder = shutil.copytree(whole, tmp_path / 'run')
   for phase in (folder / 'checkpoints').iterdir():

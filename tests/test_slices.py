@@ -234,6 +234,7 @@ class TestTransforms:
     cut = partial(slice_params, graph=graph, widths=widths, criterion=CRITERIA[criterion][0])
     equal(jax.jit(cut)(*drawn(model)), cut(*drawn(model)))
 
+  @pytest.mark.slow
   def test_networks_at_once_equal_one_after_the_other(self, name, criterion):
     model, graph, widths = built(name, LMA)
     cut = partial(slice_params, graph=graph, widths=widths, criterion=CRITERIA[criterion][0])

@@ -123,6 +123,7 @@ def data_with(walk):
   )
 
 
+@pytest.mark.slow
 def test_a_signal_is_heard_at_the_end_of_a_chunk_and_the_run_goes_on_from_there(tmp_path):
   def signalled(step, batches):
     advance = SHORT(step, batches)

@@ -129,7 +129,10 @@ def in_one_line() -> Iterator[None]:
     lines = list(itertools.dropwhile(_is_rule, lines))
     what = ' '.join(itertools.takewhile(lambda line: not _is_rule(line), lines))
     meant = lines[lines.index('Perhaps you meant:') + 1] if 'Perhaps you meant:' in lines else ''
-    raise UserError(f'{what}{meant and f", perhaps {meant} was meant"}; see python -m train --help') from stopped
+    name = meant.partition(' ')[0]  # of another command it may be the very one that was given
+    raise UserError(
+      f'{what}{f", perhaps {meant} was meant" if name and name not in what else ""}; see python -m train --help'
+    ) from stopped
 
 
 def _is_rule(line: str) -> bool:

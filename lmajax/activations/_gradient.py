@@ -36,8 +36,12 @@ def plain(
   intercepts: Float[Array, 'k ...'] | None,
   cuts: Float[Array, 'cuts ...'],
 ) -> Float[Array, '*shape']:
-  """``slope · x + intercept``, of the segments in which ``at`` lies; no gradient flows into ``at`` and ``cuts``."""
-  y = select(at, slopes, cuts) * x.astype(cuts.dtype)
+  """``slope · x + intercept``, of the segments in which ``at`` lies; no gradient flows into ``at`` and ``cuts``.
+
+  Where x is not finite the slope gets none either, since even a zero that comes back would make NaN of it.
+  """
+  slope = select(at, slopes, cuts)
+  y = jnp.where(jnp.isfinite(x), slope, jax.lax.stop_gradient(slope)) * x.astype(cuts.dtype)
   return (y if intercepts is None else y + select(at, intercepts, cuts)).astype(x.dtype)
 
 
@@ -61,7 +65,7 @@ affine.defvjp(_affine_forward, _affine_backward)
 def segment_sums(
   at: Float[Array, '*shape'], x: Float[Array, '*shape'], g: Float[Array, '*shape'], cuts: Float[Array, ' cuts']
 ) -> tuple[Float[Array, ' k'], Float[Array, ' k']]:
-  """The sums of ``g · x`` and of ``g`` over the elements of each segment, in the type of ``cuts``."""
+  """The sums of ``g · x``, where x is finite, and of ``g`` over each segment, in the type of ``cuts``."""
   if any(axis is not None for axis in jax.typeof(at).sharding.spec):  # spread over an explicit mesh axis
     return _by_segments(at, x, g, cuts)
   return jax.lax.platform_dependent(at, x, g, cuts, cpu=_by_lanes, default=_by_segments)
@@ -74,7 +78,7 @@ def _sums_forward(at, x, g, cuts):
 def _sums_backward(kept, cotangents):
   at, x, g, cuts = kept
   slopes, intercepts = cotangents
-  return None, affine(at, g, slopes, None, cuts), affine(at, x, slopes, intercepts, cuts), None
+  return None, affine(at, g, slopes, None, cuts), affine(at, _finite(x), slopes, intercepts, cuts), None
 
 
 segment_sums.defvjp(_sums_forward, _sums_backward)
@@ -82,13 +86,17 @@ segment_sums.defvjp(_sums_forward, _sums_backward)
 
 def _by_segments(at: Array, x: Array, g: Array, cuts: Array) -> tuple[Array, Array]:
   """One masked sum after another, which GPU and TPU compilers fuse into one pass over ``at``, ``x`` and ``g``."""
-  at, x, g = (a.astype(cuts.dtype) for a in (at, x, g))
+  at, x, g = (a.astype(cuts.dtype) for a in (at, _finite(x), g))
   above = [at >= cut for cut in cuts]
   inside = [~above[0], *(low & ~high for low, high in itertools.pairwise(above)), above[-1]]
   slopes, intercepts = (
     [jnp.sum(jnp.where(mask, terms, jnp.zeros_like(terms))) for mask in inside] for terms in (g * x, g)
   )
   return jnp.stack(slopes), jnp.stack(intercepts)
+
+
+def _finite(x: Array) -> Array:
+  return jnp.where(jnp.isfinite(x), x, jnp.zeros_like(x))
 
 
 def _by_lanes(at: Array, x: Array, g: Array, cuts: Array) -> tuple[Array, Array]:
@@ -115,7 +123,7 @@ def _by_lanes(at: Array, x: Array, g: Array, cuts: Array) -> tuple[Array, Array]
     for row in range(_ROWS):
       at, x, g = (a[:, row] for a in blocks)
       at = jnp.minimum(at, jnp.finfo(dtype).max)  # an infinite x lies in the last segment too
-      terms = g * jnp.where(sloped, x, jnp.ones_like(x))
+      terms = g * jnp.where(sloped, _finite(x), jnp.ones_like(x))
       total += jnp.where((first | (at >= low)) & ~(at >= high), terms, jnp.zeros_like(terms))
     return total
 

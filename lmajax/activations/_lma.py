@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from lmajax.activations import _gradient
-from lmajax.activations._stats import Stats
+from lmajax.activations._stats import Stats, check_floats, check_stats
 
 
 def relu_init(num_segments: int) -> tuple[Float[Array, ' k'], Float[Array, ' k']]:
@@ -61,7 +61,7 @@ def segment_index(x: Float[Array, '*shape'], stats: Stats, num_segments: int) ->
     num_segments: K.
 
   Raises:
-    ValueError: K is below 2.
+    ValueError: K is below 2, or x or the statistics are no floats.
 
   >>> segment_index(jnp.array([-9., -.1, 0., .8, 9.]), Stats(jnp.array(0.), jnp.array(1.)), 8).tolist()
   [0, 3, 4, 5, 7]
@@ -71,6 +71,8 @@ def segment_index(x: Float[Array, '*shape'], stats: Stats, num_segments: int) ->
   explicit mesh axis.
   """
   _check_segments(num_segments)
+  check_floats('x', x)
+  check_stats(stats)
   x = x.astype(_wide(x.dtype, stats.mean.dtype))
   index = jnp.zeros(x.shape, jnp.int32)
   for cut in _cuts(stats, num_segments):
@@ -95,10 +97,11 @@ def lma(
 
   Returns:
     y, of the shape of ``x``. NaN counts as segment 0 and gives NaN; an infinite x lies in the first or the last segment
-    and gives infinity, or NaN where its slope is 0. The gradient of that one slope is then NaN too.
+    and gives infinity, or NaN where its slope is 0. An element that is not finite adds nothing to the gradient of its
+    slope, as it adds nothing to ``measure``; its intercept and ``x`` get the gradient of any other element.
 
   Raises:
-    ValueError: slopes and intercepts are not two vectors of one length ≥ 2.
+    ValueError: slopes and intercepts are not two vectors of one length ≥ 2, or something is no array of floats.
 
   >>> stats = Stats(jnp.array(0.), jnp.array(1.))
   >>> lma(jnp.array([-2., 2.]), *relu_init(8), stats).tolist()
@@ -106,7 +109,7 @@ def lma(
 
   Source: the LMA paper, equation 4.
   """
-  x, *tables = _gradient.alike(x, *_tables(x.dtype, slopes, intercepts, stats))
+  x, *tables = _gradient.alike(x, *_tables(x, slopes, intercepts, stats))
   return _gradient.affine(x, x, *tables)
 
 
@@ -128,14 +131,17 @@ def lma_plain(
 
   Source: the LMA paper, equation 4.
   """
-  return _gradient.plain(x, x, *_tables(x.dtype, slopes, intercepts, stats))
+  return _gradient.plain(x, x, *_tables(x, slopes, intercepts, stats))
 
 
-def _tables(dtype: np.dtype, slopes: Array, intercepts: Array, stats: Stats) -> tuple[Array, Array, Array]:
-  """The slopes, the intercepts and the cuts, in the type that an input of the given type is computed in."""
+def _tables(x: Array, slopes: Array, intercepts: Array, stats: Stats) -> tuple[Array, Array, Array]:
+  """The slopes, the intercepts and the cuts, in the type that an input is computed in."""
+  for name, value in (('x', x), ('slopes', slopes), ('intercepts', intercepts)):
+    check_floats(name, value)
+  check_stats(stats)
   if slopes.ndim != 1 or slopes.shape != intercepts.shape or slopes.size < 2:
     raise ValueError(f'slopes {slopes.shape} and intercepts {intercepts.shape} must be two vectors of one length >= 2')
-  wide = _wide(dtype, slopes.dtype)
+  wide = _wide(x.dtype, slopes.dtype)
   return slopes.astype(wide), intercepts.astype(wide), _stacked_cuts(stats, slopes.size, wide)
 
 
@@ -158,13 +164,15 @@ def joined_intercepts(slopes: Float[Array, ' k'], stats: Stats) -> Float[Array, 
     β, in float32 at least.
 
   Raises:
-    ValueError: there are fewer than two slopes.
+    ValueError: there are fewer than two slopes, or something is no array of floats.
 
   >>> joined_intercepts(jnp.array([0., 1., 3.]), Stats(jnp.array(0.), jnp.array(1.))).tolist()
   [-1.0, 0.0, -2.0]
 
   Source: not in the paper. It is a choice of intercepts, not another activation.
   """
+  check_floats('slopes', slopes)
+  check_stats(stats)
   _check_segments(slopes.size)
   slopes = slopes.astype(_wide(slopes.dtype))
   steps = (slopes[:-1] - slopes[1:]) * _stacked_cuts(stats, slopes.size, slopes.dtype)
@@ -206,7 +214,7 @@ def fold_batch_norm(
 
   Source: not in the paper.
   """
-  slopes, intercepts, cuts = (table[:, None] for table in _tables(slopes.dtype, slopes, intercepts, stats))
+  slopes, intercepts, cuts = (table[:, None] for table in _tables(slopes, slopes, intercepts, stats))
   steep = (norm['scale'] / jnp.sqrt(norm['variance'] + epsilon))[None]
   shift = norm['bias'][None] - steep * norm['mean'][None]
   # A channel that falls meets its segments from the other side; one that is flat lies in one of them, wherever x is.

@@ -58,7 +58,7 @@ def measure(x: Float[Array, '...'], *, where: Mask = None, axis_name: str | None
     is infinite, and the mean 0 unless it is finite.
 
   Raises:
-    ValueError: ``where`` has another rank than ``x`` or does not broadcast to it.
+    ValueError: ``x`` is no array of floats, or ``where`` has another rank or does not broadcast to it.
 
   >>> stats = measure(jnp.array([[1., 2.], [3., 4.]]))
   >>> round(float(stats.mean), 4), round(float(stats.std), 4)
@@ -67,6 +67,7 @@ def measure(x: Float[Array, '...'], *, where: Mask = None, axis_name: str | None
   Source: the LMA paper, before equation 3. The paper does not say which deviation it takes; the authors' code takes the
   unbiased one, and a single NaN there spoils a layer's statistics for good.
   """
+  check_floats('x', x)
   check_mask(where, x)
   x = jax.lax.stop_gradient(jnp.atleast_1d(x)).astype(np.promote_types(x.dtype, np.float32))
   kept = jnp.isfinite(x) if where is None else jnp.isfinite(x) & where
@@ -170,6 +171,21 @@ def batch_norm_stats(
   return Stats(jnp.mean(bias), jnp.where(jnp.isfinite(unbiased), jnp.sqrt(unbiased), jnp.full_like(unbiased, jnp.inf)))
 
 
+def check_floats(name: str, value: Any, shape: tuple[int, ...] | None = None) -> None:
+  """Refuses what is no array of floats, or has another shape: deep inside, the error would name neither."""
+  dtype, found = getattr(value, 'dtype', None), getattr(value, 'shape', None)
+  if dtype is None or not jnp.issubdtype(dtype, jnp.floating) or (shape is not None and found != shape):
+    what = type(value).__name__ if dtype is None else f'{dtype}{list(found)}'
+    wanted = 'an array of floats' if shape is None else f'an array of floats of the shape {shape}'
+    raise ValueError(f'{name} is {what}; give {wanted}')
+
+
+def check_stats(stats: Any) -> None:
+  """Refuses statistics that are not two or three scalars, as ``measure`` and ``debias`` give them."""
+  for name, value in zip(stats._fields, stats, strict=True):
+    check_floats(f'stats.{name}', value, ())
+
+
 def check_mask(where: Array | None, x: Array) -> None:
   """A mask of [batch, time] on [batch, time, features] would mask the wrong axis whenever the sizes agree."""
   if where is None:
@@ -208,7 +224,7 @@ def update_stats(running: RunningStats, batch: Stats, *, decay: float) -> Runnin
     The averages, in float32 at least, whatever they were kept in.
 
   Raises:
-    ValueError: the decay is out of range.
+    ValueError: the decay is out of range, or the statistics are no scalars of floats.
 
   >>> running = update_stats(init_stats(), Stats(jnp.array(2.), jnp.array(1.)), decay=0.99)
   >>> [round(float(leaf), 4) for leaf in running]
@@ -217,6 +233,8 @@ def update_stats(running: RunningStats, batch: Stats, *, decay: float) -> Runnin
   Source: the LMA paper, below equation 3 ("moving average factor 0.99"). As in the authors' code the standard deviation
   is averaged, not the variance; unlike there, only training calls this.
   """
+  check_stats(running)
+  check_stats(batch)
   return RunningStats(*moved(running, batch, decay))
 
 

@@ -273,6 +273,7 @@ class TestEveryReparam:
     assert np.mean(values[-5:]) < 0.9 * np.mean(values[:5])
     equal(given, DRAWN)
 
+  @pytest.mark.slow
   def test_vmap_over_seeds_equals_a_loop(self, build, shadow):
     init, apply, keys = begun(build), applied(build), jax.random.split(key(), 2)
     each = [params(), jax.tree.map(lambda leaf: 0.5 - leaf, params())]
@@ -296,6 +297,7 @@ class TestEveryReparam:
     before, after = (error(applied(build)(theta, each, None), target) for each in (code, refreshed))
     assert after <= before * (1 + 1e-6)
 
+  @pytest.mark.slow
   @pytest.mark.parametrize('kind', [AxisType.Auto, AxisType.Explicit], ids=['auto', 'explicit'])
   def test_trains_on_a_batch_over_eight_devices(self, build, shadow, kind):
     reparam, theta, code = start(build)
