@@ -173,7 +173,7 @@ def batch_norm_stats(
 
 def check_floats(name: str, value: Any, shape: tuple[int, ...] | None = None) -> None:
   """Refuses what is no array of floats, or has another shape: deep inside, the error would name neither."""
-  dtype, found = getattr(value, 'dtype', None), getattr(value, 'shape', None)
+  dtype, found = getattr(value, 'dtype', None), getattr(value, 'shape', ())
   if dtype is None or not jnp.issubdtype(dtype, jnp.floating) or (shape is not None and found != shape):
     what = type(value).__name__ if dtype is None else f'{dtype}{list(found)}'
     wanted = 'an array of floats' if shape is None else f'an array of floats of the shape {shape}'
