@@ -17,7 +17,7 @@ from lmajax import LMA, models, tree
 from lmajax.activations.linen import ReLU
 from lmajax.losses import gradient_penalty
 from tests.programs import metrics, train
-from tests.runs import assert_same_run, assert_teacher_is_taken, refused, results, whole_run
+from tests.runs import assert_same_run, assert_teacher_is_taken, refused, results, saved_steps, whole_run
 from train import report, report_lit_gan
 from train.adversarial import _BETWEEN, Adversaries, Weights, draw, one_hot, representing, translate
 from train.config import command
@@ -375,8 +375,9 @@ def test_killed_in_either_phase_a_run_ends_with_the_same_bits(whole, tmp_path):
     killed = train('lit-gan', '--workdir', folder, *given, **moment)
     assert killed.returncode in (-signum, 128 + signum), killed.stderr
     given = ['--resume']
-  reached = {path.name.removeprefix('lma-4-') for path in (folder / 'checkpoints').iterdir()}
-  assert 'lit' in reached and 'scratch' not in reached
+  saved = {path.name.removeprefix('lma-4-') for path in (folder / 'checkpoints').iterdir()}
+  assert saved == {'relu-classifier', 'teacher', 'lit-only'}  # all of the first phase, and nothing yet of the second
+  assert saved_steps(folder) == begun + STEPS * PHASES['lit-only']
   resumed = train('lit-gan', '--workdir', folder, '--resume')
   assert resumed.returncode == 0, resumed.stderr
   assert_same_run(folder, whole)
