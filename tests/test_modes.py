@@ -63,6 +63,20 @@ def test_the_parts_of_the_library_run(program, variable):
   assert done.returncode == 0, done.stderr
 
 
+CONTRACTS = [
+  ('JAX_ENABLE_X64', ('activations', 'losses', 'reparams'), ''),
+  ('JAX_DEBUG_NANS', ('activations', 'losses'), 'not nan-'),  # but for NaN that is handed in on purpose
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('variable, files, chosen', CONTRACTS, ids=[variable for variable, *_ in CONTRACTS])
+def test_contracts_hold(variable, files, chosen):
+  command = ['-m', 'pytest', '-p', 'no:cacheprovider', '-n0', '-k', chosen]
+  done = finished(start(*command, *(f'tests/contracts/test_{name}.py' for name in files), **{variable: '1'}))
+  assert done.returncode == 0, done.stdout
+
+
 @pytest.mark.slow
 def test_contracts_of_the_last_bit_hold_as_users_compile():
   """The other tests compile quickly."""

@@ -47,7 +47,7 @@ def repaired(rows: Rows, inside: Inside, codebook: Codebook, assignments: Assign
 
   def wanted(state: tuple[Array, ...]) -> Array:
     i, _, _, error = state
-    return (i < (counts == 0).sum()) & (error.max() > 0)
+    return (i < (counts == 0).sum(dtype=jnp.int32)) & (error.max() > 0)
 
   def fill(state: tuple[Array, ...]) -> tuple[Array, ...]:
     i, codebook, assignments, error = state

@@ -73,7 +73,7 @@ def least_error(rows: Float[Array, 'b n'], bits: int) -> tuple[Float[Array, ' b'
     error = jnp.square(quantized_rows(rows, *bounds, bits, None) - rows).sum(axis=-1)
     return error, *bounds
 
-  errors, lows, spans = jax.lax.map(candidate, jnp.linspace(1.0, 0.25, 16))
+  errors, lows, spans = jax.lax.map(candidate, jnp.linspace(1.0, 0.25, 16, dtype=rows.dtype))
   best = errors.argmin(axis=0)[None]
   return jnp.take_along_axis(lows, best, axis=0)[0], jnp.take_along_axis(spans, best, axis=0)[0]
 
