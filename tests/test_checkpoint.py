@@ -142,7 +142,10 @@ def test_where_all_are_damaged_nothing_is_trained_over_them_unless_it_is_asked_f
     truncate(largest_file(saved / number))
   with pytest.warns(UserWarning, match='damaged'), pytest.raises(UserError) as caught:
     Checkpoints(saved).restore(abstract)
-  assert str(caught.value) == f'{saved}: none of its checkpoints can be read; restore one, or train anew by --restart'
+  assert (
+    str(caught.value)
+    == f'{saved}: none of its checkpoints can be read; restore one, or train anew by --resume --restart'
+  )
   with pytest.warns(UserWarning, match='damaged'):
     assert Checkpoints(saved).restore(abstract, restart=True) is None
 

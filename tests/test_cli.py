@@ -1,6 +1,7 @@
 """What a person can mend ends in one clear line and exit code 2, and leaves nothing behind."""
 
 import json
+import signal
 
 import pytest
 
@@ -85,12 +86,11 @@ def test_what_standard_output_cannot_show_is_said(tmp_path):
 
 def test_whoever_has_read_enough_may_leave(tmp_path):
   (tmp_path / 'results.json').write_text(json.dumps(RESULTS))
-  program = 'import sys; from train.__main__ import program; sys.stdout.close = None; sys.exit(program(sys.argv[1:]))'
-  process = start('-c', program, 'report', tmp_path)
+  process = start('-m', 'train', 'report', tmp_path, PYTHONUNBUFFERED='')
   process.stdout.close()
-  process.wait(LONGEST)
-  assert process.stderr.read() == ''
+  said = process.stderr.read()
   process.stderr.close()
+  assert (process.wait(LONGEST), said) == (128 + signal.SIGPIPE, '')
 
 
 ROW = {'name': 'a', 'activation': 'relu', 'width': 3, 'segments': None, 'hard_label': True, 'accuracy': [0.5]}

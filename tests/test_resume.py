@@ -199,7 +199,7 @@ def test_damaged_checkpoints_are_trained_anew_when_it_is_asked_for(whole, tmp_pa
   resumed = train('distill', '--workdir', folder, '--resume')
   assert resumed.returncode == 2
   line = resumed.stderr.splitlines()[-1]
-  assert line.endswith('none of its checkpoints can be read; restore one, or train anew by --restart')
+  assert line.endswith('none of its checkpoints can be read; restore one, or train anew by --resume --restart')
   anew = train('distill', '--workdir', folder, '--resume', '--restart')
   assert anew.returncode == 0, anew.stderr
   assert_same_run(folder, whole)

@@ -104,6 +104,7 @@ def _ended(work: Callable[[], None]) -> int:
   """Its exit code; what its user can mend is one line and exit code 2."""
   try:
     work()
+    sys.stdout.flush()  # else a reader who has left shows at the end of Python, as a trace
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
     return 2

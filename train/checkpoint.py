@@ -85,7 +85,9 @@ class Checkpoints:
         continue
       return found
     if damaged and not restart:
-      raise UserError(f'{self.folder}: none of its checkpoints can be read; restore one, or train anew by --restart')
+      raise UserError(
+        f'{self.folder}: none of its checkpoints can be read; restore one, or train anew by --resume --restart'
+      )
     return None
 
   def _passed_over(self, step: int, error: Exception) -> int:

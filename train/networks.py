@@ -88,10 +88,10 @@ def parsed(name: str) -> tuple[Family, tuple[int, ...]]:
 def layers(name: str, width: Sequence[int]) -> int:
   """At least so many layers with weights does the network of a name have, if there is one; 0 if not."""
   try:
-    family, numbers = parsed(name)
+    _, numbers = parsed(name)
   except ValueError:
     return 0
-  return max(numbers[:1] if family.width == _STAGES or family.numbers == 2 else (), default=0) or len(width)
+  return numbers[0] if numbers else len(width)
 
 
 def _example(prefix: str) -> str:

@@ -15,7 +15,6 @@ from msgspec import Meta
 from train.errors import UserError
 
 Count = Annotated[int, Meta(ge=1, le=10**9)]
-Segments = Annotated[int, Meta(ge=2, le=10**6)]
 Number = Annotated[float, Meta(ge=-1e9, le=1e9)]
 Plain = str | int | float | bool | None
 Config = dict[str, Plain | list[Plain]]
@@ -42,6 +41,8 @@ MOST = {
   'beams': 256, 'grid': 2000, 'lines': 100_000, 'batch_size': 10**6, 'teacher_batch_size': 10**6, 'sizes': 2**28,
 }  # fmt: skip
 """Above these an option's number asks for more memory than any use of it; all are choices."""
+
+Segments = Annotated[int, Meta(ge=2, le=MOST['segments'])]
 
 
 def bounded(options: Any) -> Any:

@@ -65,6 +65,7 @@ class Run:
     self._asked = 0
     self._before: dict[int, Any] = {}
     self._woken: int | None = None
+    self._woken_before = -1
 
   def __enter__(self) -> 'Run':
     if first():
@@ -89,7 +90,7 @@ class Run:
     for signum, handler in self._before.items():
       signal.signal(signum, handler)
     if self._woken is not None:
-      signal.set_wakeup_fd(-1)
+      signal.set_wakeup_fd(self._woken_before)
       os.close(self._woken)  # ends the watch
     for board in self._boards.values():
       board.close()
@@ -114,7 +115,7 @@ class Run:
     """Ends the process where a signal came that no loop heeds, from a thread, since Python may wait for a compiler."""
     heard, self._woken = os.pipe()
     os.set_blocking(self._woken, False)
-    signal.set_wakeup_fd(self._woken)
+    self._woken_before = signal.set_wakeup_fd(self._woken)
 
     def watch() -> None:
       while signum := os.read(heard, 1):
