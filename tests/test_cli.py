@@ -149,9 +149,10 @@ def test_a_folder_that_holds_a_run_is_not_written_over(capsys, tmp_path):
   assert (tmp_path / 'config.json').read_bytes() == before
 
 
+@pytest.mark.parametrize('config', [{}, {'seeds': 3, 'width': 8}], ids=str)
 @pytest.mark.parametrize('command', ['regions', 'bench', 'unknown'])
-def test_report_takes_no_run_without_seeds(capsys, tmp_path, command):
-  (tmp_path / 'results.json').write_text(json.dumps({**RESULTS, 'recipe': command, 'config': {}}))
+def test_report_takes_no_run_without_seeds(capsys, tmp_path, command, config):
+  (tmp_path / 'results.json').write_text(json.dumps({**RESULTS, 'recipe': command, 'config': config}))
   assert f'{tmp_path} holds no finished run of seeds' in refused(capsys, 'report', str(tmp_path))
 
 

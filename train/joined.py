@@ -81,7 +81,8 @@ def write(folder: Path, found: Joined) -> None:
 def _results(folder: Path) -> dict[str, Any]:
   results: Any = report.results(folder)
   whole = results.keys() >= report.Results.__annotations__.keys()
-  if not whole or results['recipe'] not in TABLES or 'seeds' not in results['config']:
+  named = {command for command, (kind, _) in TABLES.items() if 'name' in kind._fields}  # regions have no names
+  if not whole or results['recipe'] not in named or 'seeds' not in results['config']:
     raise UserError(f'{folder} holds no finished run of seeds, and report takes no other')
   for name in set(_STUDENTS) & set(results['config']):
     made(results['config'][name], list[Plain], f'{folder / "results.json"}: {name} of its config')
