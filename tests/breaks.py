@@ -7,10 +7,11 @@ broken module, directly or through others; where they start programs (``tests.pr
 all. Those that are nearest to it run first, each until its first failure, and the slow ones with the others. A break is
 red once a file fails; it is green if none does, and unknown if the time given to one break is over.
 
-    python -m tests.breaks [--tree FOLDER] [--only 1 5 ...] [--seconds 600] [--out found.json]
+    python -m tests.breaks [--tree FOLDER] [--only 1 5 ...] [--seconds 600] [--out found.json] [--found FILE]
 
-``--tree`` judges by the tests of another checkout, whose ``lmajax`` and ``train`` must hold the same lines. What was
-drawn lies in ``breaks.json``, since another line of the code is another draw; ``--draw`` draws anew.
+``--tree`` judges by the tests of another checkout. What was drawn lies in ``breaks.json``, since another line of the
+code is another draw; ``--draw --tree FOLDER`` draws anew, of the lines that both checkouts hold, and judges nothing.
+``--found`` takes what ``--out`` wrote for another checkout: the file that turned red there goes first here.
 """
 
 import argparse
@@ -85,13 +86,15 @@ def judged(tree):
       inner += [child for child in ast.iter_child_nodes(node) if id(child) not in skipped]
 
 
-def places(path):
-  """All the breaks of a file: line, kind, the line before and after."""
+def places(path, other):
+  """All the breaks of a file in lines that the other checkout has, too: line, kind, the line before and after."""
   text = (ROOT / path).read_text(encoding='utf-8')
+  there = other / path
   lines, found = text.splitlines(), {}
+  common = collections.Counter(map(str.strip, there.read_text(encoding='utf-8').splitlines() if there.exists() else ()))
   for node in judged(ast.parse(text)):
     change = broken(node)
-    if change is None or node.lineno != node.end_lineno:
+    if change is None or node.lineno != node.end_lineno or common[lines[node.lineno - 1].strip()] != 1:
       continue
     line = lines[node.lineno - 1].encode()
     kind, new = change
@@ -103,11 +106,11 @@ def places(path):
   return [found[spot] for spot in sorted(found)]
 
 
-def drawn():
-  """The breaks, in an order that the seed alone decides."""
+def drawn(other):
+  """The breaks, in an order that the seed alone decides, of lines that the other checkout has once, too."""
   draw = random.Random(SEED)
   files = sorted(str(path.relative_to(ROOT)) for top in ('lmajax', 'train') for path in (ROOT / top).rglob('*.py'))
-  every = {path: found for path in files if (found := places(path))}
+  every = {path: found for path in files if (found := places(path, other))}
   folders = sorted({str(Path(path).parent) for path in every})
   chosen = [path for path in PROGRAMS if path in every]
   for folder in folders:
@@ -164,20 +167,18 @@ def judges(root, path):
   return [file for *_, file in sorted(found)]
 
 
-def judged_by(root, change, seconds):
-  """Red and by which test, green, or unknown; and the seconds that it took to know."""
+def judged_by(root, change, seconds, first=None):
+  """Red and by which test, green, or unknown; and the seconds that it took to know. One file may go first."""
   began = time.monotonic()
   with tempfile.TemporaryDirectory() as folder:
     there = Path(folder) / 'broken'
     shutil.copytree(root, there, ignore=shutil.ignore_patterns('.git', '__pycache__', '.*cache'))
     path = there / change['file']
     lines = path.read_text(encoding='utf-8').split('\n')
-    at = change['line'] - 1
-    if lines[at].strip() != change['from']:  # of another checkout
-      at = next(i for i, line in enumerate(lines) if line.strip() == change['from'])
+    at = next(i for i, line in enumerate(lines) if line.strip() == change['from'])
     lines[at] = lines[at].replace(change['from'], change['to'])
     path.write_text('\n'.join(lines), encoding='utf-8')
-    for file in judges(root, change['file']):
+    for file in sorted(judges(root, change['file']), key=lambda file: file != first):
       left = seconds - (time.monotonic() - began)
       command = [sys.executable, '-m', 'pytest', '-p', 'no:cacheprovider', '-n', '0', '-x', '-m', '', file]
       try:
@@ -200,16 +201,20 @@ def main():
   parser.add_argument('--seconds', type=float, default=600)
   parser.add_argument('--out', type=Path)
   parser.add_argument('--draw', action='store_true')
+  parser.add_argument('--found', type=Path)
   options = parser.parse_args()
   if options.draw:
-    DRAWN.write_text(json.dumps(drawn(), indent=1) + '\n', encoding='utf-8')
+    DRAWN.write_text(json.dumps(drawn(options.tree.resolve()), indent=1) + '\n', encoding='utf-8')
+    return
   changes = json.loads(DRAWN.read_text(encoding='utf-8'))
+  found = json.loads(options.found.read_text(encoding='utf-8')) if options.found else []
+  firsts = {row['number']: row['by'].partition('::')[0] for row in found}
   counts, rows = collections.Counter(), []
   for number, change in enumerate(changes, start=1):
     print(f'{number:2} {change["file"]}:{change["line"]} {change["kind"]}\n   - {change["from"]}\n   + {change["to"]}')
     if options.only is not None and number not in options.only:
       continue
-    verdict, by, seconds = judged_by(options.tree.resolve(), change, options.seconds)
+    verdict, by, seconds = judged_by(options.tree.resolve(), change, options.seconds, firsts.get(number))
     print(f'   {verdict} after {seconds} s {by}', flush=True)
     counts[verdict] += 1
     rows.append({'number': number, **change, 'verdict': verdict, 'by': by, 'seconds': seconds})

@@ -23,7 +23,7 @@ OPTIONAL = {
   'lmajax.compress._pack': {'safetensors'}
 }  # imported within a call, which names the extra where it is missing
 ARROWS = {('models', 'activations')}
-ANYWHERE = {'types', 'tree'}
+ANYWHERE = {'_arguments', 'types', 'tree'}
 
 # Public functions without an oracle of their name, each for a reason.
 NO_ORACLE = {

@@ -217,7 +217,7 @@ class TestWidthsAt:
 
   @pytest.mark.parametrize('minimum, multiple', [(0, 1), (1, 0), (-2, 3)])
   def test_a_minimum_or_a_multiple_below_1_is_refused(self, minimum, multiple):
-    with pytest.raises(ValueError, match=f'the minimum is {minimum} and the multiple {multiple}, and both must be 1'):
+    with pytest.raises(ValueError, match=r'(minimum is (0|-2)|multiple is 0); give a whole number of at least 1'):
       widths_at(SPECTRA, 0.5, minimum=minimum, multiple=multiple)
 
 
@@ -296,7 +296,7 @@ class TestGraph:
       (Channels((), (BIAS,)), 'channels that no kernel writes: those along params/a/bias'),
       (Channels((A, B)), r'params/b/kernel is \(8, 5\), and params/a/kernel writes 4 channels'),
       (Channels((A,), ('params/b/bias',)), r'params/b/bias is \(5,\), and params/a/kernel writes 4 channels'),
-      (Channels((A,), ('params/a/slope',)), r'params/a/slope is \(\), and params/a/kernel writes 4 channels'),
+      (Channels((A,), ('params/a/slope',)), r'params/a/slope is float64\[\]; give an array of floats with 1 axis'),
       (Channels((B,), (), (A,)), r'params/a/kernel is \(3, 4\), and does not read 5 channels'),
       (Channels((A,), (), (BIAS,)), r'params/a/bias is \(4,\), and does not read 4 channels'),
       (Channels((A,), (), (B,), (BIAS,)), 'the scales params/a/bias are not all along params/a/kernel'),

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from lmajax._arguments import check_count, check_floats, check_mask
 from lmajax.activations import _stats
 from lmajax.types import Mask
 
@@ -30,7 +31,7 @@ def fake_quantize(
     bits: b, 1 … 8.
 
   Raises:
-    ValueError: bits are out of range.
+    ValueError: bits are out of range, x is no array of floats, or an end no scalar of them.
 
   >>> fake_quantize(jnp.array([-1., .2, 1.4, 9.]), jnp.array(0.), jnp.array(3.), 2).tolist()
   [0.0, 0.0, 1.0, 3.0]
@@ -39,8 +40,10 @@ def fake_quantize(
   rounded; Bhalgat et al. 2020 (LSQ+) for two free ends, written there as a step and an offset. Zero need not be a
   level, as Jacob et al. 2018 have it, and LSQ's scale of the gradient is left to the optimizer.
   """
-  if not 1 <= bits <= 8:
-    raise ValueError(f'bits is {bits}; give 1 to 8')
+  check_count('bits', bits, 1, 8)
+  check_floats('x', x)
+  for name, end in (('low', low), ('high', high)):
+    check_floats(name, end, ())
   wide = np.promote_types(x.dtype, np.float32)
   value, low, high = (a.astype(wide) for a in (x, low, high))
   known = jnp.isfinite(high - low)
@@ -72,7 +75,8 @@ class RunningRange(NamedTuple):
 
 def measure_range(x: Float[Array, '...'], *, where: Mask = None, axis_name: str | None = None) -> Range:
   """Measures what is finite and not masked, in float32 at least and with no gradient; arguments as of ``measure``."""
-  _stats.check_mask(where, x)
+  check_floats('x', x)
+  check_mask(where, x)
   x = jax.lax.stop_gradient(x).astype(np.promote_types(x.dtype, np.float32))
   kept = jnp.isfinite(x) if where is None else jnp.isfinite(x) & where
   low, high = jnp.min(x, where=kept, initial=jnp.inf), jnp.max(x, where=kept, initial=-jnp.inf)

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from lmajax._arguments import as_given, check_floats, is_count
 from lmajax.activations import _gradient
-from lmajax.activations._stats import Stats, check_floats, check_stats
+from lmajax.activations._stats import Stats, check_stats
 
 
 def relu_init(num_segments: int) -> tuple[Float[Array, ' k'], Float[Array, ' k']]:
@@ -32,8 +33,8 @@ def relu_init(num_segments: int) -> tuple[Float[Array, ' k'], Float[Array, ' k']
 
 
 def _check_segments(num_segments: int) -> None:
-  if num_segments < 2:
-    raise ValueError(f'num_segments is {num_segments}, and LMA needs at least 2')
+  if not is_count(num_segments) or num_segments < 2:
+    raise ValueError(f'num_segments is {as_given(num_segments)}, and LMA needs at least 2')
 
 
 def _wide(*dtypes: np.dtype) -> np.dtype:
@@ -207,6 +208,9 @@ def fold_batch_norm(
   Returns:
     The function of the norm's input. Within rounding of a cut it may take the neighbouring piece.
 
+  Raises:
+    ValueError: as of ``lma``, or the norm's four are no vectors of floats of one length.
+
   >>> norm = dict(scale=jnp.array([2.]), bias=jnp.array([1.]), mean=jnp.array([0.]), variance=jnp.array([1.]))
   >>> folded = fold_batch_norm(*relu_init(8), Stats(jnp.array(0.), jnp.array(1.)), norm, epsilon=0.)
   >>> folded(jnp.array([[-1.], [1.]])).tolist()
@@ -214,6 +218,11 @@ def fold_batch_norm(
 
   Source: not in the paper.
   """
+  if missing := {'scale', 'bias', 'mean', 'variance'} - {*norm}:
+    raise ValueError(f'norm has no {", ".join(sorted(missing))}; give scale, bias, mean and variance')
+  check_floats('scale', norm['scale'], least_rank=1)
+  for name in ('bias', 'mean', 'variance'):
+    check_floats(name, norm[name], norm['scale'].shape)
   slopes, intercepts, cuts = (table[:, None] for table in _tables(slopes, slopes, intercepts, stats))
   steep = (norm['scale'] / jnp.sqrt(norm['variance'] + epsilon))[None]
   shift = norm['bias'][None] - steep * norm['mean'][None]

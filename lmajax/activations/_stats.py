@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from lmajax._arguments import as_given, check_count, check_floats, check_mask, is_between, shown
 from lmajax.types import Mask
 
 _RUN = 2**12  # elements added one after another: XLA's CPU makes a tree of a sum, but not of several sums at once
@@ -157,12 +158,19 @@ def batch_norm_stats(
   Returns:
     As ``measure``, with no gradient.
 
+  Raises:
+    ValueError: the three are no vectors of floats of one length, or the count is below 1.
+
   >>> stats = batch_norm_stats(jnp.array([4., 9.]), jnp.array([1., 2.]), jnp.array([0., 1.]), count=2**20, epsilon=0.)
   >>> round(float(stats.mean), 4), round(float(stats.std), 4)  # √((1 + 4)/2 + 1/4)
   (0.5, 1.6583)
 
   Source: not in the paper; Ioffe & Szegedy 2015, algorithm 1, averaged over the channels.
   """
+  check_floats('variance', variance, least_rank=1)
+  for name, value in (('scale', scale), ('bias', bias)):
+    check_floats(name, value, variance.shape)
+  check_count('count', count, 1)
   variance, scale, bias = (
     jax.lax.stop_gradient(a).astype(np.promote_types(a.dtype, np.float32)) for a in (variance, scale, bias)
   )
@@ -171,31 +179,12 @@ def batch_norm_stats(
   return Stats(jnp.mean(bias), jnp.where(jnp.isfinite(unbiased), jnp.sqrt(unbiased), jnp.full_like(unbiased, jnp.inf)))
 
 
-def check_floats(name: str, value: Any, shape: tuple[int, ...] | None = None) -> None:
-  """Refuses what is no array of floats, or has another shape: deep inside, the error would name neither."""
-  dtype, found = getattr(value, 'dtype', None), getattr(value, 'shape', ())
-  if dtype is None or not jnp.issubdtype(dtype, jnp.floating) or (shape is not None and found != shape):
-    what = type(value).__name__ if dtype is None else f'{dtype}{list(found)}'
-    wanted = 'an array of floats' if shape is None else f'an array of floats of the shape {shape}'
-    raise ValueError(f'{name} is {what}; give {wanted}')
-
-
 def check_stats(stats: Any) -> None:
   """Refuses statistics that are not two or three scalars, as ``measure`` and ``debias`` give them."""
+  if not isinstance(stats, Stats | RunningStats):
+    raise ValueError(f'stats is {shown(stats)}; give Stats or RunningStats')
   for name, value in zip(stats._fields, stats, strict=True):
     check_floats(f'stats.{name}', value, ())
-
-
-def check_mask(where: Array | None, x: Array) -> None:
-  """A mask of [batch, time] on [batch, time, features] would mask the wrong axis whenever the sizes agree."""
-  if where is None:
-    return
-  fits = where.ndim == x.ndim and all(m in (1, n) for m, n in zip(where.shape, x.shape, strict=True))
-  if not fits:
-    raise ValueError(
-      f'where of shape {where.shape} does not fit x of shape {x.shape}: give it the same rank, each axis equal or 1'
-      ' (a token mask as mask[..., None])'
-    )
 
 
 def init_stats() -> RunningStats:
@@ -240,8 +229,8 @@ def update_stats(running: RunningStats, batch: Stats, *, decay: float) -> Runnin
 
 def moved(running: tuple[Array, ...], batch: tuple[Array, ...], decay: float) -> list[Array]:
   """Moves averages, and the weight that stands last among them, one batch on, where all that it gave is finite."""
-  if not 0 <= decay < 1:
-    raise ValueError(f'decay is {decay}, and must be at least 0 and below 1')
+  if not is_between(decay, 0.0, 1.0) or decay == 1:
+    raise ValueError(f'decay is {as_given(decay)}, and must be at least 0 and below 1')
   known, kept = jnp.isfinite(jnp.stack(batch)).all(), [_wide(old) for old in running]
   return [
     jnp.where(known, decay * old + (1 - decay) * new.astype(old.dtype), old)
@@ -267,8 +256,12 @@ def debias(running: RunningStats) -> Stats:
   >>> round(float(stats.mean), 4), round(float(stats.std), 4)
   (2.0, 1.0)
 
+  Raises:
+    ValueError: the averages are no three scalars of floats.
+
   Source: Kingma & Ba 2015, section 3. The authors' LMA is not debiased.
   """
+  check_stats(running)
   running = RunningStats(*map(_wide, running))
   seen = running.weight > 0
   weight = jnp.where(seen, running.weight, jnp.ones_like(running.weight))

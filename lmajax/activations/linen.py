@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from lmajax._arguments import check_mask
 from lmajax.activations import _baselines, _fake_quantize, _lma, _stats
 from lmajax.activations._stats import Stats
 from lmajax.types import ActivationFactory, Mask, Values
@@ -136,7 +137,7 @@ class LMA(nn.Module):
   @nn.compact
   def __call__(self, x: Values, *, where: Mask = None, train: bool | None = None, stats: Stats | None = None):
     """Applies ``lma``; ``where`` masks what is measured, not what is computed; ``stats`` spare the measuring."""
-    _stats.check_mask(where, x)
+    check_mask(where, x)
     train = nn.merge_param('train', self.train, train)
     start, zeros = _lma.relu_init(self.num_segments)
     slopes = start + self.param('slope_deltas', lambda _: jnp.zeros_like(start))

@@ -3,6 +3,7 @@
 from flax import nnx
 from jaxtyping import Array
 
+from lmajax._arguments import check_mask
 from lmajax.activations import _lma, _stats
 from lmajax.activations._stats import Stats
 from lmajax.types import Mask, Values
@@ -36,7 +37,7 @@ class LMA(nnx.Module):
 
   def __call__(self, x: Values, *, where: Mask = None, train: bool | None = None, stats: Stats | None = None) -> Array:
     """Applies ``lma``; ``train`` overrides the mode that ``train()`` or ``eval()`` set, ``stats`` spare measuring."""
-    _stats.check_mask(where, x)
+    check_mask(where, x)
     train = not self.use_running_average if train is None else train
     slopes = _lma.relu_init(self.num_segments)[0] + self.slope_deltas[...]
     running = _stats.RunningStats(self.mean[...], self.std[...], self.weight[...])

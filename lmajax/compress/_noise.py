@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from lmajax import tree
-from lmajax.compress._tensors import is_count, joined
+from lmajax._arguments import as_given, check_count, is_between
+from lmajax.compress._tensors import joined
 from lmajax.types import Reparam
 
 
@@ -57,10 +58,9 @@ def noise(
   Source: Fan et al. 2021, "Training with Quantization Noise for Extreme Model Compression", section 4. Their code
   multiplies what it keeps by 1 / (1 − p), in place; the paper does neither, and nor do we.
   """
-  if not 0 <= rate <= 1:
-    raise ValueError(f'rate is {rate}; a probability lies between 0 and 1')
-  if not is_count(block_size) or block_size < 1:
-    raise ValueError(f'block_size is {block_size}, and a block holds at least 1 entry')
+  if not is_between(rate, 0.0, 1.0):
+    raise ValueError(f'rate is {as_given(rate)}; a probability lies between 0 and 1')
+  check_count('block_size', block_size, 1)
 
   def init(params, key):
     theta, code = inner.init(params, key)

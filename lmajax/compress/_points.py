@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from lmajax import tree
+from lmajax._arguments import as_given, is_between, is_count
 from lmajax.compress._tensors import PackedTree, Plain, Scalars, pack_bits, uncut
 from lmajax.compress._uniform import BucketSize, check, copied, cut, min_max, wide
 from lmajax.types import Reparam
@@ -56,8 +57,8 @@ def points(
     start: levels at equal steps through the sorted weights, or through 0 … 1.
 
   Raises:
-    ValueError: bits, the bucket size or a share are out of range, or a tensor has no share; from ``init``, a weight is
-      not finite.
+    ValueError: bits, the bucket size or a share are out of range, the start is none of the two, or a tensor has no
+      share; from ``init``, a weight is no array of floats or not finite.
 
   >>> reparam = points(1, bucket_size=None)
   >>> theta, code = reparam.init({'kernel': jnp.array([0., 1., 3., 4.])}, jax.random.key(0))
@@ -68,12 +69,18 @@ def points(
   that the optimizer's momentum stays with its level.
   """
   check(bits, bucket_size)
+  if start not in ('quantile', 'uniform'):
+    raise ValueError(f"start is {as_given(start)}; give 'quantile' or 'uniform'")
 
   def first(path: str, w: Array) -> Array:
     count = 2**bits if shares is None else share_of(shares, path)
     if start == 'uniform' or not w.size:
       return jnp.linspace(0.0, 1.0, count, dtype=np.promote_types(w.dtype, np.float32))
     return quantiles(w, count, bucket_size)
+
+  def init(params, key):
+    code = copied(params)
+    return tree.map_with_path(first, code), code
 
   def quantized(levels: Array, w: Array) -> Array:
     if not w.size:
@@ -96,7 +103,7 @@ def points(
     return Scalars(pack_bits(codes, width), *tables, tuple(w.shape), width, size, channels_first, w.dtype.name)
 
   return Reparam(
-    init=lambda params, key: (tree.map_with_path(first, params), copied(params)),
+    init=init,
     apply=lambda theta, code, key: jax.tree.map(quantized, theta, code),
     refresh=lambda theta, code, key: code,
     stored=lambda theta, code: PackedTree(jax.tree.map(tensor, theta, code)),
@@ -104,7 +111,7 @@ def points(
 
 
 def share_of(shares: Mapping[str, int], path: str) -> int:
-  if not 2 <= shares.get(path, 0) <= MOST:
+  if not is_count(shares.get(path)) or not 2 <= shares[path] <= MOST:
     raise ValueError(f'shares[{path!r}] is {shares.get(path)}; give every tensor 2 to {MOST} levels')
   return shares[path]
 
@@ -132,8 +139,8 @@ def share_points(norms: Mapping[str, float], bits: int) -> dict[str, int]:
   """
   check(bits, None)
   for path, norm in norms.items():
-    if not 0 <= norm < math.inf:
-      raise ValueError(f'norms[{path!r}] is {norm}; a norm is finite and not negative')
+    if not is_between(norm, 0.0, math.inf) or norm == math.inf:
+      raise ValueError(f'norms[{path!r}] is {as_given(norm)}; a norm is finite and not negative')
   total, kept = len(norms) * 2**bits, max(2, 2 ** (bits - 1))
   whole = sum(norms.values())
   parts = {path: norm / whole if whole else 1 / len(norms) for path, norm in norms.items()}

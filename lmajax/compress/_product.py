@@ -8,8 +8,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
 from lmajax import tree
+from lmajax._arguments import check_count
 from lmajax.compress._kmeans import kmeans, reassigned
-from lmajax.compress._tensors import Blocks, PackedTree, Plain, is_count, joined, pack_bits
+from lmajax.compress._tensors import Blocks, PackedTree, Plain, joined, pack_bits
 from lmajax.compress._uniform import copied
 from lmajax.types import Reparam
 
@@ -77,7 +78,8 @@ def product(num_centroids: int, block_size: int, *, iterations: int = 15) -> Rep
     iterations: of k-means, in ``init`` and in each ``refresh``.
 
   Raises:
-    ValueError: the number of centroids or the block size is out of range.
+    ValueError: the number of centroids, the block size or the iterations are out of range; from ``init``, a weight is
+      no array of floats or not finite.
 
   >>> reparam = product(2, 2)
   >>> theta, code = reparam.init({'kernel': jnp.array([[0., 4.], [1., 5.], [0., 4.], [2., 5.]])}, jax.random.key(0))
@@ -91,7 +93,7 @@ def product(num_centroids: int, block_size: int, *, iterations: int = 15) -> Rep
   centroid moves to the block of largest error, which never raises the total. A kernel's entries lie in Flax's order,
   the input channels last; theirs come first. All three are choices.
   """
-  check(num_centroids, block_size)
+  check(num_centroids, block_size, iterations)
 
   def init(params, key):
     theta = copied(params)
@@ -134,7 +136,8 @@ def product_codebook(num_centroids: int, block_size: int, *, iterations: int = 1
     iterations: of k-means, in ``init``.
 
   Raises:
-    ValueError: the number of centroids or the block size is out of range.
+    ValueError: the number of centroids, the block size or the iterations are out of range; from ``init``, a weight is
+      no array of floats or not finite.
 
   >>> reparam = product_codebook(2, 2)
   >>> theta, code = reparam.init({'kernel': jnp.array([[0., 4.], [1., 5.], [0., 4.], [2., 5.]])}, jax.random.key(0))
@@ -145,13 +148,14 @@ def product_codebook(num_centroids: int, block_size: int, *, iterations: int = 1
   gradient of a centroid over its blocks for convolutions and sums it for all else; here it is the sum, the gradient
   of the loss as it is. A choice.
   """
-  check(num_centroids, block_size)
+  check(num_centroids, block_size, iterations)
 
   def init(params, key):
-    keys = tree.keys_like(key, params)
-    coded = jax.tree.map(lambda w, k: start(w, k, num_centroids, block_size, iterations), params, keys)
-    theta = jax.tree.map(lambda w, each: each.codebook, params, coded)
-    return theta, jax.tree.map(lambda w, each: Assigned(each.assignments, w), copied(params), coded)
+    fixed = copied(params)
+    keys = tree.keys_like(key, fixed)
+    coded = jax.tree.map(lambda w, k: start(w, k, num_centroids, block_size, iterations), fixed, keys)
+    theta = jax.tree.map(lambda w, each: each.codebook, fixed, coded)
+    return theta, jax.tree.map(lambda w, each: Assigned(each.assignments, w), fixed, coded)
 
   def again(codebook: Array, code: Assigned) -> Assigned:
     if not code.weights.size:
@@ -174,8 +178,7 @@ def product_codebook(num_centroids: int, block_size: int, *, iterations: int = 1
   )
 
 
-def check(num_centroids: int, block_size: int) -> None:
-  if not is_count(num_centroids) or not 2 <= num_centroids <= 256:
-    raise ValueError(f'num_centroids is {num_centroids}; give 2 to 256')
-  if not is_count(block_size) or block_size < 1:
-    raise ValueError(f'block_size is {block_size}, and a block holds at least 1 entry')
+def check(num_centroids: int, block_size: int, iterations: int) -> None:
+  check_count('num_centroids', num_centroids, 2, 256)
+  check_count('block_size', block_size, 1)
+  check_count('iterations', iterations, 0)

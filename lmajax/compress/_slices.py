@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lmajax import tree
+from lmajax._arguments import as_given, is_count
 from lmajax.compress._widths import checked
 from lmajax.types import ChannelGraph, Channels, ModelStats, Params, Widths
 
@@ -138,8 +139,8 @@ def slice_params(
     raise ValueError(f'there are {len(widths)} widths for the {len(graph)} channels of the graph')
   for number, (channels, width) in enumerate(zip(graph, widths, strict=True)):
     count = found[channels.kernels[0]].shape[-1]
-    if not 1 <= width <= count:
-      raise ValueError(f'the width of {channels.kernels[0]} is {width}, and must be from 1 to {count}')
+    if not is_count(width) or not 1 <= width <= count:
+      raise ValueError(f'the width of {channels.kernels[0]} is {as_given(width)}, and must be from 1 to {count}')
     if width < count:
       found |= _cut(found, channels, _kept(found, channels, number, width, criterion))
   sliced = tree.map_with_path(lambda path, leaf: found[path], variables)

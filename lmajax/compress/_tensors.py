@@ -48,11 +48,6 @@ def unpack_bits(packed: Any, bits: int, count: int, xp: Any = np) -> Any:
   return (flat * weights[None]).sum(axis=-1, dtype=np.uint8)
 
 
-def is_count(value: Any) -> bool:
-  """Whether it is a whole number, which True is not."""
-  return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
 def check_dtype(dtype: str) -> None:
   if dtype not in DECODED:
     raise ValueError(f'a tensor of {dtype}')

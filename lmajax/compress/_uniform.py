@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lmajax import tree
-from lmajax.compress._tensors import PackedTree, Plain, Scalars, is_count, pack_bits, uncut
+from lmajax._arguments import as_given, check_count, check_floats, is_count
+from lmajax.compress._tensors import PackedTree, Plain, Scalars, pack_bits, uncut
 from lmajax.types import Reparam
 
 BucketSize = int | Literal['channel'] | None
@@ -118,7 +119,7 @@ def uniform(
     truncated: clip the weights to −1 … 1 first; those outside get no gradient.
 
   Raises:
-    ValueError: bits or the bucket size are out of range; from ``init``, a weight is not finite.
+    ValueError: bits or the bucket size are out of range; from ``init``, a weight is no array of floats or not finite.
 
   >>> reparam = uniform(2, bucket_size=4)
   >>> theta, code = reparam.init({'kernel': jnp.array([0., .3, .7, 3.])}, jax.random.key(0))
@@ -174,17 +175,13 @@ def wide(w: Array) -> Array:
 
 
 def copied(params: Any) -> Any:
-  """The weights in new arrays, once they are known to be finite."""
+  """The weights in new arrays, once they are known to be floats, and finite."""
+  tree.map_with_path(check_floats, params)
   tree.check_finite(params)
   return jax.tree.map(jnp.copy, params)
 
 
 def check(bits: int, bucket_size: BucketSize) -> None:
-  if not is_count(bits) or not 1 <= bits <= 8:
-    raise ValueError(f'bits is {bits}; give 1 to 8')
-  if isinstance(bucket_size, bool | float):
-    raise ValueError(f"bucket_size is {bucket_size!r}; give a number, 'channel' or None")
-  if isinstance(bucket_size, int) and bucket_size < 1:
-    raise ValueError(f'bucket_size is {bucket_size}, and a bucket holds at least 1 entry')
-  if not (isinstance(bucket_size, int) or bucket_size in ('channel', None)):
-    raise ValueError(f"bucket_size is {bucket_size!r}; give a number, 'channel' or None")
+  check_count('bits', bits, 1, 8)
+  if bucket_size not in ('channel', None) and (not is_count(bucket_size) or bucket_size < 1):
+    raise ValueError(f"bucket_size is {as_given(bucket_size)}; give a number of entries, at least 1, 'channel' or None")

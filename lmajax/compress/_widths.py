@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lmajax import tree
+from lmajax._arguments import as_given, check_count, check_floats, is_between
 from lmajax.types import ChannelGraph, Channels, Widths
 
 Rule = Callable[[float], Widths]
@@ -34,6 +35,7 @@ def checked(variables: Any, graph: ChannelGraph) -> dict[str, Any]:
     for path in (*channels.kernels, *channels.along, *channels.consumers):
       if path not in found:
         raise ValueError(f'the graph names {path}, which the variables lack')
+      check_floats(path, found[path], least_rank=1)
     if not channels.kernels:
       raise ValueError(f'the graph has channels that no kernel writes: those along {", ".join(channels.along)}')
     width = found[channels.kernels[0]].shape[-1]
@@ -146,10 +148,10 @@ def widths_at(spectra: Sequence[Spectrum], share: float, *, minimum: int = 1, mu
   counts as reached. One share for all layers, the minimum and the rounding are our choices: the paper has no rule that
   we could read.
   """
-  if not 0 <= share <= 1:
-    raise ValueError(f'the share is {share}, and must be from 0 to 1')
-  if min(minimum, multiple) < 1:
-    raise ValueError(f'the minimum is {minimum} and the multiple {multiple}, and both must be 1 or more')
+  if not is_between(share, 0.0, 1.0):
+    raise ValueError(f'the share is {as_given(share)}, and must be from 0 to 1')
+  check_count('minimum', minimum, 1)
+  check_count('multiple', multiple, 1)
 
   def width(spectrum: Spectrum) -> int:
     most = len(spectrum.shares)
@@ -184,8 +186,8 @@ def solve(rule: Rule, rate: float, cost: Callable[[Widths], float], *, full: int
 
   Source: the overall rate of the paper (arXiv 2202.10461), which does not say how it is reached; a choice.
   """
-  if not 0 <= rate < 1:
-    raise ValueError(f'the rate is {rate}, and must be from 0 up to 1')
+  if not is_between(rate, 0.0, 1.0) or rate == 1:
+    raise ValueError(f'the rate is {as_given(rate)}, and must be from 0 up to 1')
 
   def falls_short(share: float) -> bool:
     return 1 - cost(rule(share)) / full < rate - _TOLERANCE

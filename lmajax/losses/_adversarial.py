@@ -1,14 +1,15 @@
 """What keeps a critic's slope near 1, so that it measures a distance between real examples and made ones."""
 
+import math
 from collections.abc import Callable
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float
 
+from lmajax._arguments import check_alike, check_floats
 from lmajax.types import Key
 
 
@@ -32,7 +33,7 @@ def gradient_penalty(
     slope is 0, it has no gradient.
 
   Raises:
-    AssertionError: the examples differ in shape, which is seen when the function is traced.
+    ValueError: one of the two is no batch of floats, or they differ in shape.
 
   >>> x = jnp.ones((2, 3))
   >>> gradient_penalty(lambda x: 2 * x[:, 0] + 2 * x[:, 1] + x[:, 2], x, -x, jax.random.key(0)).tolist()  # (3 - 1)²
@@ -41,9 +42,11 @@ def gradient_penalty(
   Source: Gulrajani et al. 2017 (WGAN-GP), equation 3; with patches as Choi et al. 2018 (StarGAN) in their code, where
   a critic of more patches must be flatter at each.
   """
-  chex.assert_equal_shape((real, fake))
+  for name, examples in (('real', real), ('fake', fake)):
+    check_floats(name, examples, least_rank=1)
+  check_alike(real=real, fake=fake)
   real, fake = (jax.lax.stop_gradient(examples) for examples in (real, fake))
   share = jax.random.uniform(key, (len(real), *(1 for _ in real.shape[1:])), real.dtype)
   slopes = jax.grad(lambda between: critic(between).sum())(share * real + (1 - share) * fake)
-  slopes = slopes.reshape(len(real), -1).astype(np.promote_types(slopes.dtype, np.float32))
+  slopes = slopes.reshape(len(real), math.prod(real.shape[1:])).astype(np.promote_types(slopes.dtype, np.float32))
   return jnp.square(optax.safe_norm(slopes, 0.0, axis=1) - 1)

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 
-import chex
 import jax
 import numpy as np
 import optax
 from jaxtyping import Array, Float
+
+from lmajax._arguments import check_alike, check_floats
 
 
 def representation_error(
@@ -31,7 +32,7 @@ def representation_error(
     One number per example; the caller takes the mean.
 
   Raises:
-    AssertionError: the taps differ in shape, which is seen when the function is traced.
+    ValueError: a tap is no batch of floats, they differ in shape, or an example has no element.
 
   >>> representation_error(jnp.array([[1., 3.]]), jnp.array([[1., 1.]]))
   Array([2.], dtype=float32)
@@ -39,7 +40,11 @@ def representation_error(
   Source: Koratana et al. 2019 (LIT), as the authors' code computes it: the mean over all elements, not averaged over
   the stages.
   """
-  chex.assert_equal_shape((student_tap, teacher_tap))
+  for name, tap in (('student_tap', student_tap), ('teacher_tap', teacher_tap)):
+    check_floats(name, tap, least_rank=1)
+  check_alike(student_tap=student_tap, teacher_tap=teacher_tap)
+  if 0 in student_tap.shape[1:]:
+    raise ValueError(f'the taps have the shape {student_tap.shape}: there is nothing to compare')
   each = distance(*(_wide(tap) for tap in (student_tap, jax.lax.stop_gradient(teacher_tap))))
   return each.mean(axis=tuple(range(1, each.ndim)))
 

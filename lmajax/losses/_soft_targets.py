@@ -2,13 +2,14 @@
 
 import math
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
+
+from lmajax._arguments import as_given, check_alike, check_floats, is_between, of_type, shown
 
 
 def soft_targets(
@@ -34,17 +35,20 @@ def soft_targets(
     One number per example, in nats; the caller takes the mean.
 
   Raises:
-    ValueError: the temperature is not positive and finite.
-    AssertionError: the logits differ in shape, which is seen when the function is traced.
+    ValueError: the temperature is not positive and finite, the logits are no floats with the classes last or differ in
+      shape, or the mask does not fit them.
 
   >>> round(float(soft_targets(jnp.array([0., 0.]), jnp.array([9., -9.]))), 4)  # log 2
   0.6931
 
   Source: Hinton et al. 2015, section 2; the LMA paper, equation 5, whose text leaves out T² and whose code has it.
   """
-  if not 0 < temperature < math.inf:
-    raise ValueError(f'temperature is {temperature}, and must be positive and finite')
-  chex.assert_equal_shape((student_logits, teacher_logits))
+  if not is_between(temperature, 0.0, math.inf) or temperature in (0, math.inf):
+    raise ValueError(f'temperature is {as_given(temperature)}, and must be positive and finite')
+  for name, logits in (('student_logits', student_logits), ('teacher_logits', teacher_logits)):
+    check_floats(name, logits, least_rank=1)
+  check_alike(student_logits=student_logits, teacher_logits=teacher_logits)
+  _check_where(where, student_logits)
   student, teacher = _counted(student_logits, where), jax.lax.stop_gradient(_counted(teacher_logits, where))
   return _only(temperature**2 * _divergence(student / temperature, teacher / temperature), where)
 
@@ -99,9 +103,9 @@ def distillation(
     One number per example, in nats; the caller takes the mean.
 
   Raises:
-    ValueError: the temperature is not positive and finite, the weight is outside [0, 1], or a class number is none of
-      the classes; inside ``jax.jit`` numbers are not seen, and there -1 counts from the end and others give NaN.
-    AssertionError: the logits differ in shape, or the labels are not one per example.
+    ValueError: as of ``soft_targets``, or the weight is outside [0, 1], the labels are not one per example, or a class
+      number is none of the classes; inside ``jax.jit`` numbers are not seen, and there -1 counts from the end and
+      others give NaN.
 
   >>> z = jnp.array([0., 0.])
   >>> round(float(distillation(z, z, jnp.array(0))), 4)  # 0.3 log 2
@@ -109,8 +113,8 @@ def distillation(
 
   Source: the LMA paper, equation 5; its weights are those of Polino et al. 2018.
   """
-  if not 0 <= soft_weight <= 1:
-    raise ValueError(f'soft_weight is {soft_weight}, and must lie between 0 and 1')
+  if not is_between(soft_weight, 0.0, 1.0):
+    raise ValueError(f'soft_weight is {as_given(soft_weight)}, and must lie between 0 and 1')
   soft = soft_targets(student_logits, teacher_logits, temperature=temperature, where=where)
   hard = _cross_entropy(student_logits, labels, where)
   return soft_weight * soft + (1 - soft_weight) * _only(hard, where)
@@ -119,15 +123,23 @@ def distillation(
 def _cross_entropy(logits: Array, labels: Array, where: Array | None) -> Array:
   """With class numbers, or with a probability of each class."""
   counted = _counted(logits, where)
-  if jnp.issubdtype(labels.dtype, jnp.floating):
-    chex.assert_equal_shape((logits, labels))
+  if not (of_type(labels, jnp.floating) or of_type(labels, jnp.integer)):
+    raise ValueError(f'labels is {shown(labels)}; give an array of class numbers, or of a probability of each class')
+  if of_type(labels, jnp.floating):
+    check_alike(labels=labels, student_logits=logits)
     labels = jax.lax.stop_gradient(labels.astype(counted.dtype))
     logs = jnp.where(labels > 0, jax.nn.log_softmax(counted), jnp.zeros_like(counted))
     return -(labels * logs).sum(-1)
+  if labels.shape != logits.shape[:-1]:
+    raise ValueError(f'labels is {shown(labels)} and student_logits {shown(logits)}; give one class number per example')
   labels = labels if where is None else jnp.where(where, labels, jnp.zeros_like(labels))
-  chex.assert_shape(labels, logits.shape[:-1])
   _check_labels(labels, logits.shape[-1])
   return optax.losses.softmax_cross_entropy_with_integer_labels(counted, labels)
+
+
+def _check_where(where: Array | None, logits: Array) -> None:
+  if where is not None and (not of_type(where, jnp.bool_) or where.shape != logits.shape[:-1]):
+    raise ValueError(f'where is {shown(where)} and student_logits {shown(logits)}; give one bool per example')
 
 
 def _check_labels(labels: Array, classes: int) -> None:

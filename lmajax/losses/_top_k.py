@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer
 
+from lmajax._arguments import as_given, check_alike, check_floats, is_count, of_type, shown
+
 
 class TopK(NamedTuple):
   """The log-probabilities of the likeliest classes, the greatest first, and the numbers of these classes.
@@ -30,7 +32,7 @@ def top_k(logits: Float[Array, '*batch classes'], k: int) -> TopK:
     k: from 1 to the number of classes; of classes that are alike, the first are taken.
 
   Raises:
-    ValueError: k is out of range.
+    ValueError: k is out of range, or the logits are no array of floats with the classes last.
 
   >>> top = top_k(jnp.log(jnp.array([0.2, 0.1, 0.7])), 2)
   >>> top.classes.tolist(), np.exp(np.array(top.log_probabilities, float)).round(4).tolist()
@@ -39,9 +41,10 @@ def top_k(logits: Float[Array, '*batch classes'], k: int) -> TopK:
   Source: the top-K distillation of Tan et al. 2019, "Multilingual neural machine translation with knowledge
   distillation", who then divide by the sum of what they keep; here it stays, and ``from_top_k`` accounts for the rest.
   """
+  check_floats('logits', logits, least_rank=1)
   num_classes = logits.shape[-1]
-  if not 1 <= k <= num_classes:
-    raise ValueError(f'the {k} likeliest of {num_classes} classes: give from 1 to {num_classes}')
+  if not is_count(k) or not 1 <= k <= num_classes:
+    raise ValueError(f'the {as_given(k)} likeliest of {num_classes} classes: give from 1 to {num_classes}')
   return TopK(*jax.lax.top_k(jax.nn.log_softmax(_wide(logits)), k))
 
 
@@ -60,7 +63,7 @@ def from_top_k(top: TopK, num_classes: int) -> Float[Array, '*batch {num_classes
     num_classes: C, of all classes.
 
   Raises:
-    ValueError: there are more known classes than classes.
+    ValueError: there are more known classes than classes, or none, or the two of ``top`` are not alike.
 
   >>> top = TopK(jnp.log(jnp.array([0.6, 0.3])), jnp.array([3, 0]))
   >>> np.exp(np.array(from_top_k(top, 4), float)).round(4).tolist()
@@ -69,9 +72,13 @@ def from_top_k(top: TopK, num_classes: int) -> Float[Array, '*batch {num_classes
   Source: spread as label smoothing is, Szegedy et al. 2016, section 7. Tan et al. 2019 give what is left to the known
   classes instead, in proportion, which teaches targets that are sharper than the teacher's.
   """
+  check_floats('log_probabilities', top.log_probabilities, least_rank=1)
+  if not of_type(top.classes, jnp.integer):
+    raise ValueError(f'classes is {shown(top.classes)}; give an array of class numbers')
+  check_alike(log_probabilities=top.log_probabilities, classes=top.classes)
   k = top.classes.shape[-1]
-  if k > num_classes:
-    raise ValueError(f'{k} known classes of {num_classes}')
+  if not is_count(num_classes) or not 1 <= k <= num_classes:
+    raise ValueError(f'{k} known classes of {as_given(num_classes)}: give from 1 to all')
   spread = jnp.vectorize(partial(_spread, num_classes), signature='(k),(k)->(c)')
   return spread(_wide(top.log_probabilities), top.classes.astype(jnp.int32))
 

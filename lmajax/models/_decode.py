@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from lmajax._arguments import check_count
+
 Cache = Any
 """A pytree of arrays, the batch first: what a decoder carries from token to token, and what it reads of the source."""
 DecodeStep = Callable[[Cache, Int[Array, ' b'], Int[Array, '']], tuple[Float[Array, 'b v'], Cache]]
@@ -134,8 +136,7 @@ def beam_search(
   ((5 + |y|) / 6)^α; we choose |y|^α, of which 1 gives the mean and 0 no penalty. When to stop is our choice too: the
   first only say "early when possible".
   """
-  if beams < 1:
-    raise ValueError(f'beams is {beams}, and must be at least 1')
+  check_count('beams', beams, 1)
   rows = _checked(cache, length)
 
   def scored(sums: Array, tokens: Array) -> Array:
@@ -178,8 +179,7 @@ def beam_search(
 
 def _checked(cache: Cache, length: int) -> int:
   """The number of rows."""
-  if length < 1:
-    raise ValueError(f'length is {length}, and must be at least 1')
+  check_count('length', length, 1)
   sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(cache)}
   if len(sizes) != 1 or () in sizes:
     raise ValueError('the leaves of the cache must be arrays with the batch as their first axis, and at least one')
