@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmajax import compress, tree
-from train import shipped
 from train.build import Arm
 from train.config import Training
 from train.data import load
+from train.deploy import model_file as shipped
 
 
 def written(path, *, data='digits', data_dir=None, width=5, bits=4, activation_bits=None):

@@ -30,7 +30,7 @@ import importlib, json, os, pkgutil, resource, sys, warnings
 import train
 
 for module in pkgutil.walk_packages(train.__path__, 'train.'):
-  if not module.name.startswith('train.bench') and not module.name.endswith('__main__'):
+  if not module.name.startswith('train.programs.bench') and not module.name.endswith('__main__'):
     importlib.import_module(module.name)
 import train.__main__
 
@@ -64,7 +64,8 @@ sys.exit(program(sys.argv[1:]))
 # a training step, the save of a checkpoint, a line of metrics, or any other file of the run.
 _COUNTED = """
 import os, signal, sys
-from train import checkpoint, run, step
+from train.engine import checkpoint, step
+from train.runtime import run
 from train.__main__ import program
 
 count_file, kind, after, at, signum, *arguments = sys.argv[1:]

@@ -12,10 +12,11 @@ import pytest
 
 from tests.test_report import ROOT
 from train.__main__ import main
-from train.bench import activation, networks, record, run, stages, timing
-from train.config_bench import Activation, Latency, Scaling, Stages, Step, check
-from train.errors import UserError
-from train.readme import filled
+from train.commands.readme import filled
+from train.programs.bench import activation, networks, record, run, stages
+from train.programs.bench.config import Activation, Latency, Scaling, Stages, Step, check
+from train.runtime import timing
+from train.runtime.errors import UserError
 
 TORCH = util.find_spec('torch') is not None
 

@@ -11,12 +11,12 @@ import pytest
 
 from lmajax import tree
 from tests.test_bench import LIBRARIES, TORCH, ran, sensible
-from train.bench import run, translation
-from train.config_bench import Translation, check
-from train.data.vocabulary import END, PADDING, START, UNKNOWN
-from train.errors import UserError
+from train.data.corpora.vocabulary import END, PADDING, START, UNKNOWN
+from train.programs.bench import run, translation
+from train.programs.bench.config import Translation, check
+from train.runtime.errors import UserError
 
-torch_text = importlib.import_module('train.bench.torch_text') if TORCH else None
+torch_text = importlib.import_module('train.programs.bench.torch_text') if TORCH else None
 in_pytorch = pytest.mark.parametrize('label', ('relu', 'lma-8') if TORCH else ())
 VOCABULARY = 23
 

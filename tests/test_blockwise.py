@@ -16,13 +16,13 @@ from tests import oracles
 from tests import test_step as plain
 from tests.test_step import at_rate, batch_of
 from tests.towers import Tower
-from train import parallel_stages
-from train import step as steps
-from train.blockwise import check_boundaries, in_stages, with_ends
-from train.errors import UserError
-from train.loop import Cohort, Plan, cohort_step, fresh
-from train.objectives import Taught, blockwise, distill, hint, mixed, supervised, teach
-from train.optimizers import sgd
+from train.engine import parallel_stages
+from train.engine import step as steps
+from train.engine.blockwise import check_boundaries, in_stages, with_ends
+from train.engine.fit import Cohort, Plan, cohort_step, fresh
+from train.engine.objectives import Taught, blockwise, distill, hint, mixed, supervised, teach
+from train.engine.optimizers import sgd
+from train.runtime.errors import UserError
 
 ALL = (0, 1, 2)
 TEACHER, STUDENT = Tower((3, 2, 2)), Tower((1, 1, 1))

@@ -10,11 +10,11 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from train import build
-from train.data import buckets
-from train.data.buckets import TokenBatches, Tokens, Vocabularies, encoded, evaluation_batches, shapes, within
-from train.data.pairs import Pairs
-from train.data.vocabulary import END, PADDING, START, Words
-from train.errors import UserError
+from train.data.corpora import buckets
+from train.data.corpora.buckets import TokenBatches, Tokens, Vocabularies, encoded, evaluation_batches, shapes, within
+from train.data.corpora.pairs import Pairs
+from train.data.corpora.vocabulary import END, PADDING, START, Words
+from train.runtime.errors import UserError
 
 COUNT, LENGTHS, BATCH_TOKENS = 61, (4, 8, 12), 32
 LETTERS = [chr(ord('a') + i) for i in range(26)]

@@ -13,9 +13,9 @@ import pytest
 from lmajax import losses, tree
 from lmajax.models import ByPath
 from tests.towers import ResNet, ResNetBlock, resnet
-from train.blockwise import check_boundaries, in_stages, with_ends
 from train.data.batches import Batch
-from train.objectives import blockwise, teach
+from train.engine.blockwise import check_boundaries, in_stages, with_ends
+from train.engine.objectives import blockwise, teach
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(4, 8, 8, 3)), jnp.float32)
 TEACHER, STUDENT = resnet(2, 2, 2), resnet(1, 1, 1)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tests.programs import finished, start
-from train.checkpoint import Checkpoints, digests
-from train.errors import UserError
+from train.engine.checkpoint import Checkpoints, digests
+from train.runtime.errors import UserError
 
 # A load that fails leaves Orbax's event loop with work that it complains of when it is collected.
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')

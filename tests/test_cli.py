@@ -7,11 +7,11 @@ import pytest
 
 from tests.programs import LONGEST, SMALL, finished, start, train
 from tests.runs import refused
-from train import folders
 from train.config import Distill, check, defaults, load, save
-from train.errors import UserError
-from train.recipes import distill
-from train.run import Run
+from train.programs.distill import run as distill
+from train.runtime import folders
+from train.runtime.errors import UserError
+from train.runtime.run import Run
 
 WRONG = [
   (['--seeds', '0'], '--seeds is 0'),

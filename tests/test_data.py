@@ -17,12 +17,13 @@ import numpy as np
 import pooch
 import pytest
 
-from train.data import Examples, cifar, fetch, idx, load
-from train.data.augment import crop_and_flip
+from train.data import Examples, fetch, load
 from train.data.batches import Batches, evaluation_batches, pixels
 from train.data.files import read_bytes
-from train.data.images import stratified_order
-from train.errors import UserError
+from train.data.images import cifar, idx
+from train.data.images.augment import crop_and_flip
+from train.data.images.images import stratified_order
+from train.runtime.errors import UserError
 
 SHARED = Path(__file__).parents[2] / 'shared' / 'data'
 CIFAR_FILES = {

@@ -18,19 +18,23 @@ from num2words import num2words
 from tests.models import written
 from tests.programs import metrics, train
 from tests.runs import assert_same_run, assert_teacher_is_taken, refused, results, saved_steps, whole_run
-from train import build_text, report, report_text, shipped_text, translate
 from train.__main__ import main
+from train.commands.config import Translate
+from train.commands.readme import filled
 from train.config import load, recipe, save
-from train.config_distill_text import DistillText, check, defaults
-from train.config_finished import Translate
-from train.data.buckets import numbers
-from train.data.vocabulary import END, PADDING, START
-from train.errors import UserError
-from train.readme import filled
-from train.recipes import distill_text
-from train.report import TEACHER
-from train.report_text import Row
-from train.sentences import Search
+from train.data.corpora.buckets import numbers
+from train.data.corpora.vocabulary import END, PADDING, START
+from train.programs.distill_text import build as build_text
+from train.programs.distill_text import model_file as shipped_text
+from train.programs.distill_text import run as distill_text
+from train.programs.distill_text import table as report_text
+from train.programs.distill_text import translate
+from train.programs.distill_text.config import DistillText, check, defaults
+from train.programs.distill_text.decode import Search
+from train.programs.distill_text.table import Row
+from train.results import report
+from train.results.report import TEACHER
+from train.runtime.errors import UserError
 
 LENGTH, STEPS_AN_EPOCH = 24, 8
 OPTIONS = [

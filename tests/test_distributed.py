@@ -13,9 +13,9 @@ import pytest
 
 from tests.programs import counting, finished, metrics, start, train
 from train.config import Distill, load
-from train.distributed import join
-from train.errors import UserError
-from train.recipes import distill
+from train.programs.distill import run as distill
+from train.runtime.distributed import join
+from train.runtime.errors import UserError
 
 SMALL = ['--activations', 'relu', '--width', '3', '--seeds', '1', '--save-every', '1']
 TEN_STEPS = ['--activations', 'lma', '--epochs', '1', '--batch-size', '104']  # of 1,097 images

@@ -13,17 +13,18 @@ from lmajax.activations import linen
 from tests.models import written
 from tests.programs import train
 from tests.test_walks import SHORT, data_with
-from train import report, shipped
-from train import step as steps
-from train.errors import UserError
-from train.evaluate import member
-from train.loop import Cohort, Plan, fit, saved
-from train.objectives import supervised
-from train.optimizers import sgd
-from train.report import Row
-from train.run import Run, without_nan
-from train.schedules import cosine
-from train.scoring import Files, Trained
+from train.deploy import model_file as shipped
+from train.deploy.score import Files, Trained
+from train.engine import step as steps
+from train.engine.evaluate import member
+from train.engine.fit import Cohort, Plan, fit, saved
+from train.engine.objectives import supervised
+from train.engine.optimizers import sgd
+from train.engine.schedules import cosine
+from train.results import report
+from train.results.report import Row
+from train.runtime.errors import UserError
+from train.runtime.run import Run, without_nan
 
 MODEL = models.MLP((4,), 10, linen.ReLU)
 

@@ -12,12 +12,14 @@ from tests import oracles
 from tests.models import cifar10, written
 from tests.programs import train
 from tests.runs import refused
-from train import export, served, shipped
 from train.__main__ import main
+from train.commands import export
 from train.config import Distill
 from train.data import load
-from train.data.classes import BRIGHTEST, NAMES
-from train.recipes import distill
+from train.data.images.classes import BRIGHTEST, NAMES
+from train.deploy import model_file as shipped
+from train.deploy import serve
+from train.programs.distill import run as distill
 
 ONNX = pytest.param(
   'onnx', marks=pytest.mark.skipif(jax.__version_info__ >= (0, 11), reason='jax2onnx 0.13 converts for JAX 0.10')
@@ -81,7 +83,7 @@ class TestExport:
     assert line.startswith(f'{out}: {out.stat().st_size:,} bytes; differs by at most ') and '100.0 %' in line
     images = load('digits').test.inputs[:77]  # another batch than it was compared on
     own = np.asarray(shipped.logits(description, variables, images))
-    found = served.load(out)
+    found = serve.load(out)
     np.testing.assert_allclose(found.logits(images), own, atol=1e-5 * np.abs(own).max())
     assert found.description == description
 
@@ -159,7 +161,7 @@ class TestRun:
     group = {**plan.teacher.groups, **plan.students.groups}[name]
     images = plan.dataset.test.inputs
     own, _ = group.model.apply(trained, (jnp.asarray(images, jnp.float32) - 8) / 8, train=False)
-    found = served.load(run / 'exports' / f'{name}.stablehlo').logits(images)
+    found = serve.load(run / 'exports' / f'{name}.stablehlo').logits(images)
     np.testing.assert_allclose(found, own, atol=1e-4 * np.abs(own).max())
 
   def test_asks_which_student_is_meant(self, capsys, run):
@@ -174,7 +176,7 @@ class TestRun:
     (tmp_path / 'results.json').write_text(json.dumps({'rows': rows}))
     (tmp_path / 'config.json').write_text(json.dumps({'data_dir': None}))
     exported(capsys, tmp_path)
-    assert served.load(tmp_path / 'exports' / 'a.stablehlo').description == digits[1]
+    assert serve.load(tmp_path / 'exports' / 'a.stablehlo').description == digits[1]
 
   def test_a_folder_without_results_is_named(self, capsys, tmp_path):
     assert str(tmp_path / 'results.json') in refused(capsys, 'export', tmp_path)

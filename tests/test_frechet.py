@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from train.errors import UserError
-from train.frechet import frechet_distance
+from train.programs.lit_gan.frechet import frechet_distance
+from train.runtime.errors import UserError
 
 RNG = np.random.default_rng(0)
 

@@ -10,8 +10,8 @@ from lmajax import compress
 from tests.programs import train
 from tests.runs import assert_teacher_is_taken, refused, results
 from train.config import Distill
-from train.errors import UserError
-from train.given import teachers
+from train.deploy.given import teachers
+from train.runtime.errors import UserError
 
 SMALL = ['--train-images', '130', '--epochs', '1', '--activations', 'relu', '--batch-size', '32']
 STUDENTS = [*SMALL, '--width', '3', '--seeds', '2']

@@ -8,17 +8,19 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from train import draw_lit, report, report_lit
 from train.__main__ import main
+from train.commands.readme import filled
 from train.config import load, save
-from train.config_lit import Lit, check, defaults
-from train.evaluate import member
-from train.loop import cohort_step, fresh
-from train.methods import MERGING, TRANSPLANTED, Arm, Switches, arms, named, phases, switches
-from train.readme import filled
-from train.recipes import lit
-from train.report import TEACHER
-from train.report_lit import Row, counterpart, verdict
+from train.engine.evaluate import member
+from train.engine.fit import cohort_step, fresh
+from train.programs.lit import plot as draw_lit
+from train.programs.lit import run as lit
+from train.programs.lit import table as report_lit
+from train.programs.lit.config import Lit, check, defaults
+from train.programs.lit.methods import MERGING, TRANSPLANTED, Arm, Switches, arms, named, phases, switches
+from train.programs.lit.table import Row, counterpart, verdict
+from train.results import report
+from train.results.report import TEACHER
 
 METHODS = (
   'hard', 'kd', 'hint', 'born-again', 'lit', 'lit-own-inputs', 'lit-one-boundary', 'lit-beta-0', 'lit-beta-1',

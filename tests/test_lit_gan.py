@@ -18,21 +18,22 @@ from lmajax.activations.linen import ReLU
 from lmajax.losses import gradient_penalty
 from tests.programs import metrics, train
 from tests.runs import assert_same_run, assert_teacher_is_taken, refused, results, saved_steps, whole_run
-from train import report, report_lit_gan
-from train.adversarial import _BETWEEN, Adversaries, Weights, draw, one_hot, representing, translate
 from train.config import command
-from train.config_lit_gan import LitGan, check, defaults
 from train.data.batches import Batch
-from train.data.styles import STYLES, styled
-from train.loop import cohort_step, fresh, optimizer_of
-from train.methods import Arm
-from train.objectives import blockwise
-from train.optimizers import adam, adjustable, adversarial, sgd
-from train.recipes import lit_gan
-from train.report_lit_gan import Row
-from train.step import init_state as new_state
-from train.step import make_train_step
-from train.translations import Made, agreement, answered, apart, asked, frechet, in_every_style, told_apart
+from train.engine.fit import cohort_step, fresh, optimizer_of
+from train.engine.objectives import blockwise
+from train.engine.optimizers import adam, adjustable, adversarial, sgd
+from train.engine.step import init_state as new_state
+from train.engine.step import make_train_step
+from train.programs.lit.methods import Arm
+from train.programs.lit_gan import run as lit_gan
+from train.programs.lit_gan import table as report_lit_gan
+from train.programs.lit_gan.config import LitGan, check, defaults
+from train.programs.lit_gan.metrics import Made, agreement, answered, apart, asked, frechet, in_every_style, told_apart
+from train.programs.lit_gan.objective import _BETWEEN, Adversaries, Weights, draw, one_hot, representing, translate
+from train.programs.lit_gan.styles import STYLES, styled
+from train.programs.lit_gan.table import Row
+from train.results import report
 
 RNG = np.random.default_rng(0)
 IMAGES = jnp.asarray(RNG.uniform(-1, 1, (4, 8, 8, 1)), jnp.float32)

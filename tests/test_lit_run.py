@@ -10,15 +10,16 @@ import pytest
 
 from tests.programs import metrics, train
 from tests.runs import assert_same_run, digests, saved_steps, whole_run
-from train import report, report_lit
 from train.__main__ import main
 from train.config import load
-from train.config_lit import Lit
-from train.evaluate import member
-from train.loop import fresh, saved
-from train.methods import Arm
-from train.recipes import lit
-from train.report import TEACHER
+from train.engine.evaluate import member
+from train.engine.fit import fresh, saved
+from train.programs.lit import run as lit
+from train.programs.lit import table as report_lit
+from train.programs.lit.config import Lit
+from train.programs.lit.methods import Arm
+from train.results import report
+from train.results.report import TEACHER
 
 pytestmark = pytest.mark.slow
 

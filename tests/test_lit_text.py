@@ -11,14 +11,16 @@ import pytest
 
 from tests.programs import metrics, train
 from tests.runs import assert_same_run, assert_teacher_is_taken, refused, results, saved_steps, whole_run
-from train import build, report, report_lit
+from train import build
 from train.__main__ import main
+from train.commands.readme import filled
 from train.config import check_training, load, recipe, save
-from train.config_lit import Lit
-from train.config_lit_text import LitText, check_texts, defaults
-from train.data import text
-from train.readme import filled
-from train.recipes import lit
+from train.data.texts import text
+from train.programs.lit import run as lit
+from train.programs.lit import table as report_lit
+from train.programs.lit.config import Lit
+from train.programs.lit.config_text import LitText, check_texts, defaults
+from train.results import report
 
 NARROW = ['--width', '2', '3', '3', '4', '--units', '5', '4', '--length', '64', '--batch-size', '16']
 OPTIONS = [

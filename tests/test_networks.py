@@ -7,7 +7,7 @@ import pytest
 from lmajax import tree
 from lmajax.activations.linen import ReLU
 from train import networks
-from train.errors import UserError
+from train.runtime.errors import UserError
 
 IMAGE = jnp.zeros((1, 32, 32, 3))
 PUBLISHED = {

@@ -12,9 +12,9 @@ from msgspec import Meta
 
 from lmajax.compress import PackedTree, identity, pack
 from lmajax.compress._tensors import Blocks
-from train import shipped_text
-from train.errors import UserError
-from train.outside import printable, read_json, typed
+from train.programs.distill_text import model_file as shipped_text
+from train.runtime.errors import UserError
+from train.runtime.outside import printable, read_json, typed
 
 ABOUT = {
   'data': 'numbers', 'source': 'de', 'target': 'en', 'vocabulary': [7, 5], 'vocabulary_digest': 'd', 'max_length': 9,

@@ -9,9 +9,10 @@ import numpy as np
 import pooch
 import pytest
 
-from train.data import fetch, numbers, parallel
-from train.data.pairs import Pairs
-from train.errors import UserError
+from train.data import fetch
+from train.data.corpora import numbers, parallel
+from train.data.corpora.pairs import Pairs
+from train.runtime.errors import UserError
 
 SHARED = Path(__file__).parents[2] / 'shared' / 'data' / 'multi30k'
 GERMAN = ['Ein Hund läuft.', 'Zwei Straßen', 'Drei', 'Vier „Katzen“']

@@ -13,11 +13,12 @@ from lmajax.compress._tensors import Blocks
 from tests.models import cifar10, written
 from tests.runs import refused
 from tests.test_export import FORMATS, ONNX
-from train import predict, served
 from train.__main__ import main
+from train.commands import predict
 from train.data import load
-from train.data.classes import NAMES
-from train.errors import UserError
+from train.data.images.classes import NAMES
+from train.deploy import serve
+from train.runtime.errors import UserError
 
 
 @pytest.fixture(scope='module')
@@ -45,7 +46,7 @@ every_format = pytest.mark.parametrize('model', FORMATS, indirect=True)
 def test_says_the_class_and_the_probabilities_of_the_model(capsys, folder, model):
   files = [folder / f'{i}.png' for i in range(3)]
   assert main(['predict', str(model), *map(str, files)]) == 0
-  logits = served.load(folder / 'student.safetensors').logits(load('digits').test.inputs[:3]).astype(np.float64)
+  logits = serve.load(folder / 'student.safetensors').logits(load('digits').test.inputs[:3]).astype(np.float64)
   for file, line, row in zip(files, capsys.readouterr().out.splitlines(), logits, strict=True):
     chances = 100 * np.exp(row) / np.exp(row).sum()
     first, *others = (f'{i} {chances[i]:.1f} %' for i in np.argsort(-chances)[:3])
@@ -55,7 +56,7 @@ def test_says_the_class_and_the_probabilities_of_the_model(capsys, folder, model
 @every_format
 def test_a_changed_byte_is_refused(capsys, tmp_path, folder, model):
   spoilt, image = tmp_path / model.name, folder / '0.png'
-  parts = [model] if model.suffix == '.safetensors' else [model, served.digest_path(model)]
+  parts = [model] if model.suffix == '.safetensors' else [model, serve.digest_path(model)]
   for part in parts:
     for other in parts:
       (tmp_path / other.name).write_bytes(other.read_bytes())
@@ -71,7 +72,7 @@ def test_a_changed_byte_is_refused(capsys, tmp_path, folder, model):
 def test_half_a_file_and_a_foreign_one_are_refused(capsys, tmp_path, folder, model):
   path = tmp_path / model.name
   if model.suffix != '.safetensors':
-    served.digest_path(path).write_bytes(served.digest_path(model).read_bytes())
+    serve.digest_path(path).write_bytes(serve.digest_path(model).read_bytes())
   for content in (b'', model.read_bytes()[:-1], b'foreign' * 100):
     path.write_bytes(content)
     assert path.name in refused(capsys, 'predict', path, folder / '0.png')
@@ -82,7 +83,7 @@ def test_an_export_without_its_digest_is_refused(capsys, tmp_path, folder, model
   path = tmp_path / model.name
   path.write_bytes(model.read_bytes())
   assert f'{path.name}.json is missing' in refused(capsys, 'predict', path, folder / '0.png')
-  served.digest_path(path).write_text('[]')
+  serve.digest_path(path).write_text('[]')
   assert 'do not fit' in refused(capsys, 'predict', path, folder / '0.png')
 
 
@@ -129,7 +130,7 @@ def test_a_forged_description_beside_an_export_is_refused(capsys, tmp_path, fold
   _, _, config = unpack((folder / 'student.safetensors').read_bytes())
   path = tmp_path / f'a.{form}'
   path.write_bytes(b'program')
-  served.write_digest(path, {**config, **changes})
+  serve.write_digest(path, {**config, **changes})
   assert said in refused(capsys, 'predict', path, folder / '0.png')
 
 
@@ -139,7 +140,7 @@ def test_garbage_under_a_fitting_digest_is_refused(capsys, tmp_path, folder, for
   path, draw = tmp_path / f'a.{form}', np.random.default_rng(2)
   for content in (b'', b'program', draw.bytes(50), draw.bytes(5000), bytes(400), b'\xff' * 99):
     path.write_bytes(content)
-    served.write_digest(path, config)
+    serve.write_digest(path, config)
     assert f'{path} cannot be loaded by' in refused(capsys, 'predict', path, folder / '0.png')
 
 
@@ -147,8 +148,8 @@ def test_garbage_under_a_fitting_digest_is_refused(capsys, tmp_path, folder, for
 def test_answers_for_other_classes_than_are_named_are_refused(capsys, tmp_path, folder, model):
   path = tmp_path / model.name
   path.write_bytes(model.read_bytes())
-  about = served.load(model).description
-  served.write_digest(path, {**about, 'classes': about['classes'][:4]})
+  about = serve.load(model).description
+  serve.write_digest(path, {**about, 'classes': about['classes'][:4]})
   assert 'has 4 classes by what it says' in refused(capsys, 'predict', path, folder / '0.png')
 
 
@@ -180,7 +181,7 @@ def test_a_small_file_of_enormous_weights_is_refused_before_they_are_decoded(cap
 def test_a_digest_that_describes_no_model_is_refused(capsys, tmp_path, folder):
   path = tmp_path / 'a.stablehlo'
   path.write_bytes(b'program')
-  served.write_digest(path, {'colour': 1})
+  serve.write_digest(path, {'colour': 1})
   assert 'without the description' in refused(capsys, 'predict', path, folder / '0.png')
 
 
@@ -229,7 +230,7 @@ def test_colours_reach_a_model_of_colours(capsys, tmp_path):
     Image.fromarray(image).save(tmp_path / f'{i}.png')
   assert main(['predict', str(tmp_path / 'a.safetensors'), str(tmp_path / '0.png'), str(tmp_path / '1.png')]) == 0
   lines = capsys.readouterr().out.splitlines()
-  best = served.load(tmp_path / 'a.safetensors').logits(load('cifar10', data_dir=data_dir).test.inputs[:2]).argmax(-1)
+  best = serve.load(tmp_path / 'a.safetensors').logits(load('cifar10', data_dir=data_dir).test.inputs[:2]).argmax(-1)
   for line, number in zip(lines, best, strict=True):
     assert re.search(r'png: (\w+) ', line)[1] == NAMES['cifar10'][number]
 

@@ -11,21 +11,26 @@ import pytest
 from lmajax import LMA, compress, models, tree
 from lmajax.activations import linen
 from lmajax.compress import unpack
-from train import evaluate, quantizers, report, report_quantize, schedules, scoring, shipped
 from train.__main__ import main
-from train.checkpoint import Checkpoints, digests
 from train.config import load, save
-from train.config_quantize import Quantize, check, defaults, soft_targets
 from train.data.batches import Batch
-from train.errors import UserError
-from train.loop import Cohort, Plan, Start, fit, folder_of, fresh
-from train.optimizers import sgd
-from train.quantizers import FLOAT, LEFT_OUT, ORIGINS
-from train.recipes import quantize
-from train.report import TEACHER
-from train.report_quantize import Row, base_of, counterpart, relu_of
-from train.run import Run
-from train.step import Group, unrolled, vmapped
+from train.deploy import model_file as shipped
+from train.deploy import score as scoring
+from train.engine import evaluate, schedules
+from train.engine.checkpoint import Checkpoints, digests
+from train.engine.fit import Cohort, Plan, Start, fit, folder_of, fresh
+from train.engine.optimizers import sgd
+from train.engine.step import Group, unrolled, vmapped
+from train.programs.quantize import run as quantize
+from train.programs.quantize import students as quantizers
+from train.programs.quantize import table as report_quantize
+from train.programs.quantize.config import Quantize, check, defaults, soft_targets
+from train.programs.quantize.students import FLOAT, LEFT_OUT, ORIGINS
+from train.programs.quantize.table import Row, base_of, counterpart, relu_of
+from train.results import report
+from train.results.report import TEACHER
+from train.runtime.errors import UserError
+from train.runtime.run import Run
 
 METHODS = ('post-training', 'uniform', 'noise', 'points', 'product', 'product-noise')
 ALL = Quantize(

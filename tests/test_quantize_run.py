@@ -15,16 +15,20 @@ from lmajax.activations import linen
 from lmajax.compress import pack, unpack
 from tests.programs import metrics, train
 from tests.runs import assert_same_run, digests, saved_steps, whole_run
-from train import build, loop, quantizers, report, report_quantize
+from train import build
 from train.__main__ import main
 from train.config import load
-from train.config_quantize import Quantize
 from train.data import batches
-from train.evaluate import member
-from train.quantizers import FROM_SCRATCH
-from train.recipes import quantize
-from train.report import TEACHER
-from train.scoring import file_name
+from train.deploy.score import file_name
+from train.engine import fit
+from train.engine.evaluate import member
+from train.programs.quantize import run as quantize
+from train.programs.quantize import students as quantizers
+from train.programs.quantize import table as report_quantize
+from train.programs.quantize.config import Quantize
+from train.programs.quantize.students import FROM_SCRATCH
+from train.results import report
+from train.results.report import TEACHER
 
 METHODS = ['post-training', 'uniform', 'noise', 'points', 'product', 'product-noise']
 OPTIONS = [
@@ -132,9 +136,9 @@ class TestScores:
   def test_a_file_holds_the_trained_weights_on_their_levels_and_other_statistics(self, whole, rows, plan, kind):
     arms = {arm: quantizers.reparam(plan.config, arm) for arm in plan.of(*FROM_SCRATCH)}
     groups = {arm.name: quantize.group(plan, arm, reparam) for arm, reparam in arms.items()}
-    cohort = loop.Cohort(groups, build.plan(plan.config, plan.config.epochs))
+    cohort = fit.Cohort(groups, build.plan(plan.config, plan.config.epochs))
     name = f'lma-8-w3-{kind}'
-    trained = jax.device_get(loop.saved(whole, 'students', cohort, plan.data)[name].end)
+    trained = jax.device_get(fit.saved(whole, 'students', cohort, plan.data)[name].end)
     one, model = jax.tree.map(jnp.asarray, member(trained, 1)), network(name)
     decoded = groups[name].reparam.stored(one.theta, one.code).decode()
     shipped = variables_of(whole / file_name(name, 1))

@@ -14,14 +14,16 @@ from lmajax import LMA
 from lmajax.activations import linen
 from lmajax.models import MLP
 from tests import oracles
-from train import build, regions, step
+from train import build
 from train.config import load, save
-from train.config_regions import Regions, check
-from train.errors import UserError
-from train.optimizers import adjustable, sgd
-from train.pieces import MOST_PIECES, differentiated, pieces
-from train.recipes import regions as recipe
-from train.run import Run
+from train.engine import step
+from train.engine.optimizers import adjustable, sgd
+from train.programs.regions import count as regions
+from train.programs.regions import run as recipe
+from train.programs.regions.config import Regions, check
+from train.programs.regions.pieces import MOST_PIECES, differentiated, pieces
+from train.runtime.errors import UserError
+from train.runtime.run import Run
 
 ZERO, ONE = np.zeros(1), np.ones(1)
 

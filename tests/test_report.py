@@ -12,13 +12,14 @@ from scipy import stats
 
 from lmajax import models
 from lmajax.activations import linen
-from train import build, draw, report
+from train import build
 from train.__main__ import main
+from train.commands.readme import filled
+from train.commands.report import joined
 from train.config import Distill
-from train.errors import UserError
-from train.joined import joined
-from train.readme import filled
-from train.report import Row
+from train.results import plots, report
+from train.results.report import Row
+from train.runtime.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 
@@ -143,10 +144,10 @@ class TestSeeds:
 
 
 def test_pictures_against_width_and_segments_are_drawn_where_they_vary(tmp_path):
-  assert draw.comparisons(tmp_path, ROWS) == []
+  assert plots.comparisons(tmp_path, ROWS) == []
   wider = [r._replace(width=5) for r in ROWS[1:]]
   finer = [LMA._replace(segments=4)]
-  drawn = draw.comparisons(tmp_path, ROWS + wider + finer)
+  drawn = plots.comparisons(tmp_path, ROWS + wider + finer)
   assert [path.name for path in drawn] == ['against_width.png', 'against_segments.png']
   assert all(path.stat().st_size > 5000 for path in drawn)
 
@@ -174,7 +175,7 @@ MODELS = {
 def test_a_site_is_that_of_the_activation_within_its_quantization(learned):
   def sites(act):
     network = models.MLP((4, 3), 10, act)
-    return draw.sites(jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros((1, 8)), train=False)))
+    return plots.sites(jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros((1, 8)), train=False)))
 
   for act in (linen.LMA, linen.Swish, linen.ReLU):
     assert sites(partial(linen.Quantized, act=act, learned=learned)) == sites(act)
@@ -191,8 +192,8 @@ def test_the_curves_of_every_model_and_activation_can_be_drawn(tmp_path, model):
 
   names = ['relu', 'identity', 'prelu', 'swish', 'aplu', 'lma', 'lma-joined']
   trained = {build.Arm(name, 4 if name in build.SEGMENTED else None, 1, False): variables(name) for name in names}
-  found = {arm.activation: sorted(draw.sites(jax.tree.map(lambda leaf: leaf[0], v))) for arm, v in trained.items()}
+  found = {arm.activation: sorted(plots.sites(jax.tree.map(lambda leaf: leaf[0], v))) for arm, v in trained.items()}
   assert found['lma'] == found['prelu'] == found['swish'] and len(found['lma']) == {'WideResNet': 7}.get(model, 2)
   assert found['relu'] == found['identity'] == []
-  draw.curves(tmp_path / 'curves.png', trained)
+  plots.curves(tmp_path / 'curves.png', trained)
   assert [path.name for path in tmp_path.iterdir()] == ['curves.png']

@@ -22,23 +22,23 @@ from lmajax.losses import TopK, from_top_k, top_k
 from tests import oracles
 from tests.programs import train
 from tests.runs import assert_same_run, refused, whole_run
-from train import step as steps
 from train.__main__ import main
 from train.config import Distill
-from train.config_distill_text import DistillText
 from train.data import Examples, load
 from train.data.batches import Batches, pixels
-from train.data.buckets import TokenBatches, Tokens
-from train.data.vocabulary import END, PADDING
-from train.errors import UserError
-from train.loop import Cohort, Data, Plan, fit
-from train.objectives import distill, mixed, supervised, teach
-from train.optimizers import sgd
-from train.recipes import distill as recipe
-from train.recipes import distill_text as recipe_text
-from train.run import Run, Stopped
-from train.said import FOLDER, Kept, cached, heard
-from train.schedules import constant
+from train.data.corpora.buckets import TokenBatches, Tokens
+from train.data.corpora.vocabulary import END, PADDING
+from train.engine import step as steps
+from train.engine.fit import Cohort, Data, Plan, fit
+from train.engine.logits_cache import FOLDER, Kept, cached, heard
+from train.engine.objectives import distill, mixed, supervised, teach
+from train.engine.optimizers import sgd
+from train.engine.schedules import constant
+from train.programs.distill import run as recipe
+from train.programs.distill_text import run as recipe_text
+from train.programs.distill_text.config import DistillText
+from train.runtime.errors import UserError
+from train.runtime.run import Run, Stopped
 
 HALF = 2**-11  # how far float16 is from a number, in parts of it
 LOGITS = (3 * np.random.default_rng(0).normal(size=(2, 3, 7))).astype(np.float32)

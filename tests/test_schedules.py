@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train import schedules
+from train.engine import schedules
 
 GOLDEN = Path(__file__).parent / 'golden'
 TRACES = [

@@ -15,21 +15,31 @@ import sacrebleu
 
 from lmajax import LMA
 from lmajax.models import Transformer
-from train import build, sentences
-from train import step as steps
-from train.build_text import Text
+from train import build
 from train.data.batches import Batch
-from train.data.buckets import TokenBatches, Tokens, Vocabularies, encoded, evaluation_batches, side_by_side
-from train.data.pairs import Corpus, Pairs
-from train.data.vocabulary import END, PADDING, START, Words
-from train.evaluate import member, scores
-from train.loop import Cohort, Data, Plan, fit
-from train.objectives import Taught, distill
-from train.optimizers import noam
-from train.run import Run
-from train.schedules import constant
-from train.scoring_text import Scoring
-from train.sentences import LOG_LIKELIHOOD, TOKEN_ACCURACY, Lines, Search, of_labels, translated, translator, word_level
+from train.data.corpora.buckets import TokenBatches, Tokens, Vocabularies, encoded, evaluation_batches, side_by_side
+from train.data.corpora.pairs import Corpus, Pairs
+from train.data.corpora.vocabulary import END, PADDING, START, Words
+from train.engine import step as steps
+from train.engine.evaluate import member, scores
+from train.engine.fit import Cohort, Data, Plan, fit
+from train.engine.objectives import Taught, distill
+from train.engine.optimizers import noam
+from train.engine.schedules import constant
+from train.programs.distill_text import decode as sentences
+from train.programs.distill_text.build import Text
+from train.programs.distill_text.decode import (
+  LOG_LIKELIHOOD,
+  TOKEN_ACCURACY,
+  Lines,
+  Search,
+  of_labels,
+  translated,
+  translator,
+  word_level,
+)
+from train.programs.distill_text.score import Scoring
+from train.runtime.run import Run
 
 VOCABULARY = 7
 SIZES = (4, 1, 6, 0, 2)  # of the sentences of a batch; 0 is a row of padding

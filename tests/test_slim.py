@@ -14,30 +14,28 @@ from lmajax.activations import linen
 from lmajax.compress import Spectrum
 from tests.models import drawn
 from tests.runs import refused
-from train import (
-  build,
-  config_compress,
-  config_slim,
-  draw_compress,
-  draw_slim,
-  report_compress,
-  report_slim,
-  scoring,
-  shipped,
-)
-from train.blockwise import in_stages
+from train import build
 from train.config import load, recipe, save
-from train.config_compress import Compress
-from train.config_slim import Slim
 from train.data import load as load_data
 from train.data.batches import Batch
-from train.errors import UserError
-from train.evaluate import member
-from train.loop import Cohort, fresh
-from train.objectives import penalized, supervised
-from train.recipes import compress as chain
-from train.recipes import slim
-from train.slimming import CRITERIA, Slimming, mean_scales, mean_spectra, share_of
+from train.deploy import model_file as shipped
+from train.deploy import score as scoring
+from train.engine.blockwise import in_stages
+from train.engine.evaluate import member
+from train.engine.fit import Cohort, fresh
+from train.engine.objectives import penalized, supervised
+from train.programs.compress import config as config_compress
+from train.programs.compress import plot as draw_compress
+from train.programs.compress import run as chain
+from train.programs.compress import table as report_compress
+from train.programs.compress.config import Compress
+from train.programs.slim import config as config_slim
+from train.programs.slim import plot as draw_slim
+from train.programs.slim import run as slim
+from train.programs.slim import table as report_slim
+from train.programs.slim.config import Slim
+from train.programs.slim.widths import CRITERIA, Slimming, mean_scales, mean_spectra, share_of
+from train.runtime.errors import UserError
 
 DATA = ['digits', 'mnist', 'fashion-mnist', 'cifar10', 'cifar100']
 VGG = ['--network', 'vgg-16', '--width', *['2'] * 13]

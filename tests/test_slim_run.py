@@ -10,10 +10,13 @@ import pytest
 
 from tests.programs import train
 from tests.runs import assert_same_run, refused, saved_steps, whole_run
-from train import report, report_compress, report_slim, shipped
 from train.__main__ import main
 from train.data import load
-from train.scoring import file_name
+from train.deploy import model_file as shipped
+from train.deploy.score import file_name
+from train.programs.compress import table as report_compress
+from train.programs.slim import table as report_slim
+from train.results import report
 
 pytestmark = pytest.mark.slow
 

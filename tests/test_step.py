@@ -11,11 +11,11 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from lmajax import LMA, compress, models, tree
 from lmajax.activations import linen
-from train import step as steps
 from train.data.batches import Batch
-from train.loop import _CODE, Cohort, Plan, Start, cohort_step, fresh, weights
-from train.objectives import distill, forward, mixed, reparameterized, supervised, teach
-from train.optimizers import adjustable, sgd
+from train.engine import step as steps
+from train.engine.fit import _CODE, Cohort, Plan, Start, cohort_step, fresh, weights
+from train.engine.objectives import distill, forward, mixed, reparameterized, supervised, teach
+from train.engine.optimizers import adjustable, sgd
 
 TEACHER = models.MLP((16,), 10, linen.ReLU)
 STUDENT = models.MLP((4,), 10, LMA)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from train.data import load
-from train.data.styles import STYLES, styled
+from train.programs.lit_gan.styles import STYLES, styled
 
 RNG = np.random.default_rng(0)
 

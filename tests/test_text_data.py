@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train.data import descriptions, text
-from train.errors import UserError
+from train.data.texts import descriptions, text
+from train.runtime.errors import UserError
 
 SHARED = Path(__file__).parents[2] / 'shared' / 'data'
 ROWS = [

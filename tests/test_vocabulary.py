@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from train.data import vocabulary
-from train.data.vocabulary import END, PADDING, START, UNKNOWN, Pieces, Words, digest, dumped, loaded
-from train.errors import UserError
+from train.data.corpora import vocabulary
+from train.data.corpora.vocabulary import END, PADDING, START, UNKNOWN, Pieces, Words, digest, dumped, loaded
+from train.runtime.errors import UserError
 
 TEXTS = [
   *('Ein Hund läuft über die Straße.', 'Ein kleiner Hund und ein großer Hund laufen.') * 3,

@@ -16,15 +16,15 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from lmajax import LMA, models
 from lmajax.activations import linen
-from train import loop
-from train import step as steps
 from train.data import Examples
 from train.data.batches import Batches, evaluation_batches, pixels
-from train.loop import Cohort, Data, Plan, cohort_step, fit, fresh, saved
-from train.objectives import distill, mixed, supervised, teach
-from train.optimizers import sgd
-from train.run import Run, Stopped
-from train.schedules import cosine
+from train.engine import fit as loop
+from train.engine import step as steps
+from train.engine.fit import Cohort, Data, Plan, cohort_step, fit, fresh, saved
+from train.engine.objectives import distill, mixed, supervised, teach
+from train.engine.optimizers import sgd
+from train.engine.schedules import cosine
+from train.runtime.run import Run, Stopped
 
 TEACHER = models.MLP((8,), 10, linen.ReLU)
 PIXELS = (100.0, 120.0, 140.0), (50.0, 60.0, 70.0)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from train.served import load
+from train.deploy.serve import load
 
 ZOO = Path(__file__).parent.parent / 'zoo'
 ANSWERS = ZOO / 'answers.json'

@@ -17,32 +17,29 @@ import jax
 import tyro
 
 from train import config as configs
-from train import (
-  config_compress,
-  config_distill_text,
-  config_lit,
-  config_lit_gan,
-  config_lit_text,
-  config_quantize,
-  config_slim,
-  distributed,
-  folders,
-)
+from train.commands.config import Evaluate, Export, Predict, Readme, Report, Translate
 from train.config import Distill, Training, require
-from train.config_bench import Bench
-from train.config_compress import Compress
-from train.config_distill_text import DistillText
-from train.config_finished import Evaluate, Export, Predict, Readme, Report, Translate
-from train.config_lit import Lit
-from train.config_lit_gan import LitGan
-from train.config_lit_text import LitText
-from train.config_quantize import Quantize
-from train.config_regions import Regions
-from train.config_slim import Slim
-from train.errors import UserError
-from train.outside import bounded, in_one_line
-from train.quiet import one_line_warnings
-from train.run import Run, Stopped, write_atomically
+from train.programs.bench.config import Bench
+from train.programs.compress import config as config_compress
+from train.programs.compress.config import Compress
+from train.programs.distill_text import config as config_distill_text
+from train.programs.distill_text.config import DistillText
+from train.programs.lit import config as config_lit
+from train.programs.lit import config_text as config_lit_text
+from train.programs.lit.config import Lit
+from train.programs.lit.config_text import LitText
+from train.programs.lit_gan import config as config_lit_gan
+from train.programs.lit_gan.config import LitGan
+from train.programs.quantize import config as config_quantize
+from train.programs.quantize.config import Quantize
+from train.programs.regions.config import Regions
+from train.programs.slim import config as config_slim
+from train.programs.slim.config import Slim
+from train.runtime import distributed, folders
+from train.runtime.errors import UserError
+from train.runtime.outside import bounded, in_one_line
+from train.runtime.quiet import one_line_warnings
+from train.runtime.run import Run, Stopped, write_atomically
 
 Command = (
   Annotated[Distill, tyro.conf.subcommand('distill')]
@@ -135,7 +132,7 @@ def _train(command: Training, arguments: list[str]) -> None:
 
 
 def _regions(command: Regions, arguments: list[str]) -> None:
-  from train.recipes import regions
+  from train.programs.regions import run as regions
 
   folder, rows = _run(regions, command, Regions(), arguments)
   print(regions.table(rows))
@@ -143,7 +140,7 @@ def _regions(command: Regions, arguments: list[str]) -> None:
 
 
 def _recipe(name: str) -> Any:
-  return importlib.import_module(f'train.recipes.{name}')  # what only training needs is not imported before
+  return importlib.import_module(f'train.programs.{name}.run')  # what only training needs is not imported before
 
 
 def _run(recipe: Any, command: Any, default: Any, arguments: list[str]) -> tuple[Path, list]:
@@ -195,9 +192,9 @@ def _check_folder(command: Any) -> None:
 def _evaluate(command: Evaluate, arguments: list[str]) -> None:
   del arguments
   if not command.run.is_dir():
-    from train import served
+    from train.deploy import serve
 
-    print(served.scored(command.run, command.data, command.data_dir, limits=command.limits))
+    print(serve.scored(command.run, command.data, command.data_dir, limits=command.limits))
     return
   require(command.data is None, 'data', command.data, 'a run knows its data; leave it out')
   made_by = configs.recipe_of(command.run)
@@ -210,7 +207,8 @@ def _evaluate(command: Evaluate, arguments: list[str]) -> None:
 
 def _report(command: Report, arguments: list[str]) -> None:
   del arguments
-  from train import draw, joined
+  from train.commands import report as joined
+  from train.results import plots
 
   if not command.runs:
     raise UserError('report needs the folder of at least one run')
@@ -219,20 +217,20 @@ def _report(command: Report, arguments: list[str]) -> None:
   if command.out:
     joined.write(command.out, found)
   if found.command == 'distill':
-    for path in draw.comparisons(command.out or command.runs[0], found.rows):
+    for path in plots.comparisons(command.out or command.runs[0], found.rows):
       print(path)
 
 
 def _readme(command: Readme, arguments: list[str]) -> None:
   del arguments
-  from train.readme import filled
+  from train.commands.readme import filled
 
   write_atomically(command.file, filled(command.file.read_text(), command.file.parent))
 
 
 def _bench(command: Bench, arguments: list[str]) -> None:
   del arguments
-  from train.bench import run
+  from train.programs.bench import run
 
   table, paths = run.run(command.benchmark)
   print(table)
@@ -241,7 +239,7 @@ def _bench(command: Bench, arguments: list[str]) -> None:
 
 def _export(command: Export, arguments: list[str]) -> None:
   del arguments
-  from train import export
+  from train.commands import export
 
   export.check(command)
   source = export.source(command.model, command.student, command.limits)
@@ -254,7 +252,7 @@ def _export(command: Export, arguments: list[str]) -> None:
 
 def _predict(command: Predict, arguments: list[str]) -> None:
   del arguments
-  from train import predict
+  from train.commands import predict
 
   for line in predict.lines(command.model, command.files, command.limits):
     print(line)
@@ -262,7 +260,7 @@ def _predict(command: Predict, arguments: list[str]) -> None:
 
 def _translate(command: Translate, arguments: list[str]) -> None:
   del arguments
-  from train import translate
+  from train.programs.distill_text import translate
 
   for line in translate.lines(command, sys.stdin.buffer):
     print(line, flush=True)

@@ -13,20 +13,22 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from lmajax import LMA, models
 from lmajax.activations import linen
 from lmajax.types import ActivationFactory
-from train import networks, schedules, step
+from train import networks
 from train.config import Named, Taught, Training, label
 from train.config import text as text_of
-from train.config_lit import Lit, Shallow
-from train.config_lit_text import LitText
-from train.config_regions import Regions
-from train.config_slim import Slimmed
-from train.data import Dataset, load, text
+from train.data import Dataset, load
 from train.data.batches import Batches, characters, evaluation_batches, pixels
-from train.errors import UserError
-from train.loop import Cohort, Data, Plan
-from train.objectives import supervised
-from train.optimizers import sgd
-from train.report import TEACHER
+from train.data.texts import text
+from train.engine import schedules, step
+from train.engine.fit import Cohort, Data, Plan
+from train.engine.objectives import supervised
+from train.engine.optimizers import sgd
+from train.programs.lit.config import Lit, Shallow
+from train.programs.lit.config_text import LitText
+from train.programs.regions.config import Regions
+from train.programs.slim.config import Slimmed
+from train.results.report import TEACHER
+from train.runtime.errors import UserError
 
 _ACTIVATIONS: dict[str, Callable[[int], ActivationFactory]] = {
   'relu': lambda segments: linen.ReLU,

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 import jax
 import tyro
 
-from train.errors import UserError
-from train.outside import made, read_json
-from train.run import write_atomically
+from train.runtime.errors import UserError
+from train.runtime.outside import made, read_json
+from train.runtime.run import write_atomically
 
 DataName = Literal['digits', 'mnist', 'fashion-mnist', 'cifar10', 'cifar100']
 ActivationName = Literal['relu', 'identity', 'prelu', 'swish', 'aplu', 'lma', 'lma-joined']

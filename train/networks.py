@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 
 from lmajax import models
 from lmajax.types import ActivationFactory
-from train.errors import UserError
+from train.runtime.errors import UserError
 
 
 class Family(NamedTuple):

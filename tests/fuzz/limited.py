@@ -14,10 +14,11 @@ SECONDS, GIB = 10.0, 2
 _PROGRAM = """
 import contextlib, io, json, os, resource, sys, traceback, warnings
 import train.__main__ as program
-import train.recipes.compress, train.recipes.distill, train.recipes.distill_text, train.recipes.lit
-import train.recipes.lit_gan, train.recipes.quantize, train.recipes.regions, train.recipes.slim
-import train.export, train.joined, train.predict, train.served, train.translate
-from train.quiet import one_line_warnings
+import train.programs.compress.run, train.programs.distill.run, train.programs.distill_text.run
+import train.programs.distill_text.translate, train.programs.lit.run, train.programs.lit_gan.run
+import train.programs.quantize.run, train.programs.regions.run, train.programs.slim.run
+import train.commands.export, train.commands.predict, train.commands.report, train.deploy.serve
+from train.runtime.quiet import one_line_warnings
 import jax
 jax.jit(lambda x: x + 1)(1.0)
 

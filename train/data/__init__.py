@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from train.data import cifar, digits, fetch, idx
+from train.data import fetch
 from train.data.files import naming
-from train.data.images import Dataset, Examples, stratified_order
-from train.errors import UserError
+from train.data.images import cifar, digits, idx
+from train.data.images.images import Dataset, Examples, stratified_order
+from train.runtime.errors import UserError
 
 __all__ = ['Dataset', 'Examples', 'load']
 

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float32, Int, Int32, Key, Shaped, UInt8
 
-from train.data.augment import crop_and_flip
-from train.data.images import Examples
-from train.distributed import whole
-from train.errors import UserError
+from train.data.images.augment import crop_and_flip
+from train.data.images.images import Examples
+from train.runtime.distributed import whole
+from train.runtime.errors import UserError
 
 _STREAM = 0xDA7A  # keeps these draws apart from others of the same seed
 

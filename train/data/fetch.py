@@ -5,7 +5,7 @@ from typing import Any
 
 import pooch
 
-from train.errors import UserError
+from train.runtime.errors import UserError
 
 BASE_URLS = {
   'mnist': 'https://ossci-datasets.s3.amazonaws.com/mnist/',

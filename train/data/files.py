@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from train.errors import UserError
+from train.runtime.errors import UserError
 
 MOST = 2**30
 """How many bytes a file may hold once it is unwrapped, where nothing better is known; a choice."""

@@ -1,0 +1,1 @@
+"""Commands on what is finished: runs, results and model files."""

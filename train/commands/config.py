@@ -1,0 +1,97 @@
+"""What a person may ask of runs and models that are finished."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from train.config import DataName
+from train.runtime.outside import LIMITS, Limits
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+  """Score a finished run again, from its checkpoints or files, or one model file on test images."""
+
+  run: tyro.conf.Positional[Path]
+  """The run's folder, or a file that export, quantize or compress wrote."""
+  data: DataName | None = None
+  """For a file: the data set it must be of; by default its own."""
+  data_dir: Path | None = None
+  """A folder with the published files of the data set; by default the run's own, or the internet."""
+  limits: Limits = LIMITS
+  """Of what a model file may hold."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """Print the table of one or more runs that differ in their students or seeds alone, and draw how they compare."""
+
+  runs: tyro.conf.Positional[tuple[Path, ...]]
+  """The runs' folders; their rows are put together."""
+  out: Path | None = None
+  """Where the pictures go, and the joined results.json and results.md; by default the pictures go to the first run's
+  folder, and nothing else is written."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Readme:
+  """Put the tables of committed results into a Markdown file, where its marks say so."""
+
+  file: tyro.conf.Positional[Path] = Path('README.md')
+  """The file; the folders in its marks are relative to it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+  """Write a trained network as a file that runs elsewhere, and compare that file with it on real test images."""
+
+  model: tyro.conf.Positional[Path]
+  """The folder of a run, or a packed .safetensors file."""
+  student: str | None = None
+  """The name of the row in the run's results.json; its first seed is taken."""
+  format: Literal['stablehlo', 'onnx', 'safetensors'] = 'stablehlo'
+  """stablehlo: for JAX's runtimes, weights packed inside; onnx: for ONNX Runtime, weights decoded; safetensors: packed
+  weights, statistics and the description of the network."""
+  bits: int | None = None
+  """Of a network in float32, for safetensors: quantize every convolution and dense kernel to so many bits, 1 to 8,
+  measure the running statistics again, and code the integers by Huffman where that is shorter."""
+  out: Path | None = None
+  """The file; by default NAME.FORMAT in the run's folder exports, or beside the packed file."""
+  data_dir: Path | None = None
+  """A folder with the published files of the data set; by default the run's own."""
+  limits: Limits = LIMITS
+  """Of what a model file may hold."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Predict:
+  """Say what image files show, by an exported model."""
+
+  model: tyro.conf.Positional[Path]
+  """A file that export, quantize or compress wrote: .safetensors, or .stablehlo or .onnx with its digest beside it."""
+  files: tyro.conf.Positional[tuple[Path, ...]]
+  """Images: PNG, JPEG, whatever Pillow reads."""
+  limits: Limits = LIMITS
+  """Of what a model file may hold."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Translate:
+  """Translate text from standard input or a file, a sentence a line, by a network of a finished distill-text run."""
+
+  run: tyro.conf.Positional[Path]
+  """The run's folder."""
+  file: tyro.conf.Positional[Path | None] = None
+  """The text, UTF-8; by default standard input."""
+  student: str | None = None
+  """The name of the row in the run's results.json; by default the student with the least perplexity on validation."""
+  seed: int = 0
+  """Which of its seeds."""
+  beams: int | None = None
+  """Of the search; 1 is greedy; by default as in the run."""
+  length_penalty: float | None = None
+  """By default as in the run."""
+  limits: Limits = LIMITS
+  """Of what a model file may hold."""

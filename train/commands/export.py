@@ -1,0 +1,225 @@
+"""A trained network as a file that runs elsewhere, loaded again and compared with the network on real images."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export as jax_export
+
+from lmajax.compress import identity, masked, pack, uniform
+from lmajax.types import Packed
+from train import build
+from train import config as configs
+from train.commands.config import Export
+from train.config import Distill, Training, require
+from train.data import load
+from train.deploy import given
+from train.deploy.model_file import Shipped, description, fitting, logits, of_bytes, read_bytes
+from train.deploy.model_file import model as build_model
+from train.deploy.score import Files
+from train.deploy.serve import load as load_model
+from train.deploy.serve import write_digest
+from train.engine.evaluate import member
+from train.engine.objectives import supervised
+from train.engine.step import Group, unrolled
+from train.programs.distill import run as distill
+from train.results import report
+from train.runtime.errors import UserError
+from train.runtime.outside import LIMITS, Limits, Name, made, printable, read_json
+from train.runtime.quiet import quiet
+from train.runtime.run import within, write_atomically
+
+Format = Literal['stablehlo', 'onnx', 'safetensors']
+PLATFORMS = ('cpu', 'cuda', 'tpu')
+_IMAGES = 500  # of the test set, that are compared
+_MEASURED = 512  # training images a batch: batch norm remembers about ten of them
+
+
+class Source(NamedTuple):
+  """A network to export, as the content of a packed file, and the folder with its images where they need one."""
+
+  path: Path
+  content: bytes
+  data_dir: Path | None
+  limits: Limits
+
+  def shipped(self) -> Shipped:
+    """What the file holds, once it was seen to be a network."""
+    return fitting(of_bytes(self.content, self.path, self.limits), self.path)
+
+
+class Agreement(NamedTuple):
+  """How an export's logits differ from those of the network, image by image."""
+
+  greatest: float  # difference of two logits
+  scale: float  # the largest logit
+  within: float  # the part of the images that differ by no more than the tolerance
+  same: float  # the part with the same best class
+
+  @property
+  def holds(self) -> bool:
+    """Near a cut of LMA rounding may choose the neighbouring piece: a few images in a hundred may differ by more."""
+    return self.within >= 0.9 and self.same >= 0.99
+
+  def __str__(self) -> str:
+    return (
+      f'differs by at most {self.greatest:.1e} in logits up to {self.scale:.1f};'
+      f' the same class for {100 * self.same:.1f} %'
+    )
+
+
+def check(command: Export) -> None:
+  """Refuses what cannot be written, naming the option."""
+  bits = command.bits
+  require(bits is None or 1 <= bits <= 8, 'bits', bits, 'give 1 to 8')
+  require(bits is None or command.format == 'safetensors', 'bits', bits, 'give --format safetensors')
+
+
+def source(model: Path, student: str | None, limits: Limits = LIMITS) -> Source:
+  """The network that is meant: a packed file, or a row of a run's results."""
+  if not model.is_dir():
+    return Source(model, read_bytes(model), None, limits)
+  results = report.results(model)
+  named: dict[str, Any] = {}
+  for row in results['rows']:
+    name = made(row.get('name'), Name, f'{model / "results.json"}: the name of a row')
+    named[name] = made(row.get('file'), Name | None, f'{model / "results.json"}: the file of {printable(name)}')
+  files = {name: file for name, file in named.items() if file}
+  translates = results.get('recipe') == 'distill-text'
+  if (translates or not files) and (made_by := configs.recipe_of(model)) != 'distill':
+    raise UserError(f'{model} is a run of {made_by}: export takes runs of distill, quantize and compress alone')
+  name = _chosen(list(files or named), student, model)
+  exports = within(model / 'exports', name, model / 'results.json')
+  path = exports.with_name(f'{name}.safetensors')
+  if files:
+    config = read_json(model / 'config.json', dict[str, Any])
+    data_dir = made(config.get('data_dir'), str | None, f'{model / "config.json"}: data_dir')
+    file = within(model, files[name], model / 'results.json')
+    return Source(path, read_bytes(file), data_dir and Path(data_dir), limits)
+  config = configs.load(Distill, model)
+  return Source(path, _of_distill(config, model, name), config.data_dir, limits)
+
+
+def _chosen(names: Sequence[str], student: str | None, folder: Path) -> str:
+  if student is None and len(names) == 1:
+    return names[0]
+  if student is None or student not in names:
+    asked = 'give --student' if student is None else f'--student is {student}'
+    raise UserError(f'{asked}: {folder} has {", ".join(map(printable, names)) or "none"}')
+  return student
+
+
+def _of_distill(config: Distill, folder: Path, name: str) -> bytes:
+  """The first seed of a row, its weights as they are."""
+  plan = distill.experiment(config)
+  variables = jax.device_get(member(distill.restored(plan, folder)[name], 0))
+  arm = next((arm for arm in plan.arms if arm.name == name), None)
+  about = given.description(plan) if arm is None else description(config, arm, plan.dataset)
+  packed: Any = identity().stored(variables.pop('params'), ())
+  return pack(packed, variables, about)
+
+
+def quantized(source: Source, bits: int, data_dir: Path | None) -> Source:
+  """The source with its kernels quantized, and with statistics that are measured under them on training images."""
+  found = source.shipped()
+  dataset = load(found.description['data'], data_dir=data_dir or source.data_dir)
+  model, params = build_model(found.description), jax.tree.map(jnp.asarray, found.packed.decode())
+  if found.packed.mean_bits() < 32:
+    raise UserError(f'--bits {bits}: the weights of {source.path} are quantized already')
+  reparam = masked(uniform(bits))
+  packed = reparam.stored(*reparam.init(params, jax.random.key(0)))
+  group = Group(model, supervised(model), (0,), unrolled)
+  images = min(_MEASURED, len(dataset.train.labels))
+  data, _ = build.data(Training(data=found.description['data'], batch_size=images), dataset)
+  one = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], {'params': packed.decode(), **found.stats})
+  stats = member(jax.device_get(Files(data, source.path.parent).measured(group, one)), 0)
+  stats.pop('params')
+  return source._replace(content=pack(packed, stats, found.description, entropy=True))
+
+
+def write(source: Source, path: Path, form: Format, data_dir: Path | None) -> Agreement:
+  """Writes an export and its digest where they are asked for, once they were loaded from disk and agree."""
+  if path.suffix != f'.{form}':
+    raise UserError(f'--out is {path}: give a name that ends in .{form}')
+  shipped = source.shipped()
+  images = load(shipped.description['data'], data_dir=data_dir or source.data_dir).test.inputs[:_IMAGES]
+  own = np.asarray(jax.jit(partial(logits, shipped.description))(shipped.variables(), images))
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory(prefix='unchecked-', dir=path.parent) as folder:
+    draft = Path(folder) / path.name
+    write_atomically(draft, source.content if form == 'safetensors' else _WRITERS[form](shipped))
+    if form != 'safetensors':  # which holds its own
+      write_digest(draft, shipped.description)
+    found = compared(own, load_model(draft, source.limits).logits(images), tolerance(shipped.description))
+    if not found.holds:
+      raise UserError(f'{path} {found} of {len(images)} test images: it is not the network, and is not kept')
+    for part in Path(folder).iterdir():
+      part.replace(path.with_name(part.name))
+  return found
+
+
+def tolerance(description: dict[str, Any]) -> float:
+  """Of a logit, as a part of the largest: rounding inside the network makes whole steps of the last bit's noise."""
+  bits = description['activation_bits']
+  steps = 0.0 if bits is None else 2.0**-bits
+  return max(1e-4, steps, 2.0**-6 if description['dtype'] == 'bfloat16' else 0.0)
+
+
+def compared(own: np.ndarray, other: np.ndarray, tolerance: float) -> Agreement:
+  """NaN agrees with nothing."""
+  if own.shape != other.shape:
+    return Agreement(np.inf, float(np.abs(own).max()), 0.0, 0.0)
+  difference, scale = np.abs(own - other), float(np.abs(own).max())
+  within = float((difference.max(axis=1) <= tolerance * scale).mean())
+  same = float((own.argmax(axis=1) == other.argmax(axis=1)).mean())
+  return Agreement(float(difference.max()), scale, within, same)
+
+
+def _program(shipped: Shipped, decoded: Callable[[Packed], Any]) -> Callable:
+  def program(images: Any) -> Any:
+    return logits(shipped.description, {'params': decoded(shipped.packed), **shipped.stats}, images)
+
+  return program
+
+
+def _any_number(shipped: Shipped) -> jax.ShapeDtypeStruct:
+  """Images as the programs take them, a batch of any size."""
+  return jax.ShapeDtypeStruct((*jax_export.symbolic_shape('b'), *shipped.description['image_shape']), jnp.uint8)
+
+
+def _stablehlo(shipped: Shipped) -> bytes:
+  """The program holds the weights packed, and decodes them."""
+  program = jax.jit(_program(shipped, lambda packed: packed.decode(jnp)))
+  exported = jax_export.export(program, platforms=PLATFORMS)(_any_number(shipped))
+  try:
+    return bytes(exported.serialize())
+  except ImportError as error:
+    raise UserError('flatbuffers is not installed: pip install "lmajax[deploy]"') from error
+
+
+def _onnx(shipped: Shipped) -> bytes:
+  """The weights are the quantized ones, decoded to float32: the file is no smaller for it."""
+  try:
+    with quiet():
+      from jax2onnx import to_onnx
+  except ImportError as error:
+    raise UserError('jax2onnx is not installed: pip install "lmajax[onnx]"') from error
+  program = _program(shipped, lambda packed: packed.decode())
+  try:
+    with quiet(), jax.numpy_rank_promotion('allow'):
+      return to_onnx(program, [_any_number(shipped)], opset=21).SerializeToString()
+  except Exception as error:  # whatever a converter meets in another version's programs
+    reason = f'{type(error).__name__}: {error}'.splitlines()[0]
+    raise UserError(
+      f'jax2onnx {metadata.version("jax2onnx")} cannot convert this network under JAX {jax.__version__}'
+      f' ({reason}); jax2onnx 0.13.0 with JAX 0.10.2 on Python 3.11 can'
+    ) from error
+
+
+_WRITERS: dict[str, Callable[[Shipped], bytes]] = {'stablehlo': _stablehlo, 'onnx': _onnx}

@@ -1,0 +1,136 @@
+"""Runs that are reported together: those that differ in their students or their seeds alone."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, get_type_hints
+
+from msgspec import Meta
+
+from train.commands.readme import TABLES
+from train.config import option, text
+from train.results import report
+from train.runtime.errors import UserError
+from train.runtime.outside import MOST, Plain, made
+from train.runtime.run import without_nan, write_atomically
+
+_STUDENTS = ('activations', 'segments', 'width')
+_SEEDS = ('seeds', 'first_seed')
+_Seeds = {'seeds': Annotated[int, Meta(ge=1, le=MOST['seeds'])], 'first_seed': Annotated[int, Meta(ge=0, le=2**32)]}
+_TIMED = ('milliseconds', 'bytes', 'file')  # of the first seed of a run: the first run's are kept
+_OF_LAYERS = ('sensitivities',)
+
+
+class Joined(NamedTuple):
+  """Several runs of one command as one."""
+
+  command: str
+  results: dict[str, Any]
+  rows: list[Any]
+
+  @property
+  def table(self) -> str:
+    """The rows as Markdown."""
+    return TABLES[self.command][1](self.rows)
+
+
+def joined(folders: Sequence[Path]) -> Joined:
+  """Joins finished runs.
+
+  Rows of one name hold the figures of all seeds, in the seeds' order; what stands in two runs of one seed must be the
+  same. All that is no student and no seed must agree between the runs.
+
+  Raises:
+    UserError: the runs are not of one command, or differ in more.
+  """
+  found = [_results(folder) for folder in folders]
+  first, command = found[0], found[0]['recipe']
+  for folder, results in zip(folders, found, strict=True):
+    _check_alike(folder, results, folders[0], first)
+  order = sorted(range(len(found)), key=lambda i: found[i]['config'].get('first_seed', 0))
+  kind = TABLES[command][0]
+  rows: dict[str, tuple[Any, set[int]]] = {}
+  for i in order:
+    seeds = _seeds(found[i])
+    for row in report.read(folders[i], command, kind):
+      rows[row.name] = (row, seeds) if row.name not in rows else _together(*rows[row.name], row, seeds, folders[i])
+  names = list(dict.fromkeys(row['name'] for results in found for row in results['rows']))
+  whole = [rows[name][0] for name in names]
+  seeds = set[int]().union(*map(_seeds, found))
+  students = {name: _union(found, name) for name in _STUDENTS if name in first['config']}
+  results = {
+    'recipe': command,
+    'config': {**first['config'], **students, 'seeds': len(seeds), 'first_seed': min(seeds, default=0)},
+    'environments': _each_once(value for results in found for value in results['environments']),
+    'seconds_of_training': round(sum(results['seconds_of_training'] for results in found), 1),
+    'rows': [row._asdict() for row in whole],
+  }
+  return Joined(command, results, whole)
+
+
+def write(folder: Path, found: Joined) -> None:
+  """Writes ``results.json`` and ``results.md``."""
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(f'cannot make the folder {folder}: {error.strerror}; choose another --out') from error
+  write_atomically(folder / 'results.json', json.dumps(without_nan(found.results), indent=1, allow_nan=False) + '\n')
+  write_atomically(folder / 'results.md', found.table + '\n')
+
+
+def _results(folder: Path) -> dict[str, Any]:
+  results: Any = report.results(folder)
+  whole = results.keys() >= report.Results.__annotations__.keys()
+  named = {command for command, (kind, _) in TABLES.items() if 'name' in kind._fields}  # regions have no names
+  if not whole or results['recipe'] not in named or 'seeds' not in results['config']:
+    raise UserError(f'{folder} holds no finished run of seeds, and report takes no other')
+  for name in set(_STUDENTS) & set(results['config']):
+    made(results['config'][name], list[Plain], f'{folder / "results.json"}: {name} of its config')
+  for name in _SEEDS:
+    made(results['config'].get(name, 1), _Seeds[name], f'{folder / "results.json"}: {name} of its config')
+  return results
+
+
+def _check_alike(folder: Path, results: dict[str, Any], other: Path, base: dict[str, Any]) -> None:
+  own, theirs = ({'command': each['recipe'], **each['config']} for each in (results, base))
+  for name in [*theirs, *own]:
+    if name not in (*_STUDENTS, *_SEEDS) and own.get(name) != theirs.get(name):
+      raise UserError(
+        f'{folder} has {option(name)} {text(own.get(name))}, {other} has {text(theirs.get(name))}: report them one by'
+        ' one'
+      )
+
+
+def _seeds(results: dict[str, Any]) -> set[int]:
+  start = results['config'].get('first_seed', 0)
+  return set(range(start, start + results['config']['seeds']))
+
+
+def _together(row: Any, seeds: set[int], other: Any, more: set[int], folder: Path) -> tuple[Any, set[int]]:
+  """One row of two, of which neither or every seed is in both."""
+  ours = {name: value for name, value in row._asdict().items() if name not in _TIMED}
+  if ours == {name: getattr(other, name) for name in ours}:
+    return row, seeds
+  by_seed = [name for name in _by_seed(type(row)) if getattr(row, name) is not None]
+  different = [name for name in ours if name not in by_seed and getattr(row, name) != getattr(other, name)]
+  if different or seeds & more or any(len(getattr(row, name)) != len(seeds) for name in by_seed):
+    raise UserError(f'{row.name} in {folder} differs from that of an earlier run: report them one by one')
+  return row._replace(**{name: [*getattr(row, name), *getattr(other, name)] for name in by_seed}), seeds | more
+
+
+def _by_seed(kind: Any) -> list[str]:
+  """The columns that have a figure for each seed."""
+  hints = get_type_hints(kind)
+  return [name for name, hint in hints.items() if hint in (list[float], list[float] | None) and name not in _OF_LAYERS]
+
+
+def _union(found: Sequence[dict[str, Any]], name: str) -> list[Any]:
+  return list(dict.fromkeys(value for results in found for value in results['config'][name]))
+
+
+def _each_once(values: Iterable[Any]) -> list[Any]:
+  kept: list[Any] = []
+  for value in values:
+    if value not in kept:
+      kept.append(value)
+  return kept

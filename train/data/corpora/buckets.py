@@ -1,0 +1,192 @@
+"""Sentences of like length together, so many tokens a batch: a step has as many shapes as there are buckets."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int, Int32
+
+from train.data.batches import Batch, placed
+from train.data.corpora.pairs import Pairs
+from train.data.corpora.vocabulary import END, PADDING, START, Vocabulary
+from train.runtime.errors import UserError
+
+Ragged = list[Int32[np.ndarray, ' t']]
+
+
+class Tokens(NamedTuple):
+  """Sentences as numbers, each with the end mark behind it: an empty one is that alone."""
+
+  source: Ragged
+  target: Ragged
+
+  def lengths(self) -> Int[np.ndarray, ' n']:
+    """Of the longer side of each pair."""
+    return np.array([max(map(len, pair)) for pair in zip(*self, strict=True)], int)
+
+
+class Vocabularies(NamedTuple):
+  """One for each side; the same twice where it is joint."""
+
+  source: Vocabulary
+  target: Vocabulary
+
+
+def numbers(text: str, vocabulary: Vocabulary, most: int) -> Int32[np.ndarray, ' t']:
+  """A sentence as numbers; what is longer than ``most``, the end mark included, is cut."""
+  return np.array([*vocabulary.encode(text)[: most - 1], END], np.int32)
+
+
+def encoded(pairs: Pairs, vocabularies: Vocabularies, most: int) -> Tokens:
+  """Every pair as numbers, cut to ``most``."""
+  sides = zip(pairs, vocabularies, strict=True)
+  return Tokens(*([numbers(text, vocabulary, most) for text in side] for side, vocabulary in sides))
+
+
+def within(pairs: Pairs, vocabularies: Vocabularies, most: int) -> Tokens:
+  """As ``encoded``, without the pairs of which a side would be cut: the length filter of training."""
+  tokens = encoded(pairs, vocabularies, most + 1)
+  kept = np.flatnonzero(tokens.lengths() <= most)
+  return Tokens(*([side[row] for row in kept] for side in tokens))
+
+
+def shapes(lengths: Int[np.ndarray, ' n'], count: int, most: int) -> tuple[int, ...]:
+  """At most ``count`` lengths to pad batches to, in fours, and the longest there may be: with the least padding."""
+  ends = np.array([*range(4, most, 4), most])
+  shorter = np.searchsorted(np.sort(lengths), ends, side='right')  # sentences that fit
+  cost, ways = shorter * ends, [(int(end),) for end in ends]  # tokens of all that fit, padded, in so many buckets
+  for _ in range(count - 1):
+    more = cost[:, None] + (shorter[None] - shorter[:, None]) * ends[None]
+    more = np.where(ends[:, None] < ends[None], more, len(lengths) * most + 1)
+    before, fewer = more.argmin(0), cost
+    better = more.min(0) < fewer
+    cost = np.where(better, more.min(0), fewer)
+    ways = [(*ways[before[i]], int(end)) if better[i] else ways[i] for i, end in enumerate(ends)]
+  return ways[-1]
+
+
+class TokenBatches:
+  """Training batches of sentences, by step: shuffled anew every epoch within the buckets, and among them.
+
+  Every sentence is seen once an epoch: what does not fill a batch is filled up with rows of padding, which no loss and
+  no statistics look at.
+  """
+
+  def __init__(
+    self,
+    tokens: Tokens,
+    *,
+    batch_tokens: int,
+    lengths: Sequence[int],
+    seed: int,
+    sharding: jax.sharding.NamedSharding | None = None,
+  ):
+    if not tokens.source:
+      raise UserError('no training sentence is as short as --max-length: give a greater one')
+    self._tokens, self._seed, self._sharding = tokens, seed, sharding
+    self._starts = np.cumsum([0, *map(len, tokens.target)])
+    self.size = int(self._starts[-1])
+    members = _by_bucket(tokens.lengths(), lengths)
+    self._buckets = [
+      (length, rows, _rows(batch_tokens, length, sharding))
+      for length, rows in zip(lengths, members, strict=True)
+      if len(rows)
+    ]
+    self.steps_per_epoch = sum(-(-len(rows) // count) for _, rows, count in self._buckets)
+    self._planned: tuple[int, list] = (-1, [])
+
+  @property
+  def blank(self) -> tuple[Array, Array]:
+    """A pair of one token each."""
+    return jnp.full((1, 1), END, jnp.int32), jnp.full((1, 1), START, jnp.int32)
+
+  @property
+  def everywhere(self) -> jax.sharding.NamedSharding | None:
+    """How what is not split lies beside the batches: whole on each of their devices."""
+    return self._sharding and jax.sharding.NamedSharding(self._sharding.mesh, jax.sharding.PartitionSpec())
+
+  def __getitem__(self, step: int) -> Batch:
+    epoch, position = divmod(step, self.steps_per_epoch)
+    length, rows = self._plan(epoch)[position]
+    return placed(partial(padded, self._tokens, length), rows, self._sharding)
+
+  def places(self, step: int) -> Int[np.ndarray, 'b t']:
+    """Where the target's tokens of a batch stand among all, sentence after sentence; -1 for padding."""
+    epoch, position = divmod(step, self.steps_per_epoch)
+    length, rows = self._plan(epoch)[position]
+    places = self._starts[rows][:, None] + np.arange(length)[None]
+    return np.where(places < self._starts[rows + 1][:, None], places, -1)  # a row -1 begins at the end, and ends at 0
+
+  def _plan(self, epoch: int) -> list[tuple[int, np.ndarray]]:
+    if self._planned[0] != epoch:
+      draw = np.random.default_rng((self._seed, epoch))
+      batches = []
+      for length, rows, count in self._buckets:
+        shuffled = draw.permutation(rows)
+        batches += [(length, _filled(shuffled[i : i + count], count)) for i in range(0, len(rows), count)]
+      self._planned = epoch, [batches[i] for i in draw.permutation(len(batches))]
+    return self._planned[1]
+
+
+def evaluation_batches(
+  tokens: Tokens, *, batch_tokens: int, lengths: Sequence[int], sharding: jax.sharding.NamedSharding | None = None
+) -> Iterator[tuple[Batch, Bool[Array, 'b t']]]:
+  """All pairs, bucket by bucket, each batch with a mask of the target's tokens, the end marks among them."""
+  for length, rows in in_order(tokens.lengths(), batch_tokens=batch_tokens, lengths=lengths, sharding=sharding):
+    batch = placed(partial(padded, tokens, length), rows, sharding)
+    yield batch, batch.labels != PADDING
+
+
+def in_order(
+  sizes: Int[np.ndarray, ' n'],
+  *,
+  batch_tokens: int,
+  lengths: Sequence[int],
+  sharding: jax.sharding.NamedSharding | None = None,
+) -> Iterator[tuple[int, np.ndarray]]:
+  """The length and the rows of each batch, -1 for a row of padding."""
+  for length, rows in zip(lengths, _by_bucket(sizes, lengths), strict=True):
+    count = _rows(batch_tokens, length, sharding)
+    for i in range(0, len(rows), count):
+      yield length, _filled(rows[i : i + count], count)
+
+
+def padded(tokens: Tokens, length: int, rows: Int[np.ndarray, ' b']) -> Batch:
+  """Rows as what a model takes, (the source, the target after a start mark), and the target that it shall say."""
+  source, labels = (side_by_side(side, length, rows) for side in tokens)
+  shifted = np.concatenate([np.full((len(rows), 1), START, np.int32), labels[:, :-1]], axis=1)
+  return Batch._make(((source, np.where(labels == PADDING, PADDING, shifted).astype(np.int32)), labels))
+
+
+def side_by_side(side: Ragged, length: int, rows: Int[np.ndarray, ' b']) -> Int32[np.ndarray, 'b length']:
+  """Sentences with padding behind them; padding alone where a row is -1."""
+  found = np.full((len(rows), length), PADDING, np.int32)
+  for line, row in zip(found, rows, strict=True):
+    if row >= 0:
+      line[: len(side[row])] = side[row]
+  return found
+
+
+def _by_bucket(sizes: Int[np.ndarray, ' n'], lengths: Sequence[int]) -> list[np.ndarray]:
+  """The rows that fit into each length and not into the one before it."""
+  bucket = np.searchsorted(lengths, sizes)
+  return [np.flatnonzero(bucket == i) for i in range(len(lengths))]
+
+
+def _rows(batch_tokens: int, length: int, sharding: jax.sharding.NamedSharding | None) -> int:
+  """How many sentences of a length make a batch: a multiple of the devices."""
+  devices = 1 if sharding is None else sharding.mesh.size
+  count = batch_tokens // length // devices * devices
+  if count < 1:
+    raise UserError(
+      f'--batch-size {batch_tokens} is less than a sentence of {length} tokens for each of {devices} devices:'
+      ' give more, or a smaller --max-length'
+    )
+  return count
+
+
+def _filled(rows: Int[np.ndarray, ' m'], count: int) -> Int[np.ndarray, ' b']:
+  return np.concatenate([rows, np.full(count - len(rows), -1, rows.dtype)])

@@ -1,0 +1,17 @@
+"""The 1,797 handwritten digits of 8x8 pixels that come with scikit-learn: real data without a download."""
+
+import numpy as np
+
+from train.data.images.images import Examples, stratified_order
+
+TRAIN, VALIDATION, TEST = 1097, 200, 500
+
+
+def load() -> tuple[Examples, Examples]:
+  """Training (with validation) and test images; the set has no official test part, so a fixed one is taken."""
+  from sklearn.datasets import load_digits  # half a second of imports, which no other program needs
+
+  pixels, labels = load_digits(return_X_y=True)
+  whole = Examples(pixels.astype(np.uint8).reshape(-1, 8, 8, 1), labels.astype(np.int32))
+  order = stratified_order(whole.labels)
+  return whole.take(order[TEST:]), whole.take(order[:TEST])

@@ -1,0 +1,51 @@
+"""What a data set is once it is read: raw pixels, labels and how to cut them into parts."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int, Int32, UInt8
+
+from train.runtime.errors import UserError
+
+
+class Examples(NamedTuple):
+  """Raw pixels, or characters, and the class of each image, or text."""
+
+  inputs: UInt8[np.ndarray, 'n ...']
+  labels: Int32[np.ndarray, ' n']
+
+  def take(self, rows: Int[np.ndarray, ' m']) -> 'Examples':
+    return Examples(self.inputs[rows], self.labels[rows])
+
+
+class Dataset(NamedTuple):
+  """The three parts of a set; mean and deviation are per channel, in units of the raw pixels."""
+
+  name: str
+  train: Examples
+  validation: Examples
+  test: Examples
+  num_classes: int
+  pixel_mean: tuple[float, ...]
+  pixel_std: tuple[float, ...]
+  augment: bool
+
+
+def checked(images: np.ndarray, labels: np.ndarray, *, num_classes: int, source: Path | str) -> Examples:
+  """Images whose labels are there and in range; ``source`` is the file that an error names."""
+  if not len(labels):
+    raise UserError(f'{source}: holds no images; get the published file again')
+  if labels.max() >= num_classes:
+    raise UserError(f'{source}: label {labels.max()} in a set of {num_classes} classes; get the published file again')
+  return Examples(np.ascontiguousarray(images), labels.astype(np.int32))
+
+
+def stratified_order(labels: Int[np.ndarray, ' n']) -> Int[np.ndarray, ' n']:
+  """A fixed shuffle of which every beginning holds the classes in the proportions of the whole."""
+  shuffled = np.random.default_rng(0).permutation(len(labels))
+  by_class = shuffled[np.argsort(labels[shuffled], kind='stable')]
+  counts = np.bincount(labels)
+  rank = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+  place = (rank + 0.5) / np.repeat(counts, counts)
+  return by_class[np.argsort(place, kind='stable')]

@@ -1,0 +1,1 @@
+"""Model files and exported formats: written, read, scored."""

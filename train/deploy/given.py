@@ -1,0 +1,187 @@
+"""Teachers that are trained already: model files, and those that finished runs hold."""
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from lmajax.compress import identity
+from train import build
+from train.config import label, require, text
+from train.data import Dataset
+from train.deploy import model_file as shipped
+from train.deploy.model_file import Shipped
+from train.deploy.score import file_name, stacked
+from train.engine.blockwise import going_on
+from train.engine.evaluate import member
+from train.engine.fit import Cohort, Start
+from train.runtime.distributed import first
+from train.runtime.errors import UserError
+from train.runtime.outside import read_json
+
+_TEACHER = re.compile(r'(?P<name>(.+-)?(teacher|original))-seed(?P<seed>\d+)\.safetensors')
+
+
+class Given(NamedTuple):
+  """A teacher as its file has it."""
+
+  path: Path
+  digest: str
+  """sha256 of the file, as ``sha256sum`` prints it."""
+  shipped: Shipped
+
+  @property
+  def description(self) -> dict[str, Any]:
+    """What the file says of its network."""
+    return self.shipped.description
+
+  @property
+  def label(self) -> str:
+    """Its activation, with the number of segments where it has one."""
+    return label(self.description['activation'], self.description['segments'])
+
+
+def teachers(config: Any, *, several: bool = False, read: Callable = shipped.of_bytes) -> tuple[Any, list[Given]]:
+  """Reads the teachers of ``--teacher-from``.
+
+  Args:
+    config: of the program; on resume it has the digests of the files that the run began with.
+    several: whether the program takes more than one; else a run's teacher of the first seed is taken.
+    read: (content, path) -> the model in a file; by default one of images.
+
+  Returns:
+    The configuration with the digests of the files, and the teachers; none where none are asked for.
+
+  Raises:
+    UserError: a file cannot be read, or is not the one that the run began with.
+  """
+  files = [file for path in config.teacher_from for file in _files(path, several)]
+  require(several or len(files) < 2, 'teacher_from', text(config.teacher_from), 'give one')
+  found = [_given(path, read) for path in files]
+  digests = tuple(each.digest for each in found)
+  if config.teacher_digests and config.teacher_digests != digests:
+    old = [*config.teacher_digests, *[''] * len(found)]
+    changed = [each.path for each, digest in zip(found, old, strict=False) if each.digest != digest]
+    what = changed[0] if changed else text(config.teacher_from)
+    raise UserError(f'{what} is not the teacher that this run began with: restore it, or choose another --workdir')
+  return dataclasses.replace(config, teacher_digests=digests), found
+
+
+def of_images(config: Any, dataset: Dataset, inputs: Any) -> tuple[Any, Cohort, list[Given]]:
+  """The configuration with the digest, the teacher of image classifiers as a cohort, and its file if one is given."""
+  config, found = teachers(config)
+  check_images(found, config, dataset)
+  model = shipped.model(found[0].description) if found else build.teacher_network(config, dataset, inputs)
+  return config, build.teachers(config, model), found
+
+
+def description(plan: Any) -> dict[str, Any]:
+  """What the file of a plan's teacher says, or will say."""
+  return plan.given[0].description if plan.given else shipped.description(plan.config, None, plan.dataset)
+
+
+def _given(path: Path, read: Callable) -> Given:
+  content = shipped.read_bytes(path)
+  found = read(content, path)
+  if not isinstance(found.description, dict) or not {'activation', 'segments'} <= set(found.description):
+    raise UserError(f'{path}: without the description of a teacher, as these programs write it')
+  return Given(path, hashlib.sha256(content).hexdigest(), found)
+
+
+def _files(path: Path, several: bool) -> list[Path]:
+  """A file itself; of a run those of its teacher, seed by seed."""
+  if not path.is_dir():
+    return [path]
+  found = [(match, file) for file in (path / 'models').glob('*') if (match := _TEACHER.fullmatch(file.name))]
+  names = sorted({match['name'] for match, _ in found})
+  if not names:
+    made = 'recipe' in read_json(path / 'config.json')
+    raise UserError(f'{path} holds no teacher{" yet: finish the run by --resume" if made else ""}')
+  if len(names) > 1 and not several:
+    raise UserError(f'{path} holds {", ".join(names)}: give one of their files, in {path / "models"}')
+  ordered = [file for _, file in sorted(found, key=lambda pair: (pair[0]['name'], int(pair[0]['seed'])))]
+  return ordered if several else ordered[:1]
+
+
+def check_same(given: Sequence[Given], expected: dict[str, Any], what: str) -> None:
+  """Refuses teachers that were made for anything else than is expected of them, naming the first difference."""
+  for each in given:
+    for name, value in expected.items():
+      found = each.description.get(name)
+      if found != value:
+        raise UserError(
+          f'--teacher-from {each.path}: its {name.replace("_", " ")} is {_short(found)}, and {_short(value)} in {what}'
+        )
+
+
+def check_images(given: Sequence[Given], config: Any, dataset: Dataset, **expected: Any) -> None:
+  """Refuses teachers of other images than those of the data set, and files whose weights are not what they say."""
+  check_same(given, shipped.of_data(config, dataset) | expected, config.data)
+  for each in given:
+    shipped.fitting(each.shipped, each.path)
+
+
+def _short(value: Any) -> str:
+  words = text(value)
+  return words if len(words) < 60 else f'{words[:57]}...'
+
+
+def check_one_each(given: Sequence[Given], labels: Sequence[str]) -> None:
+  """Refuses teachers that are not one of each activation."""
+  found = [each.label for each in given]
+  if given and sorted(found) != sorted(labels):
+    raise UserError(
+      f'--teacher-from has {" ".join(found)}, and --activations asks for {" ".join(labels)}: give one of each'
+    )
+
+
+def same(given: Sequence[Given], name: str) -> Any:
+  """What all of them say of themselves under a name."""
+  first, *others = given
+  for other in others:
+    if other.description[name] != first.description[name]:
+      values = [_short(each.description[name]) for each in (first, other)]
+      raise UserError(
+        f'--teacher-from: the {name} of {first.path} is {values[0]}, of {other.path} {values[1]}: give alike networks'
+      )
+  return first.description[name]
+
+
+def originals(config: Any, found: Sequence[Given], labels: Sequence[str]) -> Any:
+  """The configuration whose original is the network of the files; what they cannot be originals of is refused."""
+  if not found:
+    return config
+  for each in found:
+    thin = each.description['thinned']
+    require(thin is None, 'teacher_from', each.path, 'it has lost channels already; give its original')
+    mend = f'its activation is {each.label}; --activations asks for {" ".join(labels)}'
+    require(each.label in labels, 'teacher_from', each.path, mend)
+  penalized = 'norm-scale' in getattr(config, 'rules', ())
+  mend = 'its original is trained with a penalty, which a given one was not; leave it out'
+  require(not penalized, 'rules', 'norm-scale', mend)
+  network = {name: same(found, name) for name in ('network', 'width', 'coupled')}
+  return dataclasses.replace(config, **{**network, 'width': tuple(network['width'])})
+
+
+def variables(given: Sequence[Given]) -> Any:
+  """What their model is applied to, with a leading axis of seeds."""
+  return stacked([each.shipped.variables() for each in given])
+
+
+def end(given: Sequence[Given]) -> Start:
+  """What a fit of them would have ended with."""
+  return going_on(variables(given))
+
+
+def keep(folder: Path, name: str, seeds: Sequence[int], trained: Any, description: dict[str, Any]) -> None:
+  """Writes trained teachers into a run's folder, in float32, where ``--teacher-from`` finds them."""
+  host = jax.device_get(trained)
+  for i, seed in enumerate(seeds):
+    path = folder / file_name(name, seed)
+    if first() and not path.exists():
+      one = member(host, i)
+      shipped.write(path, identity().stored(one.pop('params'), ()), one, description)

@@ -1,0 +1,195 @@
+"""From trained students to rows: packed into files, read back from them, and scored as they were read."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lmajax import tree
+from train.config import made_by
+from train.deploy import model_file as shipped
+from train.engine.evaluate import measured_again, member, scores
+from train.engine.fit import Data, Start
+from train.engine.step import Group
+from train.runtime.distributed import first, wait
+from train.runtime.errors import UserError
+from train.runtime.run import noted
+from train.runtime.timing import interleaved, median
+
+MEASURING = 100  # training batches that the statistics are measured on, once the weights are final
+_TIMED = 21  # passes over a batch of test images, of which the median counts
+
+
+class Trained(NamedTuple):
+  """A kind of student after its training: every leaf of ``end`` has a leading axis of seeds."""
+
+  group: Group
+  end: Start
+
+  def params(self) -> Any:
+    """The weights that would be shipped, of all seeds."""
+    decoded = self.group.over(lambda end: self.group.reparam.apply(end.theta, end.code, None))
+    return jax.jit(decoded)(self.end)
+
+  def variables(self) -> Any:
+    """What the model is applied to, of all seeds."""
+    return {'params': self.params(), **self.end.stats}
+
+  def shadow(self) -> Any:
+    """The float32 weights behind the quantized ones, of all seeds."""
+    return tree.combine(*self.end.theta)
+
+
+class Written(NamedTuple):
+  """The files of a kind of network: what went into them, and what is read back, of all seeds.
+
+  A student that has diverged has no file; NaN stands for it.
+  """
+
+  as_trained: Any  # with the statistics of the training
+  read: Any
+  bits: float
+  bytes: int
+  file: str
+
+
+class Files:
+  """Packs networks, with statistics of the very weights that are packed; those of one architecture share a program."""
+
+  def __init__(self, data: Data, folder: Path, read: Callable[[Path], shipped.Shipped] = shipped.read):
+    self._data = data
+    self._folder = folder
+    self._read = read
+    self._programs: dict[int, Callable] = {}
+
+  def written(self, name: str, trained: Trained, about: dict[str, Any], *, entropy: bool = False) -> Written:
+    """Packs the networks of all seeds, and reads their files."""
+    own, group = jax.tree.map(jnp.asarray, jax.device_get(trained.end)), trained.group
+    each = [(member(own.theta, i), member(own.code, i)) for i in range(len(group.seeds))]
+    packed = {i: group.reparam.stored(*pair) for i, pair in enumerate(each) if _finite(pair)}
+    lost = jax.device_get(trained.params()) if len(packed) < len(each) else None
+    decoded = [packed[i].decode() if i in packed else member(lost, i) for i in range(len(each))]
+    as_trained = {'params': stacked(decoded), **own.stats}
+    measured = jax.device_get(self.measured(group, as_trained))
+    files = {i: self._folder / file_name(name, group.seeds[i]) for i in packed}
+    if first():
+      for i, file in files.items():
+        stats = {collection: part for collection, part in member(measured, i).items() if collection != 'params'}
+        shipped.write(file, packed[i], stats, self._bound(about, file), entropy=entropy)
+    wait(f'the files of {name} are written')
+    if not files:
+      return Written(as_trained, measured, 0.0, 0, '')
+    read = dict(zip(files, self.read(about, [*files.values()]), strict=True))
+    variables = [read.get(i) or member(measured, i) for i in range(len(group.seeds))]
+    i = next(iter(files))
+    size = files[i].stat().st_size
+    return Written(as_trained, stacked(variables), packed[i].mean_bits(), size, file_name(name, group.seeds[i]))
+
+  def read(self, about: dict[str, Any], files: Sequence[Path]) -> list[Any]:
+    """The variables in files, which must be of the network that is described, of this run, row and seed."""
+    found = [self._read(file) for file in files]
+    for file, each in zip(files, found, strict=True):
+      if each.description != self._bound(about, file):
+        raise UserError(f'{file} holds another network than its name says: restore it, or go on by --resume')
+    return [each.variables() for each in found]
+
+  def _bound(self, about: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The description of a file that can stand in no other's place."""
+    made = json.dumps([made_by(self._folder), file.name], sort_keys=True)
+    return {**about, 'made_by': hashlib.sha256(made.encode()).hexdigest()}
+
+  def measured(self, group: Group, variables: Any) -> Any:
+    """The same, with running statistics that are measured again."""
+    if set(variables) == {'params'}:
+      return variables
+    program = self._programs.setdefault(id(group.model), measured_again({'': group}))
+    return program({'': variables}, (self._data.batches[i] for i in range(MEASURING)))['']
+
+
+class Scored(NamedTuple):
+  """What came of the files of a kind of network, seed by seed."""
+
+  accuracy: list[float]
+  validation_accuracy: list[float]
+  accuracy_as_trained: list[float]
+  bits: float
+  bytes: int
+  file: str
+
+
+class Scoring:
+  """Packs and scores networks; those of one architecture share their compiled programs."""
+
+  def __init__(self, data: Data, test: Sequence[Any], folder: Path):
+    self._data = data
+    self._test = test
+    self._folder = folder
+    self._files = Files(data, folder)
+    self._programs: dict[int, Callable] = {}
+
+  def again(self, name: str, group: Group, about: dict[str, Any], before: Sequence[float]) -> list[float]:
+    """On the test set, of what lies in the files, which must be of the network that is described.
+
+    A seed whose accuracy was NaN before has diverged and left no file.
+    """
+    kept = [i for i, accuracy in enumerate(before) if np.isfinite(accuracy)]
+    files = [self._folder / file_name(name, group.seeds[i]) for i in kept]
+    if not files:
+      return [*before]
+    found = self._right(group, stacked(self._files.read(about, files)), self._test)
+    return [found[kept.index(i)] if i in kept else accuracy for i, accuracy in enumerate(before)]
+
+  def scored(self, name: str, trained: Trained, about: dict[str, Any], *, entropy: bool = False) -> Scored:
+    """Packs the networks of all seeds, with statistics of these very weights, and scores what the files say."""
+    written, group = self._files.written(name, trained, about, entropy=entropy), trained.group
+    return Scored(
+      self._right(group, written.read, self._test),
+      self._right(group, written.read, self._data.validation),
+      self._right(group, written.as_trained, self._test),
+      written.bits,
+      written.bytes,
+      written.file,
+    )
+
+  def shadow_accuracy(self, trained: Trained) -> list[float]:
+    """Of the float32 weights behind quantized ones."""
+    shadow = {'params': trained.shadow(), **trained.end.stats}
+    return self._right(trained.group, self._files.measured(trained.group, shadow), self._test)
+
+  def _right(self, group: Group, variables: Any, batches: Sequence[Any]) -> list[float]:
+    program = self._programs.setdefault(id(group.model), scores({'': group}))
+    return program({'': variables}, batches)[''].tolist()
+
+  def milliseconds(self, kind: str, trained: Trained) -> float:
+    """An image's time within a batch of the test set; noted in the folder, so that a resumed run says the same."""
+    variables = member(trained.variables(), 0)
+    time = partial(timed, trained.group.model, variables, self._test[0][0].inputs)
+    return noted(self._folder / 'milliseconds.json', kind, time)
+
+
+def file_name(name: str, seed: int) -> str:
+  """Of the packed file of one seed, in the folder of a run."""
+  return f'models/{name}-seed{seed}.safetensors'
+
+
+def timed(model: nn.Module, variables: Any, inputs: Any) -> float:
+  """Milliseconds an image, the median over passes of a whole batch."""
+  apply = jax.jit(lambda variables, inputs: model.apply(variables, inputs, train=False)[0])
+  samples = interleaved({'': lambda: jax.block_until_ready(apply(variables, inputs))}, rounds=_TIMED)
+  return 1000 * median(samples['']) / len(jax.tree.leaves(inputs)[0])
+
+
+def _finite(tree: Any) -> bool:
+  return all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in jax.tree.leaves(tree))
+
+
+def stacked(members: Sequence[Any]) -> Any:
+  """Trees of one structure as one, with a leading axis."""
+  return jax.tree.map(lambda *leaves: np.stack(leaves), *members)

@@ -1,0 +1,63 @@
+"""What a finished network is worth: its right answers, after its statistics were measured under its own weights."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from lmajax.types import Array
+from train.data.batches import Batch
+from train.engine.objectives import forward
+from train.engine.step import Group, settle, together
+
+
+def member(variables: Any, seed: int) -> Any:
+  """One student's part of a group's."""
+  return jax.tree.map(lambda leaf: leaf[seed], variables)
+
+
+def scores(groups: Mapping[str, Group]) -> Callable[..., dict[str, np.ndarray]]:
+  """Compiles (variables by name, batches) -> the mean score of each seed by name, in float64: of answers, the right."""
+  step = jax.jit(together({name: group.over(group.score.of(group.model)) for name, group in groups.items()}))
+
+  def measure(variables: dict[str, Any], batches: Sequence[tuple[Batch, Array]]) -> dict[str, np.ndarray]:
+    students = {name: variables[name] for name in groups}
+    each = [jax.device_get(step(students, batch, mask)) for batch, mask in batches]
+    total = sum(int(mask.sum()) for _, mask in batches)
+    return {name: np.asarray([batch[name] for batch in each], np.float64).sum(axis=0) / total for name in groups}
+
+  return measure
+
+
+def measured_again(groups: Mapping[str, Group]) -> Callable[..., dict[str, Any]]:
+  """Compiles (variables by name, training batches) -> the same with running statistics of these very weights.
+
+  They start as a new network's and are moved by forward passes in training mode, which touch no parameter.
+  """
+
+  def moving(group: Group) -> Callable:
+    def moved(variables: dict[str, Any], batch: Batch) -> dict[str, Any]:
+      stats = {name: state for name, state in variables.items() if name != 'params'}
+      return {**variables, **forward(group.model, variables['params'], stats, batch.inputs, jax.random.key(0))[1]}
+
+    return group.over(moved)
+
+  def starting(group: Group) -> Callable:
+    def start(variables: dict[str, Any], batch: Batch) -> dict[str, Any]:
+      return {**group.model.init(jax.random.key(0), batch.inputs, train=False), 'params': variables['params']}
+
+    return group.over(start)
+
+  begin = jax.jit(together({name: starting(group) for name, group in groups.items()}))
+  step = jax.jit(together({name: moving(group) for name, group in groups.items()}), donate_argnums=0)
+
+  def measure(variables: dict[str, Any], batches: Iterable[Batch]) -> dict[str, Any]:
+    moved = None
+    for batch in batches:
+      moved = begin(variables, batch) if moved is None else moved
+      moved = step(moved, batch)
+      settle(moved)
+    return moved or variables
+
+  return measure

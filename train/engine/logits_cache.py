@@ -1,0 +1,199 @@
+"""What a teacher says of the training examples, kept in a run's folder: students under it need not run it again.
+
+A row for each label, of an image or of a token: the log-probabilities of its likeliest classes in float16 and their
+numbers, 4 bytes a class, 6 from 65,537 classes on; or those of all classes in their order, 2 bytes a class. What is
+augmented is another image in each epoch, by the seed of its step, and has a row in each: so many times the bytes.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from lmajax.losses import TopK, from_top_k, top_k
+from train.data.batches import Batch, Steps, placed
+from train.engine.checkpoint import digests
+from train.engine.fit import Data
+from train.engine.objectives import Taught
+from train.engine.step import Frozen, Share, stepped
+from train.runtime.distributed import first, wait
+from train.runtime.errors import UserError
+from train.runtime.run import Run, write_atomically
+
+FOLDER = 'teacher-logits'
+_ABOUT, _FILES = 'about.json', ('log-probabilities.npy', 'classes.npy')
+_LEAST = float(np.finfo(np.float16).min)
+
+
+class Kept(NamedTuple):
+  """What is kept: so many of the largest logits (0: all) over so many epochs, and digests of what they depend on."""
+
+  logits: int
+  epochs: int
+  augmented: bool
+  of: dict[str, str]
+
+
+class Told(NamedTuple):
+  """A batch, and what the teacher said of it: a TopK, or the log-probabilities of all classes."""
+
+  inputs: Any
+  labels: Array
+  said: Any
+
+
+class Cached:
+  """Training batches, told."""
+
+  def __init__(self, data: Data, augmented: bool, files: list[np.ndarray]):
+    self._batches, self._augmented, self._sharding = data.batches, augmented, data.sharding
+    self._read = lambda rows: [np.asarray(file[rows]) for file in files]
+    self.steps_per_epoch, self.size = data.batches.steps_per_epoch, data.batches.size
+
+  @property
+  def blank(self) -> Any:
+    """That of the batches."""
+    return self._batches.blank
+
+  @property
+  def everywhere(self) -> jax.sharding.NamedSharding | None:
+    """That of the batches."""
+    return self._batches.everywhere
+
+  def places(self, step: int) -> Int[np.ndarray, 'b ...']:
+    """Those of the batches."""
+    return self._batches.places(step)
+
+  def __getitem__(self, step: int) -> Any:
+    said = placed(self._read, rows(self._batches, step, self._augmented), self._sharding)
+    return Told(*self._batches[step], said[0] if len(said) == 1 else TopK(*said))
+
+
+def heard(num_classes: int) -> Share:
+  """In place of ``teach``: from a batch that is told to what all its students share."""
+
+  def share(frozen: Frozen, batch: Any) -> Taught:
+    del frozen
+    top = isinstance(batch.said, TopK)
+    return Taught(from_top_k(batch.said, num_classes) if top else batch.said.astype(jnp.float32), ())
+
+  return share
+
+
+def digest(tree: Any) -> str:
+  """Of all its arrays together."""
+  return hashlib.sha256(json.dumps(digests(tree)).encode()).hexdigest()
+
+
+def rows(batches: Steps, step: int, augmented: bool) -> Int[np.ndarray, 'b ...']:
+  """Where the labels of a batch stand in the files, by example and by epoch; -1 for padding."""
+  places = batches.places(step)
+  variant = step // batches.steps_per_epoch if augmented else 0
+  return np.where(places < 0, -1, places + variant * batches.size)
+
+
+def cached(run: Run, share: Share, teacher: Frozen, data: Data, kept: Kept) -> Data:
+  """The data with batches that are told: by what lies in the run's folder, where the teacher first writes it."""
+  path, of = run.folder / FOLDER, {**kept.of, 'logits': str(kept.logits), 'epochs': str(kept.epochs)}
+  if not path.exists():
+    run.bar.set_description(FOLDER)
+    part = path.with_name(path.name + '.part')
+    say = jax.jit(_saying(share, kept.logits), out_shardings=data.batches.everywhere)
+    files = _asked(run, part, lambda step: say(teacher, data.batches[step]), data.batches, kept)
+    if first():
+      _finish(part, path, files, of)
+    wait('the logits of the teacher are written')
+  return data._replace(batches=Cached(data, kept.augmented, _opened(path, of)), walk=stepped)
+
+
+def _saying(share: Share, count: int) -> Callable[[Frozen, Batch], Any]:
+  """What is kept of a batch."""
+
+  def say(teacher: Frozen, batch: Batch) -> Any:
+    logits = share(teacher, batch).logits
+    if not count:
+      return _half(jax.nn.log_softmax(logits.astype(jnp.float32)))
+    top, number = top_k(logits, count), jnp.uint16 if logits.shape[-1] <= 2**16 else jnp.uint32
+    return TopK(_half(top.log_probabilities), top.classes.astype(number))
+
+  return say
+
+
+def _half(log_probabilities: Array) -> Array:
+  return jnp.maximum(log_probabilities, _LEAST).astype(jnp.float16)
+
+
+def _asked(run: Run, part: Path, say: Callable[[int], Any], batches: Steps, kept: Kept) -> list[np.memmap]:
+  """Runs the teacher on each batch of the training that has an unknown row, and writes the rows down."""
+  known, files = np.zeros(batches.size * (kept.epochs if kept.augmented else 1), bool), []
+  for step in range(kept.epochs * batches.steps_per_epoch):
+    at = rows(batches, step, kept.augmented)
+    new = (at >= 0) & ~known[at]
+    if not new.any():
+      continue
+    if run.stopping():
+      run.stop()
+    said = jax.tree.leaves(jax.device_get(say(step)))
+    if first():
+      files = files or _blank(part, said, len(known))
+      for file, each in zip(files, said, strict=True):
+        file[at[new]] = each[new]
+    known[at[new]] = True
+  return files
+
+
+def _blank(folder: Path, said: list[np.ndarray], count: int) -> list[np.memmap]:
+  """Files of so many rows, with room on the disk: were it full beneath a mapped file, the process would be killed."""
+  shutil.rmtree(folder, ignore_errors=True)
+  files = []
+  try:
+    folder.mkdir()
+    for name, each in zip(_FILES, said, strict=False):
+      files.append(np.lib.format.open_memmap(folder / name, 'w+', each.dtype, (count, each.shape[-1])))
+      with (folder / name).open('r+b') as file:
+        if hasattr(os, 'posix_fallocate'):
+          os.posix_fallocate(file.fileno(), 0, (folder / name).stat().st_size)
+  except OSError as error:
+    shutil.rmtree(folder, ignore_errors=True)
+    raise UserError(f'cannot write {folder}: {error.strerror or error} (make room there, then --resume)') from error
+  return files
+
+
+def _finish(part: Path, path: Path, files: list[np.memmap], of: dict[str, str]) -> None:
+  """Renames the folder, so that nobody ever sees half of it."""
+  for file in files:
+    file.flush()
+  names = _FILES[: len(files)]
+  about = {'of': of, 'files': {name: _file_digest(part / name) for name in names}}
+  write_atomically(part / _ABOUT, json.dumps(about, indent=1) + '\n')
+  part.rename(path)
+
+
+def _opened(path: Path, of: dict[str, str]) -> list[np.ndarray]:
+  """The files, mapped into memory: they may be larger than it."""
+  try:
+    about = json.loads((path / _ABOUT).read_text())
+    other = [name for name, value in of.items() if about['of'][name] != value]
+    names = _FILES[: len(about['files'])]
+    altered = [name for name in names if _file_digest(path / name) != about['files'][name]]
+    files = [] if altered else [np.load(path / name, mmap_mode='r', allow_pickle=False) for name in names]
+  except (OSError, ValueError, LookupError, TypeError) as error:
+    raise UserError(f'{path} is damaged ({" ".join(str(error).split())}): delete it, then --resume') from error
+  if other:
+    raise UserError(f'{path} is of another run, which differs in: {", ".join(other)}; delete it, then --resume')
+  if altered:
+    raise UserError(f'{path / altered[0]} is damaged: delete {path}, then --resume')
+  return files
+
+
+def _file_digest(path: Path) -> str:
+  with path.open('rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()

@@ -1,0 +1,1 @@
+"""The programs that train or measure: one folder each."""

@@ -1,0 +1,17 @@
+"""PyTorch beside us, where it is installed."""
+
+import os
+import sys
+from importlib import util
+from types import ModuleType
+
+
+def pytorch() -> ModuleType | None:
+  """Our PyTorch networks (``torch_peers``) on as many threads as there are cores; None without PyTorch."""
+  if util.find_spec('torch') is None:
+    print('PyTorch is not installed and its rows are left out: pip install ".[bench]"', file=sys.stderr)
+    return None
+  from train.programs.bench import torch_peers
+
+  torch_peers.torch.set_num_threads(os.cpu_count() or 1)
+  return torch_peers

@@ -1,0 +1,1 @@
+"""One chain: slim, distil, quantize and pack."""

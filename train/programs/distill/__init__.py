@@ -1,0 +1,1 @@
+"""Students of any activation under one teacher."""

@@ -1,0 +1,130 @@
+"""The paper's experiment: one teacher, then students of equal size under it, per activation, width and seed."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from lmajax import tree
+from train import build
+from train.build import Arm
+from train.config import Distill, check, require
+from train.data import Dataset, load
+from train.deploy import given
+from train.deploy.given import Given
+from train.engine.evaluate import member, scores
+from train.engine.fit import Cohort, Data, fit, saved, weights
+from train.engine.logits_cache import Kept, cached, digest, heard
+from train.engine.objectives import distill, mixed, supervised, teach
+from train.engine.step import Group
+from train.results import plots, report
+from train.results.report import TEACHER, Row
+from train.runtime.distributed import first
+from train.runtime.run import Run
+
+STUDENTS = 'students'
+text = report.table
+LEFT = 'results.json, results.md, curves.png'
+
+
+class Experiment(NamedTuple):
+  """A configuration made real: the data, the teacher, and a group of students for every other row of the table."""
+
+  config: Distill
+  dataset: Dataset
+  data: Data
+  teacher_data: Data
+  test: list
+  teacher: Cohort
+  students: Cohort
+  arms: tuple[Arm, ...]
+  given: list[Given]  # the teacher, where it is not trained
+
+
+def experiment(config: Distill) -> Experiment:
+  """Checks the options, reads the data and builds every model, before anything is trained or written."""
+  check(config)
+  dataset = load(config.data, data_dir=config.data_dir, train_images=config.train_images)
+  enough = (config.cached_logits or 0) <= dataset.num_classes
+  require(enough, 'cached_logits', config.cached_logits, f'there are {dataset.num_classes} classes; give no more, or 0')
+  data, test = build.data(config, dataset)
+  teacher_data = build.teacher_data(config, dataset, data)
+  config, teacher, found = given.of_images(config, dataset, data.batches.blank)
+
+  def group(arm: Arm) -> Group:
+    model = build.student(config, arm, dataset.num_classes)
+    soft = distill(model, mixed(temperature=config.temperature, soft_weight=config.soft_weight))
+    return Group(model, supervised(model) if arm.hard_label else soft, config.all_seeds, build.over(model))
+
+  arms = tuple(build.arms(config))
+  students = Cohort(
+    {arm.name: group(arm) for arm in arms}, build.plan(config, config.epochs), teach(teacher.groups[TEACHER].model)
+  )
+  return Experiment(config, dataset, data, teacher_data, test, teacher, students, arms, found)
+
+
+def run(plan: Experiment, to: Run) -> list[Row]:
+  """Trains the teacher, then all students, reads the test set once, and writes the table and the pictures."""
+  config = plan.config
+  own = 0 if plan.given else (config.teacher_epochs or config.epochs) * plan.teacher_data.batches.steps_per_epoch
+  to.bar.total = own + config.epochs * plan.data.batches.steps_per_epoch
+  trained = taught(plan, to)
+  students, data, shared = under(plan, to, member(trained[TEACHER], 0))
+  trained |= weights(students)(fit(to, STUDENTS, students, data, shared))
+  rows = evaluated(plan, trained)
+  if first():
+    report.write(to.folder, config, [row._asdict() for row in rows], text(rows))
+    own = jax.device_get(trained)  # what one process computes alone must lie with it alone
+    plots.curves(to.folder / 'curves.png', {arm: own[arm.name] for arm in plan.arms})
+    plots.comparisons(to.folder, rows)
+  return rows
+
+
+def taught(plan: Experiment, to: Run) -> dict[str, Any]:
+  """The teacher's variables: those that are given, or trained ones, which are kept as a model file."""
+  if plan.given:
+    return {TEACHER: given.variables(plan.given)}
+  trained = weights(plan.teacher)(fit(to, TEACHER, plan.teacher, plan.teacher_data))
+  given.keep(to.folder, TEACHER, [0], trained[TEACHER], given.description(plan))
+  return trained
+
+
+def under(plan: Experiment, to: Run, teacher: Any) -> tuple[Cohort, Data, Any]:
+  """The students, what they read, and what they share: the teacher, or nothing where what it says is kept."""
+  config, dataset, data = plan.config, plan.dataset, plan.data
+  if config.cached_logits is None:
+    return plan.students, data, teacher
+  images = digest([*dataset.train, np.array(dataset.pixel_mean), np.array(dataset.pixel_std)])
+  of = {'teacher': digest(teacher), 'data': images, 'batches': digest(data.batches.places(0))}
+  kept = Kept(config.cached_logits, config.epochs, dataset.augment, of)
+  told = cached(to, plan.students.share, teacher, data, kept)
+  return plan.students._replace(share=heard(dataset.num_classes)), told, None
+
+
+def restored(plan: Experiment, folder: Path) -> dict[str, Any]:
+  """The variables of the teacher and of all students of a finished run, from its checkpoints."""
+  phases = {TEACHER: (plan.teacher, plan.teacher_data), STUDENTS: (plan.students, plan.data)}
+  found = {TEACHER: given.variables(plan.given)} if plan.given else {}
+  for phase, (cohort, data) in phases.items():
+    if phase not in found:
+      found |= weights(cohort)(saved(folder, phase, cohort, data))
+  return found
+
+
+def again(plan: Experiment, folder: Path) -> list[Row]:
+  """The rows of a finished run, from its checkpoints."""
+  return evaluated(plan, restored(plan, folder))
+
+
+def evaluated(plan: Experiment, trained: dict[str, Any]) -> list[Row]:
+  """The rows of the table: this, and nothing before it, reads the test set."""
+  right = scores({**plan.teacher.groups, **plan.students.groups})(trained, plan.test)
+
+  def row(name: str, activation: str, width: int, segments: int | None, hard_label: bool) -> Row:
+    one = member(trained[name], 0)
+    accuracy, size = right[name].tolist(), tree.size(one['params'])
+    return Row(name, activation, width, segments, hard_label, accuracy, size, tree.nbytes(one))
+
+  teacher = row(TEACHER, 'relu', build.width(plan.teacher.groups[TEACHER].model), None, True)
+  return [teacher, *(row(arm.name, arm.activation, arm.width, arm.segments, arm.hard_label) for arm in plan.arms)]

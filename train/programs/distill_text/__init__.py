@@ -1,0 +1,1 @@
+"""Small Transformers under a large one."""

@@ -1,0 +1,185 @@
+"""From a configuration to what translates: vocabularies, sentences as numbers, networks."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from lmajax import compress
+from lmajax.models import Transformer
+from lmajax.types import Reparam
+from train import build
+from train.config import label
+from train.data.corpora.buckets import TokenBatches, Tokens, Vocabularies, encoded, evaluation_batches, shapes, within
+from train.data.corpora.pairs import Corpus, Pairs
+from train.data.corpora.vocabulary import Pieces, Words, dumped, loaded
+from train.engine import step
+from train.engine.fit import Data, Plan
+from train.engine.objectives import distill
+from train.engine.optimizers import noam
+from train.engine.step import Group
+from train.programs.distill_text import model_file as shipped_text
+from train.programs.distill_text.config import DistillText
+from train.programs.distill_text.decode import TOKEN_ACCURACY, of_labels, word_level
+from train.runtime.errors import UserError
+from train.runtime.run import write_atomically
+
+_FILES = ('vocabulary.source', 'vocabulary.target')
+
+
+class Arm(NamedTuple):
+  """One row of the table: a kind of student, over all seeds."""
+
+  method: str
+  activation: str
+  segments: int | None
+  width: int
+  bits: int | None
+
+  @property
+  def label(self) -> str:
+    return label(self.activation, self.segments)
+
+  @property
+  def name(self) -> str:
+    return f'{self.label}-w{self.width}-{self.method}{f"-{self.bits}bit" if self.bits else ""}'
+
+
+def arms(config: DistillText) -> Iterator[Arm]:
+  """Every kind of student that a configuration asks for."""
+  for width in config.width:
+    for activation, segments in build.kinds(config):
+      for method in config.methods:
+        for bits in (None, *config.bits) if method == 'kd' else (None,):
+          yield Arm(method, activation, segments, width, bits)
+
+
+class Text(NamedTuple):
+  """A corpus as a run reads it."""
+
+  corpus: Corpus
+  vocabularies: Vocabularies
+  train: Tokens
+  validation: Tokens
+  test: Tokens
+  lengths: tuple[int, ...]  # that batches are padded to
+  cut: int  # sentences of validation and test that are longer than may be
+
+  @property
+  def sizes(self) -> tuple[int, int]:
+    return self.vocabularies.source.size, self.vocabularies.target.size
+
+
+def read(config: DistillText, corpus: Corpus) -> Text:
+  """Makes the vocabularies of the training sentences, or takes those of the run that is gone on with."""
+  known, most = vocabularies(config, corpus.train), config.max_length
+  train = within(corpus.train, known, most)
+  validation, test = (encoded(part, known, most) for part in (corpus.validation, corpus.test))
+  whole = [encoded(part, known, most + 1) for part in (corpus.validation, corpus.test)]
+  cut = sum(len(line) > most for part in whole for side in part for line in side)
+  if not train.source:
+    raise UserError(f'--max-length {most}: every training sentence is longer; give more')
+  return Text(corpus, known, train, validation, test, shapes(train.lengths(), config.buckets, most), cut)
+
+
+def vocabularies(config: DistillText, train: Pairs) -> Vocabularies:
+  """One vocabulary of both languages, twice, or one of the words of each."""
+  if config.workdir is not None and all((config.workdir / name).is_file() for name in _FILES):
+    return load_vocabularies(config.workdir)
+  if config.vocabulary == 'words':
+    return Vocabularies(*(Words.train(side, config.pieces) for side in train))
+  joint = Pieces.train([*train.source, *train.target], config.pieces, config.vocabulary)
+  return Vocabularies(joint, joint)
+
+
+def load_vocabularies(folder: Path) -> Vocabularies:
+  """Those of a run."""
+  try:
+    contents = [(folder / name).read_bytes() for name in _FILES]
+  except OSError as error:
+    raise UserError(f'{folder}: is not the folder of a run of distill-text ({error.strerror})') from error
+  same = contents[0] == contents[1]
+  first = _loaded(folder / _FILES[0], contents[0])
+  return Vocabularies(first, first if same else _loaded(folder / _FILES[1], contents[1]))
+
+
+def _loaded(path: Path, content: bytes) -> Any:
+  try:
+    return loaded(content)
+  except UserError as error:
+    raise UserError(f'{path}: {error}') from error
+
+
+def save_vocabularies(known: Vocabularies, folder: Path) -> None:
+  """Writes them into the folder of a run, where they stay the same whatever sentencepiece becomes."""
+  for name, vocabulary in zip(_FILES, known, strict=True):
+    write_atomically(folder / name, dumped(vocabulary))
+
+
+def digest(known: Vocabularies) -> str:
+  return hashlib.sha256(b''.join(map(dumped, known))).hexdigest()
+
+
+def description(config: DistillText, text: Text, arm: Arm | None) -> dict[str, Any]:
+  """That of the student of an arm, or without one of the teacher."""
+  width = config.teacher_width if arm is None else arm.width
+  layers, units = (config.teacher_layers, config.teacher_units) if arm is None else (config.layers, config.units)
+  known: shipped_text.Description = {
+    'data': Path(config.data).name,
+    'source': config.source,
+    'target': config.target,
+    'vocabulary': list(text.sizes),
+    'vocabulary_digest': digest(text.vocabularies),
+    'max_length': config.max_length,
+    'layers': [layers, layers],
+    'width': width,
+    'units': units or 4 * width,
+    'heads': config.heads,
+    'pre_norm': not config.post_norm,
+    'tied': not config.untied,
+    'activation': 'relu' if arm is None else arm.activation,
+    'segments': None if arm is None else arm.segments,
+    'dtype': config.dtype,
+  }
+  return {**known}
+
+
+def network(config: DistillText, text: Text, arm: Arm | None) -> Transformer:
+  """The student of an arm, or the teacher."""
+  return shipped_text.model(description(config, text, arm), dropout=config.dropout)
+
+
+def group(config: DistillText, arm: Arm | None, network: Transformer) -> Group:
+  """The students of an arm, or the teacher."""
+  soft = word_level(temperature=config.temperature, soft_weight=config.soft_weight)
+  loss = soft if arm is not None and arm.method == 'kd' else of_labels(config.label_smoothing)
+  seeds = (0,) if arm is None else config.all_seeds
+  return Group(network, distill(network, loss), seeds, over(), reparam(config, arm), score=TOKEN_ACCURACY)
+
+
+def over() -> Any:
+  """How seeds run: on the CPU one after another, where a batch of matrix products is slower than they are."""
+  return step.unrolled if jax.default_backend() == 'cpu' else step.vmapped
+
+
+def reparam(config: DistillText, arm: Arm | None) -> Reparam:
+  """What the weights of a student are made from."""
+  if arm is None or arm.bits is None:
+    return compress.identity()
+  return compress.masked(compress.uniform(arm.bits, bucket_size=config.bucket_size))
+
+
+def plan(config: DistillText, epochs: int) -> Plan:
+  """The optimizer's part of a configuration."""
+  optimizer = noam(config.warmup, clip=config.clip, weight_decay=config.weight_decay)
+  return Plan(config.learning_rate, optimizer, build.schedule(config.schedule, epochs), config.save_every)
+
+
+def data(config: DistillText, text: Text, train: Tokens) -> Data:
+  """What a phase reads."""
+  spread = build.sharding()
+  how = {'batch_tokens': config.batch_size, 'lengths': text.lengths, 'sharding': spread}
+  validation = list(evaluation_batches(text.validation, **how))
+  return Data(TokenBatches(train, seed=0, **how), validation, spread)

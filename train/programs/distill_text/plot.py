@@ -1,0 +1,47 @@
+"""Pictures of networks that translate."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+
+from train import build
+from train.programs.distill_text.build import Arm
+from train.programs.distill_text.table import Row
+from train.results import plots, report
+from train.results.plots import COLORS, save
+from train.results.report import TEACHER
+
+_MARKERS = {'hard': 'o', 'kd': 's', 'sequence': '^'}
+
+
+def bleu(path: Path, rows: Sequence[Row]) -> None:
+  """Draws BLEU and the perplexity of a word against the size of the file, the seeds as dots about their means."""
+  figure = Figure(figsize=(9, 3.8), layout='constrained')
+  axes = figure.subplots(1, 2)
+  for axis, name in zip(axes, ('bleu', 'perplexity_per_word'), strict=True):
+    for i, row in enumerate(rows):
+      values, color, marker = getattr(row, name), COLORS.get(row.activation), _MARKERS.get(row.method, 'o')
+      label = 'teacher' if row.name == TEACHER else f'{row.label}, {row.method}{f", {row.bits} bits" * bool(row.bits)}'
+      apart = row.bytes * 1.015 ** (0 if row.name == TEACHER else i - len(rows) / 2)  # equal sizes side by side
+      style = {'color': 'black', 'marker': '*'} if row.name == TEACHER else {'color': color, 'marker': marker}
+      axis.plot([apart] * len(values), values, linestyle='', markersize=3, alpha=0.5, **style)
+      axis.plot([apart], [report.mean(values)], linestyle='', markersize=8, label=label, **style)
+    axis.set_xscale('log')
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(lambda size, _: f'{size / 1000:,.6g}')
+    axis.minorticks_off()
+    axis.set_xlabel('kilobytes of the file')
+  axes[0].set_ylabel('BLEU')
+  axes[1].set_ylabel('perplexity of a word')
+  figure.legend(*axes[0].get_legend_handles_labels(), loc='outside right upper', fontsize=8)
+  save(figure, path)
+
+
+def curves(path: Path, trained: Mapping[Arm, Any]) -> None:
+  """Draws the first seed's activations, site by site."""
+  arms = {build.Arm(arm.activation, arm.segments, arm.width, False): found for arm, found in trained.items()}
+  if arms:
+    plots.curves(path, arms)

@@ -1,0 +1,90 @@
+"""The table of students that translate: what their sentences are worth, paired differences, and what they weigh."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from train.config import label
+from train.results.report import TEACHER, difference, markdown, mean, spread
+
+
+class Row(NamedTuple):
+  """One kind of network: its figures on the test set, one per seed, and what it weighs."""
+
+  name: str
+  method: str
+  activation: str
+  segments: int | None
+  width: int
+  bits: int | None
+  bleu: list[float]
+  chrf: list[float]
+  perplexity: list[float]  # per token of the vocabulary
+  perplexity_per_word: list[float]
+  exact_match: list[float]
+  validation_perplexity: list[float]
+  parameters: int
+  mean_bits: float
+  bytes: int
+  file: str
+  cut: int  # sentences of validation and test that were longer than may be
+  signatures: list[str]
+
+  @property
+  def label(self) -> str:
+    return label(self.activation, self.segments)
+
+
+def base(row: Row, rows: Sequence[Row]) -> Row | None:
+  """The row with ReLU in place of another activation."""
+  wanted = (row.method, row.width, row.bits, 'relu')
+  students = (other for other in rows if other.name != TEACHER)
+  found = (other for other in students if (other.method, other.width, other.bits, other.activation) == wanted)
+  return None if row.activation == 'relu' else next(found, None)
+
+
+_HEAD = (
+  'student', 'width', 'labels', 'bits', 'BLEU', '− ReLU', 'chrF', '− ReLU', 'perplexity', '− ReLU', 'per word',
+  '− ReLU', 'exact %', '− ReLU', 'parameters', 'bytes',
+)  # fmt: skip
+
+
+def text(rows: Sequence[Row]) -> str:
+  """The table as Markdown, how far the students are from their teacher, and how BLEU was computed."""
+  cut = rows[0].cut
+  lines = [
+    behind(rows),
+    f'Differences are paired by seed, with their 95 % intervals. {"; ".join(rows[0].signatures)}.',
+    f'{cut} sentences of validation and test were cut: they are longer than --max-length.' if cut else '',
+  ]
+  return '\n\n'.join([markdown(_HEAD, [_cells(row, rows) for row in rows]), *filter(None, lines)])
+
+
+def behind(rows: Sequence[Row]) -> str:
+  """How far each student is below the teacher."""
+  teacher = next((row for row in rows if row.name == TEACHER), None)
+  if teacher is None:
+    return ''
+  gaps = {row.name: mean(teacher.bleu) - mean(row.bleu) for row in rows if row is not teacher}
+  ahead = ', '.join(f'{name} {round(gap, 1) + 0.0:+.1f}' for name, gap in gaps.items())
+  return f'BLEU by which the teacher is ahead: {ahead}.'
+
+
+def _cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
+  def figure(name: str, unit: float = 1.0) -> tuple[str, str]:
+    values, other = getattr(row, name), base(row, rows)
+    apart = '' if other is None else '{} ({})'.format(*difference(values, getattr(other, name), unit=unit))
+    return spread(values, unit=unit), apart
+
+  return (
+    TEACHER if row.name == TEACHER else row.label,
+    str(row.width),
+    row.method,
+    '' if row.bits is None else str(row.bits),
+    *figure('bleu'),
+    *figure('chrf'),
+    *figure('perplexity'),
+    *figure('perplexity_per_word'),
+    *figure('exact_match', 0.01),
+    f'{row.parameters:,}',
+    f'{row.bytes:,}',
+  )

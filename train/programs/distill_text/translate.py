@@ -1,0 +1,95 @@
+"""Text in, its translation out, line by line."""
+
+import codecs
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from train.commands.config import Translate
+from train.config import recipe_of, require
+from train.data.corpora.buckets import numbers
+from train.deploy.score import file_name
+from train.programs.distill_text import build as build_text
+from train.programs.distill_text import model_file as shipped_text
+from train.programs.distill_text.decode import Lines, Search, translated, translator
+from train.programs.distill_text.table import Row
+from train.results import report
+from train.results.report import TEACHER
+from train.runtime.errors import UserError
+from train.runtime.outside import read_json
+
+_AT_ONCE = 256
+_TOKENS = 3200
+
+
+def lines(command: Translate, stdin: BinaryIO) -> Iterator[str]:
+  """A translation for each line; an empty one for an empty line, and of a very long line that of its beginning."""
+  if (made_by := recipe_of(command.run)) != 'distill-text':
+    raise UserError(f'{command.run} is a run of {made_by}: translate takes runs of distill-text alone')
+  known = build_text.load_vocabularies(command.run)
+  row = chosen(report.read(command.run, 'distill-text', Row), command.student)
+  path = command.run / file_name(row.name, command.seed)
+  shipped = shipped_text.fitting(shipped_text.read(path, command.limits), path)
+  about, variables = shipped.description, shipped.variables()
+  if about['vocabulary_digest'] != build_text.digest(known):
+    raise UserError(f'{command.run}: its vocabulary is not the one that {row.name} was trained with; restore it')
+  search = asked(command, about['max_length'])
+  program = translator(shipped_text.model(about), search)
+  for number, some in _some(sentences(command.file, stdin)):
+    cut = [numbers(line, known.source, search.length) for line in some]
+    for i, (line, each) in enumerate(zip(some, cut, strict=True), number):
+      if len(each) == search.length and (pieces := len(known.source.encode(line))) >= search.length:
+        kept = f'the first {search.length - 1} are translated'
+        print(f'line {i}: {pieces} pieces, of which {kept}', file=sys.stderr)
+    yield from translated(program, variables, Lines(cut, _TOKENS, _shapes(search.length)), known.target)
+
+
+def asked(command: Translate, length: int) -> Search:
+  """The search of a command: that of its run, but for what is given."""
+  config = read_json(command.run / 'config.json')
+  beams = config['beams'] if command.beams is None else command.beams
+  penalty = config['length_penalty'] if command.length_penalty is None else command.length_penalty
+  require(beams >= 1, 'beams', beams, 'give 1 or more')
+  require(0 <= penalty < math.inf, 'length_penalty', penalty, 'give 0 or more')
+  return Search(beams, penalty, length)
+
+
+def chosen(rows: list[Row], name: str | None) -> Row:
+  """The row of that name, or the student that was best on validation."""
+  if name is None:
+    return min((row for row in rows if row.name != TEACHER), key=lambda row: float(np.mean(row.validation_perplexity)))
+  found = next((row for row in rows if row.name == name), None)
+  if found is None:
+    raise UserError(f'--student {name}: the run has {", ".join(row.name for row in rows)}')
+  return found
+
+
+def sentences(file: Path | None, stdin: BinaryIO) -> list[str]:
+  """All lines, read and decoded before anything is translated."""
+  try:
+    content = stdin.read() if file is None else file.read_bytes()
+  except OSError as error:
+    raise UserError(f'cannot read {file}: {error.strerror or error}') from error
+  content = content.removeprefix(codecs.BOM_UTF8)
+  found = content.removesuffix(b'\n').split(b'\n') if content else []
+  decoded = []
+  for number, line in enumerate(found, 1):
+    try:
+      decoded.append(line.decode('utf-8').strip())
+    except UnicodeDecodeError as error:
+      raise UserError(f'{file or "standard input"}, line {number}: is no UTF-8 text; save it as UTF-8') from error
+  return decoded
+
+
+def _some(found: list[str]) -> Iterator[tuple[int, list[str]]]:
+  for start in range(0, len(found), _AT_ONCE):
+    yield start + 1, found[start : start + _AT_ONCE]
+
+
+def _shapes(most: int) -> tuple[int, ...]:
+  """A quarter, a half and the whole of the longest: few programs to compile, little padding."""
+  return tuple(sorted({max(1, most // 4), max(1, most // 2), most}))

@@ -1,0 +1,1 @@
+"""Shallow students, trained block by block on what their teacher is given."""

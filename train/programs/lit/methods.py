@@ -1,0 +1,176 @@
+"""The methods of lit: the fits that each goes through, and what it trains in them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from train import build
+from train.config import label
+from train.engine import schedules
+from train.engine.blockwise import check_boundaries, in_stages
+from train.engine.fit import Plan
+from train.engine.objectives import blockwise, distill, hint, mixed, supervised
+from train.engine.step import Group
+from train.programs.lit.config import Shallow
+from train.results.report import TEACHER
+
+BORN_AGAIN, HINT, MERGING = 'born-again', 'hint', 'lit-merging'
+_STAGES = ('lit', 'lit-own-inputs', 'lit-one-boundary', 'lit-beta-0', 'lit-beta-1', 'lit-noise')
+_WHOLE = ('hard', 'kd', BORN_AGAIN, 'lit-only')
+_HINTS, _FINETUNE = 'hints', 'finetune'
+TRANSPLANTED = (*_STAGES, MERGING, 'lit-only')
+"""Methods whose students take over their teacher's stem and head."""
+_DISTANCES = {
+  'squared': optax.losses.squared_error,
+  'absolute': lambda predictions, targets: jnp.abs(predictions - targets),
+  'huber': optax.losses.huber_loss,
+}
+
+
+class Arm(NamedTuple):
+  """One row of the table: a method and an activation, over all seeds."""
+
+  method: str
+  activation: str
+  segments: int | None
+
+  @property
+  def label(self) -> str:
+    return label(self.activation, self.segments)
+
+  @property
+  def name(self) -> str:
+    return f'{self.label}-{self.method}'
+
+  @property
+  def teacher(self) -> 'Arm':
+    """Whose student this is."""
+    return self._replace(method=TEACHER)
+
+
+def arms(config: Shallow) -> Iterator[Arm]:
+  """Every row that a configuration asks for, each activation's teacher first."""
+  for activation, segments in build.kinds(config):
+    for method in (TEACHER, *config.methods):
+      yield Arm(method, activation, segments)
+
+
+def named(config: Shallow, arm: Arm) -> str:
+  """The network of an arm, as its option names it."""
+  return config.teacher if arm.method in (TEACHER, BORN_AGAIN) else config.student
+
+
+class Pair(NamedTuple):
+  """A teacher and a student that is as wide."""
+
+  teacher: Any
+  student: Any
+  stages: int
+  stem: tuple[str, ...]  # the student's parameters before its first stage
+
+  def of(self, arm: Arm) -> Any:
+    """The network that an arm trains."""
+    return self.teacher if arm.method in (TEACHER, BORN_AGAIN) else self.student
+
+  @property
+  def middle(self) -> int:
+    """The stage whose output is the hint."""
+    return (self.stages - 1) // 2
+
+
+def pair(config: Shallow, arm: Arm, num_classes: int, inputs: Any) -> Pair:
+  """The networks of an arm's activation, which must give representations of the same shapes."""
+  act = build.activation(arm.activation, arm.segments)
+  teacher, student = (
+    build.staged(config, option, act, num_classes=num_classes, inputs=inputs) for option in ('teacher', 'student')
+  )
+  check_boundaries(student, teacher, inputs)
+  start: Any = jax.eval_shape(lambda: student.init(jax.random.key(0), inputs, method='stem', train=False))
+  return Pair(teacher, student, len(config.width), tuple(start['params']))
+
+
+class Phase(NamedTuple):
+  """A fit that the students of some methods go through together."""
+
+  name: str
+  methods: tuple[str, ...]
+  epochs: int
+  plan: Plan
+
+
+def phases(config: Shallow, stages: int) -> list[Phase]:
+  """In their order; each method goes through as many epochs.
+
+  A hint is a start alone, so that it gets the few epochs and distillation the many: its student has a fresh head.
+  """
+  long, short = config.epochs, config.finetune_epochs
+  own = config.teacher_epochs or long + short
+  slow = replace(config, learning_rate=config.finetune_learning_rate)
+  found = [
+    Phase(TEACHER, (TEACHER,), own, build.plan(config, own)),
+    Phase('whole', _WHOLE, long + short, build.plan(config, long + short)),
+    Phase(_HINTS, (HINT,), short, build.plan(config, short)),
+    Phase('stages', (*_STAGES, HINT), long, build.plan(config, long)),
+    *_mergings(build.plan(config, long), long, stages),
+    Phase(_FINETUNE, (*_STAGES, MERGING), short, build.plan(slow, short)),
+  ]
+  return [phase for phase in found if {TEACHER, *config.methods} & {*phase.methods}]
+
+
+def _mergings(plan: Plan, epochs: int, stages: int) -> Iterator[Phase]:
+  """As many fits as there are stages, of one schedule together."""
+  bounds = [epochs * i // stages for i in range(stages + 1)]
+  for number, (first, end) in enumerate(pairwise(bounds), start=1):
+    part = plan._replace(schedule=schedules.part(plan.schedule, first, end - first))
+    yield Phase(f'merging-{number}', (MERGING,), end - first, part)
+
+
+class Switches(NamedTuple):
+  """What ``blockwise`` is given."""
+
+  beta: float
+  fed: Sequence[int]
+  compared: Sequence[int]
+  noise: float
+
+
+def switches(config: Shallow, method: str, phase: str, pair: Pair) -> Switches:
+  """LIT, but for the one thing that a method changes."""
+  every = range(pair.stages)
+  plain = Switches(config.beta, every, every, 0.0)
+  if method == MERGING:
+    left = pair.stages + 1 - int(phase.rpartition('-')[2])  # blocks; the last of them is the stages that are merged
+    return plain._replace(fed=range(left), compared=(*range(left - 1), pair.stages - 1))
+  changes: dict[str, dict[str, Any]] = {
+    'lit-own-inputs': {'fed': ()},
+    'lit-one-boundary': {'compared': (pair.middle,)},
+    'lit-beta-0': {'beta': 0.0},
+    'lit-beta-1': {'beta': 1.0},
+    'lit-noise': {'noise': config.noise},
+  }
+  return plain._replace(**changes.get(method, {}))
+
+
+def group(config: Shallow, arm: Arm, phase: str, pair: Pair) -> Group:
+  """What the students of an arm train in a phase, and by which objective."""
+  model = pair.of(arm)
+  end_to_end = mixed(temperature=config.temperature, soft_weight=config.soft_weight)
+  seeds = (0,) if arm.method == TEACHER else config.all_seeds
+  plain = Group(model, distill(model, end_to_end), seeds, build.over(model))
+  if arm.method in (TEACHER, 'hard'):
+    return plain._replace(objective=supervised(model))
+  if phase == _HINTS:
+    below = (*pair.stem, *(f'stages_{i}' for i in range(pair.middle + 1)))
+    objective = hint(model, pair.middle, distance=_DISTANCES[config.error])
+    return plain._replace(objective=objective, trained=lambda path, leaf: path.split('/')[0] in below)
+  if phase == _FINETUNE or arm.method not in TRANSPLANTED:
+    return plain
+  given = switches(config, arm.method, phase, pair)
+  objective = blockwise(model, end_to_end, distance=_DISTANCES[config.error], **given._asdict())
+  metrics = tuple(f'error_{i}' for i in given.compared) if given.beta < 1 else ()
+  return plain._replace(objective=objective, trained=in_stages(model), metrics=metrics)

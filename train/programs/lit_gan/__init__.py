@@ -1,0 +1,1 @@
+"""Shallow generators of image translation."""

@@ -1,0 +1,1 @@
+"""Quantized students, packed, read back and scored."""

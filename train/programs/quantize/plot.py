@@ -1,0 +1,89 @@
+"""The picture of quantized students: accuracy against bits a weight, method by method, and all against bytes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from train.programs.quantize.table import Row
+from train.results import report
+from train.results.plots import COLORS, save
+from train.results.report import TEACHER
+
+matplotlib.use('agg')
+_MARKERS = {
+  'post-training': 'v', 'uniform': 'o', 'noise': 's', 'points': '^', 'product': 'D', 'product-noise': 'd'
+}  # fmt: skip
+_STYLES = ('-', '--', ':', '-.')
+_COLUMNS = 4
+
+
+def accuracy(path: Path, rows: Sequence[Row]) -> None:
+  """Draws a panel for each method, a line for each activation with its spread over the seeds, float32 as a level."""
+  students = [row for row in rows if row.method in _MARKERS]
+  methods = list(dict.fromkeys(map(_method, students)))
+  lines = -(-(len(methods) + 1) // _COLUMNS)
+  figure = Figure(figsize=(3.1 * min(len(methods) + 1, _COLUMNS), 2.9 * lines + 0.5), layout='constrained')
+  axes = figure.subplots(lines, min(len(methods) + 1, _COLUMNS), sharey=True, squeeze=False)
+  for axis, method in zip(axes.flat, methods, strict=False):
+    _panel(axis, [row for row in students if _method(row) == method], rows)
+    axis.set_title(method, fontsize=9)
+  _against_bytes(axes.flat[len(methods)], students, rows)
+  for axis in axes.flat[len(methods) + 1 :]:
+    axis.set_axis_off()
+  for axis in axes[:, 0]:
+    axis.set_ylabel('accuracy of the file, % ± std')
+  axes.flat[0].legend(fontsize=7)
+  save(figure, path)
+
+
+def _method(row: Row) -> str:
+  return f'{row.method}, {row.activation_bits}-bit activations' if row.activation_bits else row.method
+
+
+def _line(row: Row) -> str:
+  return f'{row.label}, width {row.width}'
+
+
+def _panel(axis: Axes, rows: Sequence[Row], of_run: Sequence[Row]) -> None:
+  _levels(axis, of_run)
+  for name in dict.fromkeys(map(_line, rows)):
+    line = sorted((row for row in rows if _line(row) == name), key=lambda row: row.bits)
+    alike = list(dict.fromkeys(_line(row) for row in rows if row.activation == line[0].activation))
+    axis.errorbar(
+      [row.bits for row in line], [_mean(row) for row in line], [_spread(row) for row in line], label=name,
+      color=COLORS[line[0].activation], marker=_MARKERS[line[0].method], markersize=4, linewidth=1, capsize=2,
+      linestyle=_STYLES[alike.index(name) % len(_STYLES)],
+    )  # fmt: skip
+  ticks = sorted({round(row.bits, 2) for row in rows})
+  axis.set_xscale('log', base=2)
+  axis.set_xticks(ticks, [f'{tick:g}' for tick in ticks], fontsize=8)
+  axis.minorticks_off()
+  axis.set_xlabel('bits a weight, codes alone', fontsize=8)
+
+
+def _against_bytes(axis: Axes, students: Sequence[Row], rows: Sequence[Row]) -> None:
+  _levels(axis, rows)
+  for row in students:
+    fill = 'none' if row.activation_bits else 'full'
+    color, marker = COLORS[row.activation], _MARKERS[row.method]
+    axis.plot(row.bytes, _mean(row), marker=marker, markersize=5, color=color, fillstyle=fill)
+  axis.set_title('all, marked as in their panels', fontsize=9)
+  axis.set_xlabel('bytes of the file', fontsize=8)
+  axis.tick_params(labelsize=8)
+
+
+def _levels(axis: Axes, rows: Sequence[Row]) -> None:
+  for row in rows:
+    if row.method == 'float':
+      axis.axhline(_mean(row), color='#bbbbbb' if row.name == TEACHER else COLORS[row.activation], linewidth=0.7)
+
+
+def _mean(row: Row) -> float:
+  return 100 * report.mean(row.accuracy)
+
+
+def _spread(row: Row) -> float:
+  return 100 * report.deviation(row.accuracy)

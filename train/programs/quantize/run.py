@@ -1,0 +1,253 @@
+"""Students with quantized weights under one teacher: trained, packed into files, and scored as they are read back."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lmajax import compress, tree
+from lmajax.types import Reparam
+from train import build
+from train.data import Dataset, load
+from train.data.batches import Batch
+from train.deploy import given
+from train.deploy.given import Given
+from train.deploy.model_file import description
+from train.deploy.score import Scoring, Trained
+from train.engine import schedules
+from train.engine.evaluate import member
+from train.engine.fit import Cohort, Data, Plan, Start, fit
+from train.engine.objectives import distill, mixed, teach
+from train.engine.optimizers import sgd
+from train.engine.step import Group
+from train.programs.quantize import plot as draw_quantize
+from train.programs.quantize import students as quantizers
+from train.programs.quantize import table as report_quantize
+from train.programs.quantize.config import Quantize, check
+from train.programs.quantize.students import FLOAT, FROM_SCRATCH, Arm
+from train.programs.quantize.table import Row
+from train.results import report
+from train.results.report import TEACHER
+from train.runtime.distributed import first
+from train.runtime.errors import UserError
+from train.runtime.run import Run, noted
+
+_SHADOWED = ('uniform', 'noise')  # methods whose theta holds weights that are not shipped
+_SHARING = 5  # training batches whose gradients share the points out
+text = report_quantize.text
+LEFT = 'results.json, results.md, accuracy.png, models'
+
+
+class Experiment(NamedTuple):
+  """A configuration made real: the data, the teacher, and every kind of student with the model behind it."""
+
+  config: Quantize
+  dataset: Dataset
+  data: Data
+  teacher_data: Data
+  test: list
+  teacher: Cohort
+  models: dict[Arm, Any]
+  given: list[Given]  # the teacher, where it is not trained
+
+  def of(self, *methods: str) -> list[Arm]:
+    """The kinds of students of some methods."""
+    return [arm for arm in self.models if arm.method in methods]
+
+
+def experiment(config: Quantize) -> Experiment:
+  """Checks the options, reads the data and builds every model, before anything is trained or written."""
+  check(config)
+  dataset = load(config.data, data_dir=config.data_dir, train_images=config.train_images)
+  data, test = build.data(config, dataset)
+  teacher_data = build.teacher_data(config, dataset, data)
+  config, teacher, found = given.of_images(config, dataset, data.batches.blank)
+  arms = tuple(quantizers.arms(config))
+  networks = {arm.student: build.student(config, arm.student, dataset.num_classes) for arm in arms}
+  students = {arm: networks[arm.student] for arm in arms}
+  return Experiment(config, dataset, data, teacher_data, test, teacher, students, found)
+
+
+def run(plan: Experiment, to: Run) -> list[Row]:
+  """Trains the teacher and all students, packs them, reads the files back, and the test set once."""
+  own, *others = cohort_epochs(plan)
+  to.bar.total = own * plan.teacher_data.batches.steps_per_epoch + sum(others) * plan.data.batches.steps_per_epoch
+  teacher = Trained(plan.teacher.groups[TEACHER], teacher_end(plan, to))
+  taught = member(teacher.variables(), 0)
+  trained = from_scratch(plan, to, taught)
+  trained |= afterwards(plan, trained)
+  trained |= with_points(plan, to, taught, trained)
+  trained |= with_codebooks(plan, to, taught, trained)
+  scoring = Scoring(plan.data, plan.test, to.folder)
+  rows = [teacher_row(plan, scoring, teacher)]
+  rows += [student_row(plan, scoring, arm, trained[arm]) for arm in plan.models]
+  if first():
+    report.write(to.folder, plan.config, [row._asdict() for row in rows], text(rows))
+    draw_quantize.accuracy(to.folder / 'accuracy.png', rows)
+  return rows
+
+
+def teacher_end(plan: Experiment, to: Run) -> Start:
+  """What the teacher ended with, here or in the file that is given."""
+  if plan.given:
+    return given.end(plan.given)
+  return fit(to, TEACHER, plan.teacher, plan.teacher_data)[TEACHER].end
+
+
+def teacher_row(plan: Experiment, scoring: Scoring, trained: Trained) -> Row:
+  """The teacher's row, in float32."""
+  scored = scoring.scored(TEACHER, trained, given.description(plan), entropy=plan.config.entropy)
+  size = tree.size(jax.eval_shape(trained.params))
+  width, milliseconds = build.width(trained.group.model), scoring.milliseconds('teacher', trained)
+  return Row(TEACHER, 'relu', width, None, FLOAT, None, None, *scored, None, size, milliseconds, None, None)
+
+
+def student_row(plan: Experiment, scoring: Scoring, arm: Arm, trained: Trained) -> Row:
+  """The row of a kind of student."""
+  student = arm.student
+  about = description(plan.config, student, plan.dataset)
+  scored = scoring.scored(arm.name, trained, about, entropy=plan.config.entropy)
+  shadow = scoring.shadow_accuracy(trained) if arm.method in _SHADOWED else None
+  size = tree.size(jax.eval_shape(trained.params)) // len(trained.group.seeds)
+  milliseconds = scoring.milliseconds(f'{student.label}-w{student.width}-a{student.activation_bits}', trained)
+  return Row(
+    arm.name, student.activation, student.width, student.segments, arm.method, arm.size, student.activation_bits,
+    *scored, shadow, size, milliseconds, arm.temperature, arm.soft_weight,
+  )  # fmt: skip
+
+
+def again(plan: Experiment, folder: Path) -> list[Row]:
+  """The rows of a finished run, with the accuracies of its files as they lie there now."""
+  rows = report.read(folder, 'quantize', Row)
+  scoring = Scoring(plan.data, plan.test, folder)
+  known = {TEACHER: (plan.teacher.groups[TEACHER], None)}
+  known |= {arm.name: (group(plan, arm, compress.identity()), arm.student) for arm in plan.models}
+  for row in rows:
+    if row.name not in known:
+      raise UserError(f'{folder / "results.json"} has {row.name}, which is not among the students of its config.json')
+
+  def scored(row: Row) -> list[float]:
+    each, student = known[row.name]
+    about = given.description(plan) if student is None else description(plan.config, student, plan.dataset)
+    return scoring.again(row.name, each, about, row.accuracy)
+
+  return [row._replace(accuracy=scored(row)) for row in rows]
+
+
+def from_scratch(plan: Experiment, to: Run, teacher: Any) -> dict[Arm, Trained]:
+  """Trains the students that start from new weights: of float32, and those quantized at every step."""
+  arms = {arm: group(plan, arm, quantizers.reparam(plan.config, arm)) for arm in plan.of(*FROM_SCRATCH)}
+  return _fitted(plan, to, 'students', arms, build.plan(plan.config, plan.config.epochs), teacher, {})
+
+
+def afterwards(plan: Experiment, trained: dict[Arm, Trained]) -> dict[Arm, Trained]:
+  """Quantizes float32 students that are trained already."""
+  arms = {arm: group(plan, arm, quantizers.reparam(plan.config, arm)) for arm in plan.of('post-training')}
+  return {arm: _begun(each, trained[arm.origin]) for arm, each in arms.items()}
+
+
+def with_points(plan: Experiment, to: Run, teacher: Any, trained: dict[Arm, Trained]) -> dict[Arm, Trained]:
+  """Trains the levels of students whose weights stay as they are, shared out by the lengths of their gradients."""
+  arms = {}
+  for arm in plan.of('points'):
+    shares = _shares(plan, to, arm, teacher, trained[arm.origin])
+    arms[arm] = group(plan, arm, quantizers.reparam(plan.config, arm, shares=shares))
+  starts = {arm: _begun(each, trained[arm.origin]).end for arm, each in arms.items()}
+  tuning = _tuning(plan, plan.config.points_learning_rate, weight_decay=0.0)
+  return _fitted(plan, to, 'points', arms, tuning, teacher, starts)
+
+
+def with_codebooks(plan: Experiment, to: Run, teacher: Any, trained: dict[Arm, Trained]) -> dict[Arm, Trained]:
+  """Puts one layer after another on a codebook, and trains all codebooks and what is left of the weights after each."""
+  arms = {arm: group(plan, arm, compress.identity()) for arm in plan.of('product', 'product-noise')}
+  now = {arm: _begun(each, trained[arm.origin]) for arm, each in arms.items()}
+  tuning = _tuning(plan, plan.config.finetune_learning_rate, plan.config.weight_decay)
+  for number in range(codebook_phases(plan)):
+    arms, starts = {}, {}
+    for arm, before in now.items():
+      names = layers(plan, arm)[: number + 1]
+      arms[arm] = group(plan, arm, quantizers.reparam(plan.config, arm, layers=names))
+      starts[arm] = _coded(plan, arm, names[-1], before)
+    now = _fitted(plan, to, f'product-{number + 1}', arms, tuning, teacher, starts)
+  return now
+
+
+def group(plan: Experiment, arm: Arm, reparam: Reparam) -> Group:
+  model = plan.models[arm]
+  objective = distill(model, mixed(temperature=arm.temperature, soft_weight=arm.soft_weight))
+  return Group(model, objective, plan.config.all_seeds, build.over(model), reparam)
+
+
+def layers(plan: Experiment, arm: Arm) -> tuple[str, ...]:
+  """The kernels of a student, from the input to the output."""
+  blank = plan.data.batches.blank
+  variables = jax.eval_shape(lambda: plan.models[arm].init(jax.random.key(0), blank, train=False))
+  return quantizers.layers(variables['params'])
+
+
+def codebook_phases(plan: Experiment) -> int:
+  """All students of a run have as many kernels."""
+  return max((len(layers(plan, arm)) for arm in plan.of('product', 'product-noise')), default=0)
+
+
+def cohort_epochs(plan: Experiment) -> list[int]:
+  """The epochs of every fit."""
+  config = plan.config
+  tuned = codebook_phases(plan) + bool(plan.of('points'))
+  own = 0 if plan.given else config.teacher_epochs or config.epochs
+  return [own, config.epochs, *[config.finetune_epochs] * tuned]
+
+
+def _shares(plan: Experiment, to: Run, arm: Arm, teacher: Any, origin: Trained) -> dict[str, int]:
+  """How many points each kernel gets; noted in the run's folder, so that a resume on another machine has as many."""
+  objective, share = group(plan, arm, compress.identity()).objective, teach(plan.teacher.groups[TEACHER].model)
+
+  def gradient(end: Start, frozen: Any, batch: Batch) -> Any:
+    grad = jax.grad(lambda params: objective(params, end.stats, frozen, batch, jax.random.key(0))[0])
+    return tree.partition(grad(end.theta), compress.kernels)[0]
+
+  def shared_out() -> dict[str, int]:
+    over = jax.jit(lambda end, batch: origin.group.over(gradient)(end, share(teacher, batch), batch))
+    batches = [plan.data.batches[i] for i in range(_SHARING)]
+    end = origin.end._replace(theta=origin.params())
+    summed = jax.tree.map(lambda *each: sum(each), *(over(end, batch) for batch in batches))
+    return compress.share_points(quantizers.norms(summed), arm.size or 1)
+
+  return noted(to.folder / 'shares.json', arm.name, shared_out)
+
+
+def _tuning(plan: Experiment, learning_rate: float, weight_decay: float) -> Plan:
+  epochs = plan.config.finetune_epochs
+  return Plan(learning_rate, sgd(weight_decay), schedules.cosine(epochs), plan.config.save_every)
+
+
+def _fitted(
+  plan: Experiment, to: Run, phase: str, arms: dict[Arm, Group], how: Plan, teacher: Any, starts: dict[Arm, Start]
+) -> dict[Arm, Trained]:
+  if not arms:
+    return {}
+  # Layer after layer is a fit of its own: under one name each would cut the lines of the one before back.
+  names = {arm: f'{arm.name}-{phase}' if arm.method.startswith('product') else arm.name for arm in arms}
+  cohort = Cohort({names[arm]: each for arm, each in arms.items()}, how, teach(plan.teacher.groups[TEACHER].model))
+  progress = fit(to, phase, cohort, plan.data, teacher, {names[arm]: start for arm, start in starts.items()})
+  return {arm: Trained(each, progress[names[arm]].end) for arm, each in arms.items()}
+
+
+def _keys(each: Group) -> Any:
+  return jnp.stack([jax.random.key(seed) for seed in each.seeds])
+
+
+def _begun(each: Group, origin: Trained) -> Trained:
+  """Every seed made from the float32 weights that the student of its seed has."""
+  pairs = each.over(lambda pair: each.reparam.init(*pair))
+  theta, code = jax.jit(pairs)((origin.params(), _keys(each)))
+  return Trained(each, Start(theta, code, origin.end.stats))
+
+
+def _coded(plan: Experiment, arm: Arm, layer: str, before: Trained) -> Start:
+  """One more layer on a codebook; those that are on one stay as they were trained."""
+  inner = quantizers.coded(plan.config, arm, layer, compress.identity())
+  one = before.group.over(lambda parts: compress.extended(parts[0], parts[1], inner, parts[2]))
+  theta, code = jax.jit(one)((before.end.theta, before.end.code, _keys(before.group)))
+  return Start(theta, code, before.end.stats)

@@ -1,0 +1,125 @@
+"""The quantized students of a configuration: their names, their kinds of weights, and whom they start from."""
+
+import re
+from collections.abc import Iterator
+from functools import reduce
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lmajax import compress, tree
+from lmajax.types import Array, Reparam
+from train import build
+from train.programs.quantize.config import Quantize, soft_targets
+
+FLOAT, LEFT_OUT = 'float', 'left-out'
+FROM_SCRATCH = (FLOAT, LEFT_OUT, 'uniform', 'noise')
+ORIGINS = {'post-training': FLOAT, 'points': FLOAT, 'product': FLOAT, 'product-noise': LEFT_OUT}
+"""Method -> that of the student it starts from."""
+_TRAINED_AT_BITS = ('uniform', 'noise', 'points')
+
+
+class Arm(NamedTuple):
+  """One row of the table: a kind of student, over all seeds."""
+
+  student: build.Arm
+  method: str
+  size: int | None  # bits a weight, or rows of a codebook
+  temperature: float
+  soft_weight: float
+  chosen: tuple[str, ...]  # which of the last two are those that were chosen for so many bits
+
+  @property
+  def name(self) -> str:
+    size = '' if self.size is None else f'-{self.size}'
+    activation_bits = f'-a{self.student.activation_bits}' if self.student.activation_bits else ''
+    grid = '' if len(self.chosen) == 2 else f'-t{self.temperature:g}-s{self.soft_weight:g}'
+    return f'{self.student.label}-w{self.student.width}-{self.method}{size}{activation_bits}{grid}'
+
+  @property
+  def origin(self) -> 'Arm':
+    """The student that this one starts from."""
+    begun = self._replace(method=ORIGINS[self.method], size=None)
+    return begun._replace(**{name: _soft_targets(begun.method, None)[name] for name in self.chosen})
+
+
+def arms(config: Quantize) -> Iterator[Arm]:
+  """Every kind of student that a configuration asks for, and those that they start from."""
+  for student in dict.fromkeys(arm._replace(hard_label=False) for arm in build.arms(config)):
+    for method, size, activation_bits in _kinds(config):
+      chosen = _soft_targets(method, size)
+      for t in config.temperature or (chosen['temperature'],):
+        for s in config.soft_weight or (chosen['soft_weight'],):
+          quantized = student._replace(activation_bits=activation_bits)
+          yield Arm(quantized, method, size, t, s, tuple(name for name in chosen if not getattr(config, name)))
+
+
+def _soft_targets(method: str, size: int | None) -> dict[str, float]:
+  """Those chosen for the bits that are trained: of float32 where weights are quantized only afterwards."""
+  bits = size if method in _TRAINED_AT_BITS else None
+  return dict(zip(('temperature', 'soft_weight'), soft_targets(bits or 32), strict=True))
+
+
+def _kinds(config: Quantize) -> Iterator[tuple[str, int | None, int | None]]:
+  """Methods, their sizes, and the bits of the activations."""
+  yield FLOAT, None, None
+  if 'product-noise' in config.methods:
+    yield LEFT_OUT, None, None
+  for method in config.methods:
+    sizes = config.centroids if method.startswith('product') else config.bits
+    yield from ((method, size, None) for size in sizes)
+  if config.activation_bits:
+    yield from (('uniform', size, config.activation_bits) for size in config.bits)
+
+
+def reparam(config: Quantize, arm: Arm, *, layers: tuple[str, ...] = (), shares: Any = None) -> Reparam:
+  """What the weights of a student are made from; ``layers`` are those that its codebooks stand for so far."""
+  if arm.method == FLOAT:
+    return compress.identity()
+  if arm.method == LEFT_OUT:
+    noise = compress.noise(
+      compress.identity(), config.product_noise_rate, block_size=config.block_size, replacement=jnp.zeros_like
+    )
+    return compress.masked(noise)
+  assert arm.size is not None
+  if arm.method == 'points':
+    return compress.masked(compress.points(arm.size, bucket_size=config.bucket_size, shares=shares))
+  if arm.method.startswith('product'):
+    return reduce(lambda rest, layer: coded(config, arm, layer, rest), reversed(layers), compress.identity())
+  uniform = compress.uniform(arm.size, bucket_size=config.bucket_size)
+  return compress.masked(compress.noise(uniform, config.noise_rate) if arm.method == 'noise' else uniform)
+
+
+def coded(config: Quantize, arm: Arm, layer: str, rest: Reparam) -> Reparam:
+  """One layer as a codebook, and the rest as it is told."""
+  assert arm.size is not None
+  inner = compress.product_codebook(arm.size, config.block_size)
+  return compress.masked(inner, where=lambda path, leaf: path == layer, otherwise=rest)
+
+
+def layers(params: Any) -> tuple[str, ...]:
+  """The paths of all convolution and dense weights, from the input to the output."""
+  selected, _ = tree.partition(params, compress.kernels)
+  paths = jax.tree.leaves(tree.map_with_path(lambda path, leaf: path, selected))
+  return tuple(sorted(paths, key=_depth))
+
+
+def _depth(path: str) -> list[Any]:
+  """A wide residual network's first convolution, then the stages, then what follows them; numbers by their size."""
+  words = re.split(r'(\d+)', path)
+  part = 0 if path.startswith('first/') else 1 if path.startswith('stages_') else 2
+  return [part, *(int(word) if word.isdigit() else word for word in words)]
+
+
+def norms(gradients: Any) -> dict[str, float]:
+  """Path -> the length of the gradient, its mean over a leading axis of seeds."""
+  found = {}
+
+  def note(path: str, gradient: Array) -> None:
+    rows = np.asarray(gradient, np.float64).reshape(len(gradient), -1)
+    found[path] = float(np.sqrt(np.square(rows).sum(axis=-1)).mean())
+
+  tree.map_with_path(note, gradients)
+  return found

@@ -1,0 +1,136 @@
+"""The table of quantized students: bits, bytes, accuracies, and paired differences with their intervals."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from train.config import label
+from train.results.report import TEACHER, difference, markdown, mean, spread
+
+AGAINST = {
+  'post-training': 'float', 'uniform': 'post-training', 'noise': 'uniform', 'points': 'uniform', 'left-out': 'float',
+  'product': 'float', 'product-noise': 'product',
+}  # fmt: skip
+"""Method -> what it is compared with."""
+
+
+class Row(NamedTuple):
+  """One kind of network: what its file weighs, and what the weights in it are worth per seed."""
+
+  name: str
+  activation: str
+  width: int
+  segments: int | None
+  method: str
+  size: int | None  # bits a weight, or rows of a codebook
+  activation_bits: int | None
+  accuracy: list[float]
+  validation_accuracy: list[float]
+  accuracy_as_trained: list[float]  # with the running statistics of training
+  bits: float  # of the codes of a quantized weight, on average
+  bytes: int
+  file: str
+  shadow_accuracy: list[float] | None
+  parameters: int
+  milliseconds: float
+  temperature: float | None
+  soft_weight: float | None
+
+  @property
+  def label(self) -> str:
+    return label(self.activation, self.segments)
+
+  @property
+  def kind(self) -> str:
+    """The method and its size."""
+    return self.method if self.size is None else f'{self.method} {self.size}'
+
+
+_KIND = ('activation', 'segments', 'width', 'method', 'size', 'activation_bits')
+
+
+def counterpart(row: Row, rows: Sequence[Row], **changes: object) -> Row | None:
+  """The row that is like this one but for some columns; in a grid, of the soft targets that are most alike."""
+  wanted = {name: getattr(row, name) for name in _KIND} | changes
+  found = [other for other in rows if other.name != TEACHER and all(getattr(other, k) == v for k, v in wanted.items())]
+
+  def alike(other: Row) -> int:
+    return (other.temperature == row.temperature) + (other.soft_weight == row.soft_weight)
+
+  return max(found, key=alike, default=None)
+
+
+def relu_of(row: Row, rows: Sequence[Row]) -> Row | None:
+  """The ReLU student that is like this one in all else."""
+  return None if row.activation == 'relu' else counterpart(row, rows, activation='relu', segments=None)
+
+
+def base_of(row: Row, rows: Sequence[Row]) -> Row | None:
+  """The student that this one's method is compared with."""
+  if row.activation_bits:
+    return counterpart(row, rows, activation_bits=None)
+  method = AGAINST.get(row.method)
+  size = row.size if method in ('post-training', 'uniform', 'product') else None
+  base = None if method is None else counterpart(row, rows, method=method, size=size)
+  if base is None and row.name != TEACHER and row.method != 'float':
+    return counterpart(row, rows, method='float', size=None)
+  return base
+
+
+def text(rows: Sequence[Row]) -> str:
+  """All of it as Markdown; where each kind of student saw several soft targets, the choice between them."""
+  several = {(row.temperature, row.soft_weight) for row in rows if row.method == 'float' and row.name != TEACHER}
+  return grid(rows) if len(several) > 1 else f'{table(rows)}\n\n{comparisons(rows)}'
+
+
+def grid(rows: Sequence[Row]) -> str:
+  """On the validation split: a row for each kind of weights, over all activations and seeds; the best in bold."""
+  found: dict[str, dict[tuple[float, float], list[float]]] = {}
+  for row in rows:
+    if row.temperature is not None and row.soft_weight is not None:
+      cells = found.setdefault(row.kind, {})
+      cells.setdefault((row.temperature, row.soft_weight), []).extend(row.validation_accuracy)
+  targets = sorted({target for cells in found.values() for target in cells})
+  means = {kind: {target: 100 * mean(cells[target]) for target in cells} for kind, cells in found.items()}
+  lines = [(kind, *(_bold(cells, target) for target in targets)) for kind, cells in means.items()]
+  return markdown(('weights', *(f'T {t:g}, soft {s:g}' for t, s in targets)), lines)
+
+
+def _bold(cells: dict[tuple[float, float], float], target: tuple[float, float]) -> str:
+  text = f'{cells[target]:.2f}'
+  return f'**{text}**' if cells[target] == max(cells.values()) else text
+
+
+_HEAD = (
+  'student', 'weights', 'activations', 'bits a weight', 'bytes', '× smaller', 'accuracy %', '− ReLU', '95 % interval',
+  'as trained', 'shadow', 'µs an image',
+)  # fmt: skip
+
+
+def table(rows: Sequence[Row]) -> str:
+  """A row for each kind of network; the float32 rows are the reference of the sizes."""
+  return markdown(_HEAD, [_cells(row, rows) for row in rows])
+
+
+def comparisons(rows: Sequence[Row]) -> str:
+  """Each method against the one before it, paired by seed."""
+  pairs = [(row, base) for row in rows if (base := base_of(row, rows))]
+  lines = [(row.name, base.name, *difference(row.accuracy, base.accuracy)) for row, base in pairs]
+  return markdown(('student', 'against', 'difference', '95 % interval'), lines)
+
+
+def _cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
+  base, full = relu_of(row, rows), counterpart(row, rows, method='float', size=None, activation_bits=None)
+  full = None if row.name == TEACHER else full
+  return (
+    TEACHER if row.name == TEACHER else f'{row.label}, width {row.width}',
+    row.kind,
+    str(row.activation_bits or 32),
+    f'{row.bits:.3g}',
+    f'{row.bytes:,}',
+    '' if full is None or full is row else f'{full.bytes / row.bytes:.1f}',
+    spread(row.accuracy),
+    *(('', '') if base is None else difference(row.accuracy, base.accuracy)),
+    spread(row.accuracy_as_trained),
+    '' if row.shadow_accuracy is None else spread(row.shadow_accuracy),
+    f'{1000 * row.milliseconds:.2f}',
+  )

@@ -1,0 +1,1 @@
+"""Linear regions, counted along lines and drawn on a plane."""

@@ -1,0 +1,218 @@
+"""Expressiveness, measured: the linear regions of small networks of equal size, before and after training.
+
+Every kind of network has the same widths and the same seeds; the same segments between test images and the same plane
+through three of them are cut by all. Along a segment every region is counted; on the plane a grid finds only those that
+one of its points meets, so that the number there is a lower bound. Trained networks keep the statistics that training
+left them.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from lmajax import models, tree
+from train import build, config
+from train.data import load
+from train.data.batches import Batch
+from train.engine import step
+from train.engine.evaluate import measured_again, member, scores
+from train.engine.fit import Cohort, Data, fit, fresh, weights
+from train.engine.objectives import supervised
+from train.programs.regions import count as regions
+from train.programs.regions import plot as draw_regions
+from train.programs.regions.config import Regions, check
+from train.programs.regions.count import Plane
+from train.programs.regions.pieces import differentiated
+from train.programs.regions.plot import Panel
+from train.results import report
+from train.runtime.run import Run
+
+_MEASURING = 64  # training batches for an untrained network's statistics; batch norm's start fades to 0.9⁶⁴ = 0.1 %
+_BLOCK = 4096  # points of the plane at a time: they fit into the cache, five times faster than all at once
+_HEAD = (
+  'network', 'parameters', 'untrained', 'trained', 'per 100 parameters', 'gain per parameter', 'plane untrained',
+  'plane trained', 'accuracy %',
+)  # fmt: skip
+
+
+class Row(NamedTuple):
+  """One kind of network, untrained or trained; a number for each seed, or None where nothing can be counted."""
+
+  activation: str
+  segments: int | None
+  trained: bool
+  width: int
+  depth: int
+  parameters: int
+  regions: list[float] | None  # the mean over the lines
+  plane: list[int] | None  # distinct patterns on the grid
+  accuracy: list[float]  # of the test set
+
+  @property
+  def label(self) -> str:
+    return config.label(self.activation, self.segments)
+
+  @property
+  def regions_per_parameter(self) -> float | None:
+    return None if self.regions is None else float(np.mean(self.regions)) / self.parameters
+
+  def gain(self, relu: 'Row') -> float | None:
+    """The regions beyond those of ReLU, for each parameter beyond those of ReLU."""
+    if self.regions is None or relu.regions is None or self.parameters == relu.parameters:
+      return None
+    return float(np.mean(self.regions) - np.mean(relu.regions)) / (self.parameters - relu.parameters)
+
+
+class Inputs(NamedTuple):
+  """Where all networks are cut: segments between test images, [lines, d] each, and a plane."""
+
+  starts: np.ndarray
+  ends: np.ndarray
+  plane: Plane
+
+  @property
+  def hull(self) -> np.ndarray:
+    """Points whose convex hull holds all of them."""
+    return np.concatenate([self.starts, self.ends, self.plane.corners])
+
+
+class Experiment(NamedTuple):
+  """A configuration made real: the data, where to cut, and a group of seeds for every kind of network."""
+
+  config: Regions
+  data: Data
+  test: list[tuple[Batch, Any]]
+  inputs: Inputs
+  networks: Cohort
+  kinds: dict[str, tuple[str, int | None]]
+
+
+def experiment(asked: Regions) -> Experiment:
+  """Checks the options, reads the data and builds every network, before anything is trained or written."""
+  check(asked)
+  students = config.defaults(asked.data)
+  dataset = load(asked.data, data_dir=asked.data_dir)
+  data, test = build.data(students, dataset)
+
+  def group(activation: str, segments: int | None) -> step.Group:
+    units = (asked.width,) * asked.depth
+    model = models.MLP(units, dataset.num_classes, build.activation(activation, segments))
+    return step.Group(model, supervised(model), range(asked.seeds), step.vmapped)
+
+  kinds = {config.label(*kind): kind for kind in build.kinds(asked)}
+  networks = Cohort({name: group(*kind) for name, kind in kinds.items()}, build.plan(students, asked.epochs))
+  return Experiment(asked, data, test, _inputs(asked, test), networks, kinds)
+
+
+def _inputs(asked: Regions, test: list[tuple[Batch, Any]]) -> Inputs:
+  images = np.concatenate([np.asarray(batch.inputs)[np.asarray(mask)] for batch, mask in test]).astype(np.float64)
+  labels = np.concatenate([np.asarray(batch.labels)[np.asarray(mask)] for batch, mask in test])
+  images = images.reshape(len(images), -1)
+  rng = np.random.default_rng(0)
+  pairs = np.stack([rng.choice(len(images), 2, replace=False) for _ in range(asked.lines)])
+  classes = rng.choice(np.unique(labels), 3, replace=False)
+  corners = [rng.choice(np.flatnonzero(labels == one)) for one in classes]
+  plane = regions.plane_through(images[corners], labels[corners], asked.grid)
+  return Inputs(images[pairs[:, 0]], images[pairs[:, 1]], plane)
+
+
+def run(plan: Experiment, to: Run) -> list[Row]:
+  """Trains all networks, counts before and after, and writes the table and the picture."""
+  to.bar.total = plan.config.epochs * plan.data.batches.steps_per_epoch
+  trained = weights(plan.networks)(fit(to, 'networks', plan.networks, plan.data))
+  before = untrained(plan.networks, plan.data)
+  rows, panels = [], []
+  for name, (activation, segments) in plan.kinds.items():
+    count = _counter(plan, name)
+    for variables in (before, trained):
+      columns, panel = count(variables[name])
+      rows.append(Row(activation, segments, variables is trained, plan.config.width, plan.config.depth, *columns))
+      panels.append(panel)
+  values = [{**row._asdict(), 'regions_per_parameter': row.regions_per_parameter} for row in rows]
+  report.write(to.folder, plan.config, values, table(rows))
+  draw_regions.planes(to.folder / 'regions.png', plan.inputs.plane, rows, panels)
+  return rows
+
+
+def untrained(networks: Cohort, data: Data) -> dict[str, Any]:
+  """The networks as ``fit`` starts from them, but with running statistics.
+
+  Fresh ones would put batch norm at mean 0 and variance 1 and all of LMA's cuts at 0. These are measured by forward
+  passes in training mode over the first training batches, which move no parameter.
+  """
+  start = weights(networks)(fresh(networks, data.batches[0].inputs))
+  return measured_again(networks.groups)(start, (data.batches[i] for i in range(_MEASURING)))
+
+
+def _counter(plan: Experiment, name: str) -> Callable[[dict[str, Any]], tuple[tuple, Panel]]:
+  """A group's variables -> the last columns of its row, and a panel of its first seed."""
+  group = plan.networks.groups[name]
+  act, seeds = group.model.act(), range(len(group.seeds))
+  measure = differentiated(lambda site, z: act.apply(site, z, train=False))
+  score = scores({name: group})
+
+  def count(variables: dict[str, Any]) -> tuple[tuple, Panel]:
+    right = score({name: variables}, plan.test)[name].tolist()
+    members = [member(variables, i) for i in seeds]
+    networks = [regions.fold(one, measure, plan.inputs.hull) for one in members]
+    cut = [network for network in networks if network is not None]
+    lines = [on_lines(network, plan.inputs) for network in cut] or None
+    panels = [on_plane(network, plan.inputs.plane) for network in cut]
+    distinct = [panel.distinct for panel in panels] or None
+    panels = panels or [Panel(None, decisions(group.model, members[0], plan.inputs.plane))]
+    return (tree.size(members[0]['params']), lines, distinct, right), panels[0]
+
+  return count
+
+
+def on_lines(network: regions.Network, inputs: Inputs) -> float:
+  """The mean number of regions that a segment meets."""
+  pairs = zip(inputs.starts, inputs.ends, strict=True)
+  return float(np.mean([len(regions.breaks(network, start, end)) + 1 for start, end in pairs]))
+
+
+def on_plane(network: regions.Network, plane: Plane) -> Panel:
+  """The region and the class of every point of the plane's grid."""
+  network = regions.restricted(network, plane.origin, plane.directions)
+  x, shape = plane.coordinates, (len(plane.ticks), len(plane.ticks))
+  parts = [regions.patterns(network, x[i : i + _BLOCK]) for i in range(0, len(x), _BLOCK)]
+  numbers, classes = (np.concatenate(part) for part in zip(*((regions.hashed(p), c) for p, c in parts), strict=True))
+  return Panel(numbers.reshape(shape), classes.reshape(shape))
+
+
+def decisions(model: nn.Module, variables: Any, plane: Plane) -> np.ndarray:
+  """The class of every point of the grid, a row at a time, where there are no pieces to take it from."""
+  row = jax.jit(lambda images: model.apply(variables, images, train=False)[0].argmax(-1))
+  across = plane.origin + plane.ticks[:, None] * plane.directions[0]
+  return np.stack([row((across + v * plane.directions[1]).astype(np.float32)) for v in plane.ticks])
+
+
+def table(rows: Sequence[Row]) -> str:
+  """The rows as Markdown, untrained and trained side by side; the gain is ``Row.gain`` of the trained."""
+  relu = next((row for row in rows if row.activation == 'relu' and row.trained), None)
+  return report.markdown(_HEAD, [_cells(*pair, relu) for pair in zip(rows[::2], rows[1::2], strict=True)])
+
+
+def _cells(before: Row, after: Row, relu: Row | None) -> tuple[str, ...]:
+  share, gain = after.regions_per_parameter, None if relu is None else after.gain(relu)
+  return (
+    after.label,
+    f'{after.parameters:,}',
+    _spread(before.regions, '.1f'),
+    _spread(after.regions, '.1f'),
+    '—' if share is None else f'{100 * share:.1f}',
+    '—' if gain is None else f'{gain:+.2f}',
+    _spread(before.plane, ',.0f'),
+    _spread(after.plane, ',.0f'),
+    _spread([100 * a for a in after.accuracy], '.1f'),
+  )
+
+
+def _spread(numbers: Sequence[float] | None, form: str) -> str:
+  if numbers is None:
+    return '—'
+  deviation = f' ± {np.std(numbers, ddof=1):{form}}' if len(numbers) > 1 else ''
+  return f'{np.mean(numbers):{form}}{deviation}'

@@ -1,0 +1,1 @@
+"""Thin networks by widths of several rules."""

@@ -1,0 +1,135 @@
+"""The widths of thin networks, rule by rule, at a rate of their original's cost."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lmajax import compress, models, tree
+from lmajax.compress import Spectrum
+from lmajax.types import Array, Channels, Widths
+from train.programs.slim.config import Slimmed
+from train.runtime.errors import UserError
+
+Rule = Callable[[float], Widths]
+Criterion = Callable[[compress.Filters], Array]
+CRITERIA: dict[str, Criterion] = {
+  'l1': compress.l1_norm,
+  'l2': compress.l2_norm,
+  'median': compress.median_distance,
+  'norm-scale': compress.norm_scale,
+  'random': lambda filters: compress.random_order(jax.random.key(0x51))(filters),
+}
+_EXPONENTS = 3.0  # random widths: a layer may have any share between p³ and the third root of p
+
+
+class Slimming:
+  """An original that is to lose channels: its graph, and what thinner ones cost."""
+
+  def __init__(self, config: Slimmed, model: Any, inputs: Any):
+    self.model = model
+    self.graph = model.graph(coupled=True) if config.coupled else model.graph()
+    self.inputs = inputs
+    self._config = config
+    self.full = compress.full_widths(self.shapes(model), self.graph)
+    self._known: dict[Widths, float] = {}
+
+  def shapes(self, model: Any) -> Any:
+    """Of a network's variables."""
+    return jax.eval_shape(partial(model.init, train=False), jax.random.key(0), self.inputs)
+
+  def cost(self, widths: Widths) -> float:
+    """Of the network with such widths."""
+    if widths not in self._known:
+      self._known[widths] = self._cost(widths)
+    return self._known[widths]
+
+  def _cost(self, widths: Widths) -> float:
+    if self._config.cost == 'filters':
+      return sum(widths)
+    model = self.model.thinned(widths)
+    one = jax.ShapeDtypeStruct((1, *self.inputs.shape[1:]), self.inputs.dtype)
+    return models.macs(model, one) if self._config.cost == 'macs' else tree.size(self.shapes(model)['params'])
+
+  def rate(self, widths: Widths) -> float:
+    """What is saved, as a part of the original's cost."""
+    return 1 - self.cost(widths) / self.cost(self.full)
+
+  def solved(self, rule: Rule, rate: float) -> Widths:
+    """The widest network of a rule that saves so much."""
+    try:
+      return compress.solve(rule, rate, self.cost, full=self.cost(self.full))
+    except ValueError as error:
+      raise UserError(f'--rate {rate:g}: {error}; give a smaller one, or wider layers') from error
+
+  def floored(self, spectra: Sequence[Spectrum], wished: Sequence[float]) -> Widths:
+    """Widths as they are wished, within the bounds that all rules share."""
+
+    def one(spectrum: Spectrum, wish: float) -> int:
+      most, multiple = len(spectrum.shares), self._config.multiple
+      least = max(int(np.ceil(wish - 1e-9)), self._config.minimum_width)
+      return most if spectrum.whole else min(most, -(-least // multiple) * multiple)
+
+    return tuple(map(one, spectra, wished))
+
+  def of_variance(self, spectra: Sequence[Spectrum]) -> Rule:
+    """Each layer keeps the same share of its filters' variance."""
+    bounds = {'minimum': self._config.minimum_width, 'multiple': self._config.multiple}
+    return lambda share: compress.widths_at(spectra, share, **bounds)
+
+  def uniform(self, spectra: Sequence[Spectrum]) -> Rule:
+    """Each layer keeps the same share of its filters."""
+    return lambda share: self.floored(spectra, [share * count for count in self.full])
+
+  def random(self, spectra: Sequence[Spectrum], seed: int) -> Rule:
+    """Each layer keeps a share that is drawn for it: p to a power from 1/3 to 3."""
+    powers = _EXPONENTS ** np.random.default_rng(seed).uniform(-1, 1, len(self.full))
+    return lambda share: self.floored(spectra, (share**powers * self.full).tolist())
+
+  def of_scales(self, spectra: Sequence[Spectrum], scales: Sequence[np.ndarray]) -> Rule:
+    """Each layer keeps the filters whose scales are above one threshold for all."""
+    thresholds = np.sort(np.concatenate(scales))[::-1]
+
+    def widths(share: float) -> Widths:
+      kept = round(share * len(thresholds))
+      threshold = thresholds[kept - 1] if kept else np.inf
+      return self.floored(spectra, [float((each >= threshold).sum()) for each in scales])
+
+    return widths
+
+
+def mean_spectra(each: Sequence[Sequence[Spectrum]]) -> list[Spectrum]:
+  """Those of several networks of one architecture, which get the same widths."""
+  return [Spectrum(np.mean([s.shares for s in of], axis=0), of[0].whole) for of in zip(*each, strict=True)]
+
+
+def mean_scales(graph: Sequence[Channels], each: Sequence[Any]) -> list[np.ndarray]:
+  """The norms' absolute scales of several networks, each layer's sorted, averaged rank by rank and over its kernels."""
+
+  def one(channels: Channels) -> np.ndarray:
+    found = [tree.by_path(variables)[path] for variables in each for path in channels.scales]
+    return np.mean([np.sort(np.abs(np.asarray(scale, np.float64)))[::-1] for scale in found], axis=0)
+
+  return [one(channels) for channels in graph]
+
+
+def share_of(spectra: Sequence[Spectrum], widths: Widths) -> float:
+  """The share of variance that every layer keeps."""
+  pairs = zip(spectra, widths, strict=True)
+  return min((float(s.shares[:width].sum()) for s, width in pairs if not s.whole and s.shares.any()), default=1.0)
+
+
+def sliced(
+  slimming: Slimming, widths: Widths, criterion: Criterion, over: Callable[[Callable], Callable]
+) -> Callable[[Any], Any]:
+  """Compiles variables of all seeds -> those of the thin network, without measuring anything again."""
+
+  def one(variables: Any) -> Any:
+    stats = {name: part for name, part in variables.items() if name != 'params'}
+    params, stats = compress.slice_params(variables['params'], stats, slimming.graph, widths, criterion)
+    return jax.tree.map(jnp.asarray, {'params': params, **stats})
+
+  return jax.jit(over(one))

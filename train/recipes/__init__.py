@@ -1,1 +1,0 @@
-"""The programs: each checks and builds an experiment, then runs it."""

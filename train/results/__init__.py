@@ -1,0 +1,1 @@
+"""Rows, paired statistics, tables and curves that programs share."""

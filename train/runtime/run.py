@@ -1,0 +1,254 @@
+"""A run's folder, what is reported into it, and how a run is stopped."""
+
+import fcntl
+import json
+import math
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Callable, Collection
+from importlib import metadata
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+from tensorboardX import SummaryWriter
+from tqdm.auto import tqdm
+
+from train.runtime.distributed import first, several, wait
+from train.runtime.errors import UserError
+from train.runtime.outside import read_json
+
+LOCK = '.lock'
+"""The file by which one process holds a run's folder."""
+
+
+_GRACE = 2.0  # seconds in which a loop can heed a signal, where there is one
+
+
+class Stopped(BaseException):
+  """A signal asked for the end, and everything is saved; no guard against errors may catch it."""
+
+  def __init__(self, signum: int, folder: Path):
+    super().__init__(
+      f'stopped by {signal.Signals(signum).name}; go on with --resume --workdir {shlex.quote(str(folder))}'
+    )
+    self.signum = signum
+    self.code = 128 + signum
+
+
+class Run:
+  """The open folder of a run: metrics, progress bar, and whether a signal has asked to stop.
+
+  While ``unsaved`` is set, a signal waits until the loop asks for it and has saved. Else it ends the process within
+  seconds, whatever is at work there, a compilation or the scores.
+
+  Args:
+    folder: of the run.
+    restart: whether to train anew where there are checkpoints and none can be read.
+    begin: what is to do first in the folder, once no other process can be at work in it.
+  """
+
+  def __init__(self, folder: Path, *, restart: bool = False, begin: Callable[[], None] = lambda: None):
+    self.folder = folder
+    self.restart = restart
+    self._begin = begin
+    self._metrics = folder / 'metrics.jsonl'
+    self._boards: dict[str, SummaryWriter] = {}
+    self.unsaved = False
+    self._signum: int | None = None
+    self._left = threading.Event()
+    self._asked = 0
+    self._before: dict[int, Any] = {}
+    self._woken: int | None = None
+    self._woken_before = -1
+
+  def __enter__(self) -> 'Run':
+    if first():
+      self._lock()
+      try:
+        self._begin()
+      except BaseException:
+        self._locked.close()
+        raise
+    self.bar = tqdm(unit='step', dynamic_ncols=True, disable=not first())
+    if several():  # SIGTERM is JAX's there: it tells the others
+      self._before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: signal.raise_signal(signal.SIGTERM))
+    else:
+      for signum in (signal.SIGTERM, signal.SIGINT):
+        self._before[signum] = signal.signal(signum, self._on_signal)
+      self._watch()
+    wait('the folder is made and locked')
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self._left.set()
+    for signum, handler in self._before.items():
+      signal.signal(signum, handler)
+    if self._woken is not None:
+      signal.set_wakeup_fd(self._woken_before)
+      os.close(self._woken)  # ends the watch
+    for board in self._boards.values():
+      board.close()
+    self.bar.close()
+    if first():
+      self._locked.close()
+
+  def _lock(self) -> None:
+    """One process a run; the lock goes with the process, however that ends."""
+    self._locked = (self.folder / LOCK).open('w')
+    try:
+      fcntl.flock(self._locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+      self._locked.close()
+      raise UserError(f'another process is at work in {self.folder}: wait for it, or stop it') from error
+
+  def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+    del frame
+    self._signum = signum  # an exception here could be lost in a callback of whatever is running
+
+  def _watch(self) -> None:
+    """Ends the process where a signal came that no loop heeds, from a thread, since Python may wait for a compiler."""
+    heard, self._woken = os.pipe()
+    os.set_blocking(self._woken, False)
+    self._woken_before = signal.set_wakeup_fd(self._woken)
+
+    def watch() -> None:
+      while signum := os.read(heard, 1):
+        while signum[0] in self._before and not self._left.wait(_GRACE):
+          if not self.unsaved:
+            stopped = Stopped(signum[0], self.folder)
+            os.write(2, f'\n{stopped}\n'.encode())
+            os._exit(stopped.code)
+      os.close(heard)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+  def stopping(self) -> bool:
+    """Asked before every step; several processes hear yes at the same step, whichever of them got the signal."""
+    self._asked += 1
+    if several() and multihost_utils.reached_preemption_sync_point(self._asked):
+      self._signum = signal.SIGTERM
+    return self._signum is not None
+
+  def stop(self) -> None:
+    """Ends the run, once the caller has saved."""
+    assert self._signum is not None
+    raise Stopped(self._signum, self.folder)
+
+  def note_environment(self) -> None:
+    """Adds this machine to those that the run was trained on, once."""
+    if not first():
+      return
+    seen = environments(self.folder)
+    if environment() not in seen:
+      write_atomically(self.folder / 'environment.json', json.dumps([*seen, environment()], indent=1) + '\n')
+
+  def note(self, line: str) -> None:
+    """Tells the person at the terminal what no figure says."""
+    if first():
+      tqdm.write(line, file=sys.stderr)
+
+  def report(self, phase: str, step: int, values: dict[str, Any]) -> None:
+    """Appends one line to ``metrics.jsonl``, and the means over the seeds to TensorBoard."""
+    if not first():
+      return
+    values = without_nan(values)
+    with self._metrics.open('a') as file:
+      file.write(json.dumps({'phase': phase, 'step': step, **values}, allow_nan=False) + '\n')
+    board = self._board(phase)
+    for name, value in values.items():
+      numbers = [number for number in (value if isinstance(value, list) else [value]) if number is not None]
+      if numbers:
+        board.add_scalar(name, sum(numbers) / len(numbers), step)
+
+  def cut_back(self, phases: Collection[str], step: int) -> None:
+    """Forgets what was reported of them after the step they go on from, and a line that a kill left unfinished."""
+    if not (first() and self._metrics.exists()):
+      return
+    kept = [line for line in map(_parsed, self._metrics.read_text().splitlines()) if line is not None]
+    kept = [line for line in kept if line['phase'] not in phases or line['step'] <= step]
+    write_atomically(self._metrics, ''.join(json.dumps(line) + '\n' for line in kept))
+    for phase in phases:
+      self._board(phase, purge_step=step + 1)
+
+  def _board(self, phase: str, **options: Any) -> SummaryWriter:
+    if phase not in self._boards:
+      self._boards[phase] = SummaryWriter(str(self.folder / 'tensorboard' / phase), **options)
+    return self._boards[phase]
+
+
+def environment() -> dict[str, Any]:
+  """The versions and devices behind a run's numbers."""
+  versions = {name: metadata.version(name) for name in ('jax', 'flax', 'optax', 'numpy')}
+  return {**versions, 'device': jax.devices()[0].device_kind, 'devices': jax.device_count(), 'cores': os.cpu_count()}
+
+
+def environments(folder: Path) -> list[Any]:
+  """Those that a run was trained on, as far as its folder still says."""
+  return _kept(folder / 'environment.json', list[Any]) or []
+
+
+def without_nan(value: Any) -> Any:
+  """The value with None, JSON's null, in place of numbers that are not finite."""
+  if isinstance(value, dict):
+    return {name: without_nan(each) for name, each in value.items()}
+  if isinstance(value, list | tuple):
+    return [without_nan(each) for each in value]
+  return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+  try:
+    return json.loads(line)
+  except ValueError:
+    return None
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+  """Writes beside the file and renames, so that no reader ever sees half of it."""
+  part = path.with_name(path.name + '.part')
+  try:
+    with part.open('wb') as file:
+      file.write(content.encode() if isinstance(content, str) else content)
+      file.flush()
+      os.fsync(file.fileno())
+    part.replace(path)
+  except OSError as error:
+    part.unlink(missing_ok=True)
+    raise UserError(f'cannot write {path}: {error.strerror or error}') from error
+
+
+def noted(path: Path, name: str, make: Callable[[], Any]) -> Any:
+  """What a run's file says under a name; made and written down where it says nothing, so that a resume agrees."""
+  known = _kept(path, dict[str, Any]) or {}
+  if name not in known:
+    known[name] = make()
+    if first():
+      write_atomically(path, json.dumps(known, indent=1) + '\n')
+  return known[name]
+
+
+def _kept(path: Path, kind: Any) -> Any:
+  """What a file holds that can be made again; None where it is missing or torn."""
+  try:
+    return read_json(path, kind)
+  except UserError:
+    return None
+
+
+def within(folder: Path, name: Any, said_by: Path) -> Path:
+  """The path of a file of a run that JSON names, link by link in the run's own folder.
+
+  Raises:
+    UserError: it is no name, or one that leads elsewhere.
+  """
+  parts = Path(name).parts if isinstance(name, str) else ()
+  leads_out = not parts or '..' in parts or not all(part.isprintable() for part in parts)
+  if leads_out or not (folder / name).resolve().is_relative_to(folder.resolve()):
+    raise UserError(f'{said_by} names {name!r}, which is no file of {folder}: restore it')
+  return folder / name
