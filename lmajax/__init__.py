@@ -1,6 +1,6 @@
 """lmajax: the Light Multi-segment Activation, and what it takes to make networks small around it."""
 
-from lmajax import activations, compress, losses, models, tree, types
+from lmajax import activations, compress, losses, models, training, tree, types
 from lmajax.activations import (
   RunningStats,
   Stats,
@@ -38,6 +38,7 @@ __all__ = [
   'models',
   'relu_init',
   'segment_index',
+  'training',
   'tree',
   'types',
   'update_stats',

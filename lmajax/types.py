@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int32
 
 Array = jax.Array
 Key = jax.Array
@@ -21,8 +21,31 @@ Theta = Any
 """A pytree of float arrays from which weights are made: what the optimizer moves in their place."""
 Code = Any
 """A pytree of arrays that goes with a theta, is carried and not trained: assignments, codebooks, a rate."""
+Where = Callable[[str, Array], bool]
+"""(path, leaf) -> whether it is one of them."""
 Tap = Any
 """What passes between two stages of a model: an array or a pytree of arrays."""
+
+
+class Batch(NamedTuple):
+  """What a model takes, normalized images, characters or two sides of sentences, and what it shall say of them."""
+
+  inputs: Any
+  labels: Int32[Array, 'b ...']
+
+
+Frozen = Any
+"""What an objective looks at and nothing trains: a teacher's variables, or what the teacher says of a batch."""
+Metrics = dict[str, Array]
+"""Scalars by name, noted beside the loss."""
+Objective = Callable[[Params, ModelStats, Frozen, Batch, Key], tuple[Array, tuple[ModelStats, Metrics]]]
+"""(params, stats, frozen, batch, key) -> (loss, (stats, metrics)); the key is of this step's dropout and noise."""
+Share = Callable[[Frozen, Batch], Frozen]
+"""(frozen, batch) -> what the objectives look at: made once a step, however many students there are."""
+EndToEnd = Callable[[Array, Any, Batch], Array]
+"""(logits, taught, batch) -> a loss of a student's own logits, under what its teacher says."""
+Step = Callable[[Any, Frozen, Batch], tuple[Any, Metrics]]
+"""(state, frozen, batch) -> (state, metrics), with the loss among them."""
 
 
 @runtime_checkable

@@ -64,7 +64,7 @@ sys.exit(program(sys.argv[1:]))
 # a training step, the save of a checkpoint, a line of metrics, or any other file of the run.
 _COUNTED = """
 import os, signal, sys
-from train.engine import checkpoint, step
+from train.engine import checkpoint, walk
 from train.runtime import run
 from train.__main__ import program
 
@@ -83,9 +83,9 @@ def counted(call):
     return result
   return counting
 
-compiled = step.compiled
+compiled = walk.compiled
 if kind == 'step':
-  step.compiled = lambda function, **options: counted(compiled(function, **options))
+  walk.compiled = lambda function, **options: counted(compiled(function, **options))
 if kind == 'save':
   checkpoint.Checkpoints.save = counted(checkpoint.Checkpoints.save)
 if kind == 'line':

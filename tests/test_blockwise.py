@@ -12,17 +12,29 @@ import pytest
 
 from lmajax import LMA, losses, tree
 from lmajax.activations.linen import ReLU
+from lmajax.training import (
+  Stages,
+  Taught,
+  blockwise,
+  check_boundaries,
+  compiled,
+  distill,
+  hint,
+  in_stages,
+  mixed,
+  parallel_stages,
+  supervised,
+  teach,
+  unrolled,
+  vmapped,
+  with_ends,
+)
 from tests import oracles
 from tests import test_step as plain
 from tests.test_step import at_rate, batch_of
 from tests.towers import Tower
-from train.engine import parallel_stages
-from train.engine import step as steps
-from train.engine.blockwise import check_boundaries, in_stages, with_ends
-from train.engine.fit import Cohort, Plan, cohort_step, fresh
-from train.engine.objectives import Taught, blockwise, distill, hint, mixed, supervised, teach
+from train.engine.cohort import Cohort, Group, Plan, cohort_step, fresh
 from train.engine.optimizers import sgd
-from train.runtime.errors import UserError
 
 ALL = (0, 1, 2)
 TEACHER, STUDENT = Tower((3, 2, 2)), Tower((1, 1, 1))
@@ -71,7 +83,7 @@ def result(objective, variables, frozen, *, key=KEY, batch=BATCH):
 
 
 def errors_alone(student, i):
-  return blockwise(student, never, beta=0.0, fed=(i,), compared=(i,))
+  return blockwise(student, never, Stages(0.0, (i,), (i,)))
 
 
 @partial(jax.jit, static_argnames=('model', 'i', 'method', 'train'))
@@ -118,7 +130,7 @@ class TestErrors:
     tap, exact = stem, start
     for i in ALL:
       tap, exact = part(still, exact, tap, i=i, method='stage', train=True)
-    objective = blockwise(still, never, beta=0.0, fed=ALL, compared=ALL)
+    objective = blockwise(still, never, Stages(0.0, ALL, ALL))
     (loss, _), _ = result(objective, exact, jax.jit(teach(still))(exact, BATCH))
     (other, _), _ = result(objective, start, jax.jit(teach(still))(start, BATCH))
     assert loss < 1e-9
@@ -145,7 +157,7 @@ class TestErrors:
   )
   def test_distances(self, distance, slow):
     _, student, _, mine, frozen = pair()
-    objective = blockwise(student, never, beta=0.0, fed=(1,), compared=(1,), distance=distance)
+    objective = blockwise(student, never, Stages(0.0, (1,), (1,)), distance=distance)
     (loss, _), _ = result(objective, mine, frozen)
     tap, _ = part(student, mine, frozen.taps[1], i=1, method='stage', train=True)
     taps = np.asarray(tap), np.asarray(frozen.taps[2])
@@ -155,7 +167,7 @@ class TestErrors:
   @ACTS
   def test_one_gradient_of_all_is_those_of_each(self, act):
     _, student, _, mine, frozen = pair(act)
-    (loss, (stats, metrics)), grads = result(blockwise(student, never, beta=0.0, fed=ALL, compared=ALL), mine, frozen)
+    (loss, (stats, metrics)), grads = result(blockwise(student, never, Stages(0.0, ALL, ALL)), mine, frozen)
     each = [result(errors_alone(student, i), mine, frozen) for i in ALL]
     np.testing.assert_allclose(loss, sum(value for (value, _), _ in each), rtol=1e-6)
     chex.assert_trees_all_close(metrics, {k: v for (_, (_, one)), _ in each for k, v in one.items()}, rtol=1e-6)
@@ -168,7 +180,7 @@ class TestErrors:
 
   def test_no_gradient_reaches_the_teacher(self):
     teacher, student, theirs, mine, _ = pair()
-    objective = blockwise(student, soft, beta=0.5, fed=ALL, compared=ALL)
+    objective = blockwise(student, soft, Stages(0.5, ALL, ALL))
 
     @jax.jit
     @jax.grad
@@ -181,7 +193,7 @@ class TestErrors:
 class TestMix:
   def test_beta_1_is_distillation_of_the_stages_and_runs_none_on_the_teachers_taps(self):
     _, student, _, mine, frozen = pair()
-    objective = blockwise(student, soft, beta=1.0, fed=ALL, compared=ALL)
+    objective = blockwise(student, soft, Stages(1.0, ALL, ALL))
     assert calls(objective, mine, frozen) == [('stem',), ('stage', 0), ('stage', 1), ('stage', 2), ('head',)]
     (loss, (stats, metrics)), grads = result(objective, mine, frozen)
 
@@ -200,28 +212,27 @@ class TestMix:
   def test_where_stem_and_head_have_no_statistics_it_is_that_objective(self):
     variables, frozen = trained(plain.STUDENT), plain.SHARE(plain.frozen_of(), BATCH)
     end_to_end = partial(soft, soft_weight=0.7)
-    ours = result(blockwise(plain.STUDENT, end_to_end, beta=1.0, fed=(0,), compared=(0,)), variables, frozen)
+    ours = result(blockwise(plain.STUDENT, end_to_end, Stages(1.0, (0,), (0,))), variables, frozen)
     theirs = result(distill(plain.STUDENT, mixed(temperature=2.0, soft_weight=0.7)), variables, frozen)
     chex.assert_trees_all_close(ours, theirs, rtol=1e-6, atol=1e-7)
 
   def test_without_soft_targets_beta_1_is_hard_labels(self):
     variables, frozen = trained(plain.STUDENT), plain.SHARE(plain.frozen_of(), BATCH)
-    hard = blockwise(plain.STUDENT, partial(soft, soft_weight=0.0), beta=1.0, fed=(0,), compared=(0,))
+    hard = blockwise(plain.STUDENT, partial(soft, soft_weight=0.0), Stages(1.0, (0,), (0,)))
     ours, theirs = result(hard, variables, frozen), result(supervised(plain.STUDENT), variables, None)
     chex.assert_trees_all_close(ours, theirs, rtol=1e-6, atol=1e-7)
 
   def test_beta_weighs_the_two(self):
     _, student, _, mine, frozen = pair()
     value = {
-      beta: result(blockwise(student, soft, beta=beta, fed=ALL, compared=ALL), mine, frozen)[0][0]
-      for beta in (0.0, 0.25, 1.0)
+      beta: result(blockwise(student, soft, Stages(beta, ALL, ALL)), mine, frozen)[0][0] for beta in (0.0, 0.25, 1.0)
     }
     np.testing.assert_allclose(value[0.25], 0.25 * value[1.0] + 0.75 * value[0.0], rtol=1e-6)
 
   def test_statistics_move_under_the_students_own_activations_first(self):
     """Twice a step, with the norm's momentum: m (m r + (1 - m) own) + (1 - m) fed."""
     _, student, _, mine, frozen = pair()
-    (_, (stats, _)), _ = result(blockwise(student, soft, beta=0.5, fed=ALL, compared=ALL), mine, frozen)
+    (_, (stats, _)), _ = result(blockwise(student, soft, Stages(0.5, ALL, ALL)), mine, frozen)
     own, _ = part(student, mine, BATCH.inputs, method='stem', train=False)
     for i in ALL:
       dense = mine['params'][f'stages_{i}']['Dense_0']
@@ -254,12 +265,12 @@ class TestSwitches:
   @pytest.mark.parametrize('beta, fed, compared, expected', [row[1:] for row in SEEN], ids=[row[0] for row in SEEN])
   def test_no_part_runs_for_nothing(self, beta, fed, compared, expected):
     _, student, _, mine, frozen = pair()
-    assert calls(blockwise(student, soft, beta=beta, fed=fed, compared=compared), mine, frozen) == expected
+    assert calls(blockwise(student, soft, Stages(beta, fed, compared)), mine, frozen) == expected
 
   @pytest.mark.parametrize('fed, compared', [((), ALL), ((0, 2), (1, 2)), ((0,), (2,)), ((2,), ALL), ((1,), (0, 2))])
   def test_each_stage_takes_the_teachers_tap_or_that_of_the_one_before(self, fed, compared):
     _, student, _, mine, frozen = pair()
-    (loss, (_, metrics)), _ = result(blockwise(student, never, beta=0.0, fed=fed, compared=compared), mine, frozen)
+    (loss, (_, metrics)), _ = result(blockwise(student, never, Stages(0.0, fed, compared)), mine, frozen)
     tap, _ = part(student, mine, BATCH.inputs, method='stem', train=False)
     expected = {}
     for i in ALL:
@@ -273,7 +284,7 @@ class TestSwitches:
     _, student, _, mine, frozen = pair()
 
     def errors(noise, step):
-      objective = blockwise(student, never, beta=0.0, fed=ALL, compared=ALL, noise=noise)
+      objective = blockwise(student, never, Stages(0.0, ALL, ALL, noise))
       return result(objective, mine, frozen, key=jax.random.fold_in(KEY, step))[0][1][1]
 
     chex.assert_trees_all_equal(errors(0.0, 0), errors(0.0, 1))
@@ -284,7 +295,7 @@ class TestSwitches:
     # Stages 0 and 1 alike but for the draw, so that the same noise would show as the same error.
     seen = []
     alike = Taught(frozen.logits, (jnp.zeros((16, 6)),) * 4)
-    objective = blockwise(_Kept(seen), never, beta=0.0, fed=(0, 1), compared=(0, 1), noise=0.1)
+    objective = blockwise(_Kept(seen), never, Stages(0.0, (0, 1), (0, 1), 0.1))
     objective({}, {}, alike, BATCH, KEY)
     np.testing.assert_allclose([np.std(tap) for tap in seen], 0.1, rtol=0.2)
     assert not np.array_equal(*seen)
@@ -330,7 +341,7 @@ class TestStart:
     ids=['width', 'structure'],
   )
   def test_a_stem_or_head_that_does_not_fit_is_named(self, student, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ValueError, match=message):
       with_ends(student, student.init(KEY, BATCH.inputs, train=False), TEACHER, trained(TEACHER))
 
   @pytest.mark.parametrize(
@@ -343,16 +354,16 @@ class TestStart:
   )
   def test_boundaries_that_do_not_fit_are_named(self, student, message):
     check_boundaries(STUDENT, TEACHER, BATCH.inputs)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ValueError, match=message):
       check_boundaries(student, TEACHER, BATCH.inputs)
 
 
-def cohort(act=ReLU, over=steps.vmapped, seeds=(0, 1), share=None, objective=None):
+def cohort(act=ReLU, over=vmapped, seeds=(0, 1), share=None, objective=None):
   """LIT students, frozen but for their stages, with a weight decay that would be seen."""
   student, teacher = Tower((1, 1, 1), act=act), Tower((3, 2, 2), act=act)
-  objective = objective or blockwise(student, soft, beta=0.75, fed=ALL, compared=ALL, noise=0.1)
+  objective = objective or blockwise(student, soft, Stages(0.75, ALL, ALL, 0.1))
   metrics = tuple(f'error_{i}' for i in ALL)
-  group = steps.Group(student, objective, seeds, over, trained=in_stages(student), metrics=metrics)
+  group = Group(student, objective, seeds, over, trained=in_stages(student), metrics=metrics)
   return Cohort({'lit': group}, Plan(0.1, sgd(1e-2), lambda errors: 1.0, 1), share or teach(teacher))
 
 
@@ -369,7 +380,7 @@ def started(one, theirs, act=ReLU):
 
 
 def ten_steps(one, progress, theirs):
-  step = steps.compiled(cohort_step(one))
+  step = compiled(cohort_step(one))
   for i in range(10):
     progress = step(progress, theirs, batch_of(i))
   return progress['lit']
@@ -399,10 +410,10 @@ class TestTraining:
           twice = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), given[name])
           chex.assert_trees_all_equal(new[name], twice)
 
-  @pytest.mark.parametrize('over, members', [(steps.vmapped, 1), (steps.unrolled, 2)])
+  @pytest.mark.parametrize('over, members', [(vmapped, 1), (unrolled, 2)])
   def test_traces_once_and_donates_the_students_alone(self, over, members):
     theirs, traces, teachers = trained(TEACHER, 9), [], []
-    objective = blockwise(STUDENT, soft, beta=0.75, fed=ALL, compared=ALL)
+    objective = blockwise(STUDENT, soft, Stages(0.75, ALL, ALL))
 
     def counting(*arguments):
       traces.append(1)
@@ -432,12 +443,12 @@ class TestParallel:
   def test_stages_over_devices_give_the_numbers_of_one(self, act):
     _, student, _, mine, frozen = pair(act)
     mesh = jax.make_mesh((3,), ('stage',), devices=jax.devices()[:3])
-    spread = parallel_stages.value_and_grad([errors_alone(student, i) for i in ALL], mesh)
+    spread = parallel_stages([errors_alone(student, i) for i in ALL], mesh)
     ours = jax.jit(spread)(*split(mine), frozen, BATCH, KEY)
-    one = result(blockwise(student, never, beta=0.0, fed=ALL, compared=ALL), mine, frozen)
+    one = result(blockwise(student, never, Stages(0.0, ALL, ALL)), mine, frozen)
     chex.assert_trees_all_close(jax.device_get(ours), jax.device_get(one), rtol=1e-6, atol=1e-6)
 
   def test_another_number_of_devices_is_named(self):
     mesh = jax.make_mesh((2,), ('stage',), devices=jax.devices()[:2])
-    with pytest.raises(UserError, match=r"3 stages over a mesh of \{'stage': 2\}"):
-      parallel_stages.value_and_grad([errors_alone(STUDENT, i) for i in ALL], mesh)
+    with pytest.raises(ValueError, match=r"3 stages over a mesh of \{'stage': 2\}"):
+      parallel_stages([errors_alone(STUDENT, i) for i in ALL], mesh)

@@ -12,10 +12,9 @@ import pytest
 
 from lmajax import losses, tree
 from lmajax.models import ByPath
+from lmajax.training import Stages, blockwise, check_boundaries, in_stages, teach, with_ends
+from lmajax.types import Batch
 from tests.towers import ResNet, ResNetBlock, resnet
-from train.data.batches import Batch
-from train.engine.blockwise import check_boundaries, in_stages, with_ends
-from train.engine.objectives import blockwise, teach
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(4, 8, 8, 3)), jnp.float32)
 TEACHER, STUDENT = resnet(2, 2, 2), resnet(1, 1, 1)
@@ -182,7 +181,7 @@ def test_teacher_and_student_as_they_are_found(variables):
     return losses.distillation(logits, taught.logits, batch.labels).mean()
 
   def run(params, fed, compared, beta):
-    objective = blockwise(STUDENT, end_to_end, beta=beta, fed=fed, compared=compared)
+    objective = blockwise(STUDENT, end_to_end, Stages(beta, fed, compared))
     return jax.value_and_grad(objective, has_aux=True)(params, stats, frozen, batch, key)
 
   run = jax.jit(run, static_argnums=(1, 2, 3))

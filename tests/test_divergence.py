@@ -10,15 +10,15 @@ import pytest
 
 from lmajax import compress, models
 from lmajax.activations import linen
+from lmajax.training import supervised, vmapped
 from tests.models import written
 from tests.programs import train
 from tests.test_walks import SHORT, data_with
 from train.deploy import model_file as shipped
 from train.deploy.score import Files, Trained
-from train.engine import step as steps
+from train.engine.cohort import Cohort, Group, Plan
 from train.engine.evaluate import member
-from train.engine.fit import Cohort, Plan, fit, saved
-from train.engine.objectives import supervised
+from train.engine.fit import fit, saved
 from train.engine.optimizers import sgd
 from train.engine.schedules import cosine
 from train.results import report
@@ -45,7 +45,7 @@ def cohort(groups):
 
 
 def group(objective, seeds=(0, 1, 2)):
-  return steps.Group(MODEL, objective, seeds, steps.vmapped)
+  return Group(MODEL, objective, seeds, vmapped)
 
 
 def first_weights():

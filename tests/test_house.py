@@ -22,7 +22,7 @@ ALLOWED = {'jax', 'flax', 'optax', 'chex', 'orbax', 'numpy', 'jaxtyping', 'lmaja
 OPTIONAL = {
   'lmajax.compress._pack': {'safetensors'}
 }  # imported within a call, which names the extra where it is missing
-ARROWS = {('models', 'activations')}
+ARROWS = {('models', 'activations'), ('training', 'models'), ('training', 'losses')}
 ANYWHERE = {'_arguments', 'types', 'tree'}
 
 # Public functions without an oracle of their name, each for a reason.
@@ -41,6 +41,29 @@ NO_ORACLE = {
   'extended': 'hands parts of a tree to other functions',
   'pack': 'a layout of bytes; unpack, a foreign reader and the bits of pack_bits judge it',
   'unpack': 'gives back what pack was given, which judges it',
+  'as_it_is': 'gives back what it is given',
+  'blockwise': 'whole objectives, judged in tests of block-wise training by their taps and gradients',
+  'check_boundaries': 'refuses or gives nothing',
+  'compiled': 'jax.jit, with states that are donated',
+  'distill': 'hands logits to a loss that has an oracle',
+  'forward': 'runs a model',
+  'hint': 'whole objectives, judged in tests of block-wise training by their taps and gradients',
+  'in_stages': 'reads a path',
+  'init_state': 'draws at random',
+  'logits_of': 'takes the first of a pair',
+  'make_train_step': 'composes three others',
+  'mixed': 'the mean of a loss that has an oracle',
+  'parallel_stages': 'judged by the sum of its objectives on one device',
+  'penalized': 'one sum',
+  'reparameterized': 'composes two others',
+  'sharing': 'composes two others',
+  'supervised': "optax's cross-entropy, judged beside it",
+  'teach': 'runs a model',
+  'together': 'calls others',
+  'train_step': "optax's updates, judged beside a loop of them",
+  'unrolled': 'judged by single calls',
+  'vmapped': 'judged by single calls',
+  'with_ends': 'copies leaves, judged leaf by leaf',
 }
 
 
@@ -190,6 +213,7 @@ def examples():
 @pytest.mark.parametrize('name, text', list(examples()))
 def test_example_runs_as_printed(name, text):
   modules = [lmajax, lmajax.activations, lmajax.activations.linen, lmajax.compress, lmajax.losses, lmajax.models]
+  modules += [lmajax.training, lmajax.types]
   names = {'jax': jax, 'jnp': jnp, 'np': np}
   for module in (*modules, importlib.import_module(name)):
     names.update({key: value for key, value in vars(module).items() if not hasattr(builtins, key)})

@@ -11,8 +11,8 @@ from scipy import stats
 from train.__main__ import main
 from train.commands.readme import filled
 from train.config import load, save
+from train.engine.cohort import cohort_step, fresh
 from train.engine.evaluate import member
-from train.engine.fit import cohort_step, fresh
 from train.programs.lit import plot as draw_lit
 from train.programs.lit import run as lit
 from train.programs.lit import table as report_lit

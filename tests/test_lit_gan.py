@@ -16,15 +16,14 @@ import pytest
 from lmajax import LMA, models, tree
 from lmajax.activations.linen import ReLU
 from lmajax.losses import gradient_penalty
+from lmajax.training import Stages, blockwise, make_train_step
+from lmajax.training import init_state as new_state
+from lmajax.types import Batch
 from tests.programs import metrics, train
 from tests.runs import assert_same_run, assert_teacher_is_taken, refused, results, saved_steps, whole_run
 from train.config import command
-from train.data.batches import Batch
-from train.engine.fit import cohort_step, fresh, optimizer_of
-from train.engine.objectives import blockwise
+from train.engine.cohort import cohort_step, fresh, optimizer_of
 from train.engine.optimizers import adam, adjustable, adversarial, sgd
-from train.engine.step import init_state as new_state
-from train.engine.step import make_train_step
 from train.programs.lit.methods import Arm
 from train.programs.lit_gan import run as lit_gan
 from train.programs.lit_gan import table as report_lit_gan
@@ -158,7 +157,7 @@ def three_steps(cohort, frozen, starts):
 
 
 def errors_of(student, teacher):
-  stages = blockwise(student, lambda *_: jnp.zeros(()), beta=0.0, fed=(0,), compared=(0,))
+  stages = blockwise(student, lambda *_: jnp.zeros(()), Stages(0.0, (0,), (0,)))
   return representing(stages, teacher)
 
 

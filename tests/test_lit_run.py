@@ -12,8 +12,9 @@ from tests.programs import metrics, train
 from tests.runs import assert_same_run, digests, saved_steps, whole_run
 from train.__main__ import main
 from train.config import load
+from train.engine.cohort import fresh
 from train.engine.evaluate import member
-from train.engine.fit import fresh, saved
+from train.engine.fit import saved
 from train.programs.lit import run as lit
 from train.programs.lit import table as report_lit
 from train.programs.lit.config import Lit

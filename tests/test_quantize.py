@@ -11,16 +11,17 @@ import pytest
 from lmajax import LMA, compress, models, tree
 from lmajax.activations import linen
 from lmajax.compress import unpack
+from lmajax.training import unrolled, vmapped
+from lmajax.types import Batch
 from train.__main__ import main
 from train.config import load, save
-from train.data.batches import Batch
 from train.deploy import model_file as shipped
 from train.deploy import score as scoring
 from train.engine import evaluate, schedules
 from train.engine.checkpoint import Checkpoints, digests
-from train.engine.fit import Cohort, Plan, Start, fit, folder_of, fresh
+from train.engine.cohort import Cohort, Group, Plan, Start, fresh
+from train.engine.fit import fit, folder_of
 from train.engine.optimizers import sgd
-from train.engine.step import Group, unrolled, vmapped
 from train.programs.quantize import run as quantize
 from train.programs.quantize import students as quantizers
 from train.programs.quantize import table as report_quantize

@@ -21,6 +21,7 @@ from train.config import load
 from train.data import batches
 from train.deploy.score import file_name
 from train.engine import fit
+from train.engine.cohort import Cohort
 from train.engine.evaluate import member
 from train.programs.quantize import run as quantize
 from train.programs.quantize import students as quantizers
@@ -136,7 +137,7 @@ class TestScores:
   def test_a_file_holds_the_trained_weights_on_their_levels_and_other_statistics(self, whole, rows, plan, kind):
     arms = {arm: quantizers.reparam(plan.config, arm) for arm in plan.of(*FROM_SCRATCH)}
     groups = {arm.name: quantize.group(plan, arm, reparam) for arm, reparam in arms.items()}
-    cohort = fit.Cohort(groups, build.plan(plan.config, plan.config.epochs))
+    cohort = Cohort(groups, build.plan(plan.config, plan.config.epochs))
     name = f'lma-8-w3-{kind}'
     trained = jax.device_get(fit.saved(whole, 'students', cohort, plan.data)[name].end)
     one, model = jax.tree.map(jnp.asarray, member(trained, 1)), network(name)

@@ -13,10 +13,10 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from lmajax import LMA
 from lmajax.activations import linen
 from lmajax.models import MLP
+from lmajax.training import init_state
 from tests import oracles
 from train import build
 from train.config import load, save
-from train.engine import step
 from train.engine.optimizers import adjustable, sgd
 from train.programs.regions import count as regions
 from train.programs.regions import run as recipe
@@ -342,7 +342,7 @@ class TestRecipe:
     plan, _, _ = finished
     model = plan.networks.groups['lma-4'].model
     variables = recipe.untrained(plan.networks, plan.data)['lma-4']
-    first = step.init_state(model, adjustable(sgd(0.0)), jax.random.key(1), plan.data.batches[0].inputs)
+    first = init_state(model, adjustable(sgd(0.0)), jax.random.key(1), plan.data.batches[0].inputs)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a[1], b, atol=1e-6), variables['params'], first.params)
     stats = variables['batch_stats']['stages_0']
     assert (stats['act']['weight'] > 0.4).all()

@@ -19,6 +19,7 @@ import pytest
 from lmajax import losses, models
 from lmajax.activations import linen
 from lmajax.losses import TopK, from_top_k, top_k
+from lmajax.training import distill, mixed, supervised, teach, vmapped
 from tests import oracles
 from tests.programs import train
 from tests.runs import assert_same_run, refused, whole_run
@@ -28,12 +29,12 @@ from train.data import Examples, load
 from train.data.batches import Batches, pixels
 from train.data.corpora.buckets import TokenBatches, Tokens
 from train.data.corpora.vocabulary import END, PADDING
-from train.engine import step as steps
-from train.engine.fit import Cohort, Data, Plan, fit
+from train.engine.cohort import Cohort, Group, Plan
+from train.engine.fit import fit
 from train.engine.logits_cache import FOLDER, Kept, cached, heard
-from train.engine.objectives import distill, mixed, supervised, teach
 from train.engine.optimizers import sgd
 from train.engine.schedules import constant
+from train.engine.walk import Data, looped, stepped
 from train.programs.distill import run as recipe
 from train.programs.distill_text import run as recipe_text
 from train.programs.distill_text.config import DistillText
@@ -187,7 +188,7 @@ def sentences():
 
 
 def data_of(batches, devices=1):
-  return Data(batches, [], build_sharding(devices), steps.looped)
+  return Data(batches, [], build_sharding(devices), looped)
 
 
 def perceptron(batches):
@@ -201,7 +202,7 @@ def keep(folder, batches, teacher, *, logits=0, epochs=2, augmented=False, devic
   kept = Kept(logits, epochs, augmented, {'teacher': 'this'} if of is None else of)
   with Run(folder) as run:
     data = cached(run, teach(model), variables, data_of(batches, devices), kept)
-  assert data.walk is steps.stepped
+  assert data.walk is stepped
   return data.batches
 
 
@@ -433,8 +434,8 @@ CHANGES = (('seeds', 1), ('cached_logits', 3), ('train_images', 210), ('batch_si
 def cohort(teacher, share):
   soft, hard = models.MLP((4,), 10, linen.PReLU), models.MLP((5,), 10, linen.ReLU)
   groups = {
-    'soft': steps.Group(soft, distill(soft, mixed(temperature=2.0, soft_weight=0.9)), (0, 1), steps.vmapped),
-    'hard': steps.Group(hard, supervised(hard), (0,), steps.vmapped),
+    'soft': Group(soft, distill(soft, mixed(temperature=2.0, soft_weight=0.9)), (0, 1), vmapped),
+    'hard': Group(hard, supervised(hard), (0,), vmapped),
   }
   return Cohort(groups, Plan(0.05, sgd(1e-3), constant(2), 1), share)
 
@@ -448,7 +449,7 @@ def test_training_on_what_was_said_follows_training_under_the_teacher(tmp_path):
   batches = images(augment=True)
   teacher, variables = perceptron(batches)
   validation = [(batches[0], jnp.ones(16, bool))]
-  live = data_of(batches)._replace(validation=validation, walk=steps.stepped)
+  live = data_of(batches)._replace(validation=validation, walk=stepped)
   for name in ('live', 'told'):
     (tmp_path / name).mkdir()
   with Run(tmp_path / 'live') as run:

@@ -15,17 +15,18 @@ import sacrebleu
 
 from lmajax import LMA
 from lmajax.models import Transformer
+from lmajax.training import Taught, distill, vmapped
+from lmajax.types import Batch
 from train import build
-from train.data.batches import Batch
 from train.data.corpora.buckets import TokenBatches, Tokens, Vocabularies, encoded, evaluation_batches, side_by_side
 from train.data.corpora.pairs import Corpus, Pairs
 from train.data.corpora.vocabulary import END, PADDING, START, Words
-from train.engine import step as steps
+from train.engine.cohort import Cohort, Group, Plan
 from train.engine.evaluate import member, scores
-from train.engine.fit import Cohort, Data, Plan, fit
-from train.engine.objectives import Taught, distill
+from train.engine.fit import fit
 from train.engine.optimizers import noam
 from train.engine.schedules import constant
+from train.engine.walk import Data
 from train.programs.distill_text import decode as sentences
 from train.programs.distill_text.build import Text
 from train.programs.distill_text.decode import (
@@ -332,7 +333,7 @@ def summed_by_hand(variables, tokens):
   return likelihood, right
 
 
-GROUP = steps.Group(MODEL, distill(MODEL, of_labels(0.1)), (0, 1), steps.vmapped, score=TOKEN_ACCURACY)
+GROUP = Group(MODEL, distill(MODEL, of_labels(0.1)), (0, 1), vmapped, score=TOKEN_ACCURACY)
 
 
 @pytest.fixture(scope='module')
@@ -405,7 +406,7 @@ def test_training_traces_once_for_each_length(tmp_path):
 
   objective = noted(distill(model, of_labels(0.1)), trained)
   score = TOKEN_ACCURACY._replace(of=lambda model: noted(TOKEN_ACCURACY.of(model), scored))
-  group = steps.Group(model, objective, (0, 1), steps.vmapped, score=score)
+  group = Group(model, objective, (0, 1), vmapped, score=score)
   plan = Plan(0.01, noam(5, clip=1.0, weight_decay=0.0), constant(3), 1)
   with Run(tmp_path) as run:
     progress = fit(run, 'students', Cohort({'bigram': group}, plan), Data(batches, validation, how['sharding']))

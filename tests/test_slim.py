@@ -12,18 +12,17 @@ from scipy import stats
 from lmajax import LMA, compress, models, tree
 from lmajax.activations import linen
 from lmajax.compress import Spectrum
+from lmajax.training import in_stages, penalized, supervised
+from lmajax.types import Batch
 from tests.models import drawn
 from tests.runs import refused
 from train import build
 from train.config import load, recipe, save
 from train.data import load as load_data
-from train.data.batches import Batch
 from train.deploy import model_file as shipped
 from train.deploy import score as scoring
-from train.engine.blockwise import in_stages
+from train.engine.cohort import Cohort, fresh
 from train.engine.evaluate import member
-from train.engine.fit import Cohort, fresh
-from train.engine.objectives import penalized, supervised
 from train.programs.compress import config as config_compress
 from train.programs.compress import plot as draw_compress
 from train.programs.compress import run as chain

@@ -11,10 +11,22 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from lmajax import LMA, compress, models, tree
 from lmajax.activations import linen
-from train.data.batches import Batch
-from train.engine import step as steps
-from train.engine.fit import _CODE, Cohort, Plan, Start, cohort_step, fresh, weights
-from train.engine.objectives import distill, forward, mixed, reparameterized, supervised, teach
+from lmajax.training import (
+  WithCode,
+  compiled,
+  distill,
+  forward,
+  init_state,
+  make_train_step,
+  mixed,
+  reparameterized,
+  supervised,
+  teach,
+  unrolled,
+  vmapped,
+)
+from lmajax.types import Batch
+from train.engine.cohort import _CODE, Cohort, Group, Plan, Start, cohort_step, fresh, weights
 from train.engine.optimizers import adjustable, sgd
 
 TEACHER = models.MLP((16,), 10, linen.ReLU)
@@ -29,7 +41,7 @@ def batch_of(step, rows=16, shape=(4, 4, 1)):
 
 
 def state_of(model, seed=0, images=None):
-  state = steps.init_state(model, TX, jax.random.key(seed), batch_of(0).inputs if images is None else images)
+  state = init_state(model, TX, jax.random.key(seed), batch_of(0).inputs if images is None else images)
   return state._replace(opt_state=state.opt_state._replace(hyperparams={'learning_rate': jnp.float32(0.1)}))
 
 
@@ -39,10 +51,6 @@ def made_state(group, seed):
   theta, _ = group.reparam.init(state.params, jax.random.fold_in(jax.random.key(seed), _CODE))
   rate = {'learning_rate': jnp.float32(0.1)}
   return state._replace(params=theta, opt_state=TX.init(theta)._replace(hyperparams=rate))
-
-
-def with_code(frozen, batch):
-  return SHARE(frozen[0], batch), frozen[1]
 
 
 def frozen_of(model=TEACHER):
@@ -62,10 +70,10 @@ MADE = {
 
 
 def step_alone():
-  return steps.make_train_step(objective(), TX, share=SHARE)
+  return make_train_step(objective(), TX, share=SHARE)
 
 
-def assorted(over=steps.vmapped):
+def assorted(over=vmapped):
   """Students of several activations and widths, under soft targets and under labels alone, two seeds each."""
   joined = models.MLP((6,), 10, partial(LMA, num_segments=4, joined=True))
   students = {
@@ -74,14 +82,14 @@ def assorted(over=steps.vmapped):
     'lma-joined': (joined, objective(joined)),
     'hard lma': (STUDENT, supervised(STUDENT)),
   }
-  groups = {name: steps.Group(model, aim, (0, 1), over) for name, (model, aim) in students.items()}
+  groups = {name: Group(model, aim, (0, 1), over) for name, (model, aim) in students.items()}
   return Cohort(groups, Plan(0.1, sgd(1e-3), lambda errors: 1.0, 1), SHARE)
 
 
-def made(over=steps.vmapped):
+def made(over=vmapped):
   """Students whose weights are made from less, beside one whose weights are its own."""
   reparams = {'lma': compress.identity(), **MADE}
-  groups = {name: steps.Group(STUDENT, objective(), (0, 1), over, reparam) for name, reparam in reparams.items()}
+  groups = {name: Group(STUDENT, objective(), (0, 1), over, reparam) for name, reparam in reparams.items()}
   return assorted()._replace(groups=groups)
 
 
@@ -97,7 +105,7 @@ def at_rate(progress, rate=0.1):
 
 
 def ten_steps_together(cohort, progress):
-  step = steps.compiled(cohort_step(cohort))
+  step = compiled(cohort_step(cohort))
   for i in range(10):
     progress = step(progress, frozen_of(), batch_of(i))
   return progress
@@ -136,9 +144,7 @@ def test_loss_falls_on_one_batch():
   assert int(state.step) == 60
 
 
-@pytest.mark.parametrize(
-  'over, members, kinds', [(steps.vmapped, 1, assorted), (steps.unrolled, 2, assorted), (steps.vmapped, 1, made)]
-)
+@pytest.mark.parametrize('over, members, kinds', [(vmapped, 1, assorted), (unrolled, 2, assorted), (vmapped, 1, made)])
 def test_traces_once_and_the_teacher_once_for_all(over, members, kinds):
   students, teachers = [], []
   cohort = kinds(over)
@@ -149,7 +155,7 @@ def test_traces_once_and_the_teacher_once_for_all(over, members, kinds):
   assert len(teachers) == 1
 
 
-@pytest.mark.parametrize('over, kinds', [(steps.vmapped, assorted), (steps.unrolled, assorted), (steps.vmapped, made)])
+@pytest.mark.parametrize('over, kinds', [(vmapped, assorted), (unrolled, assorted), (vmapped, made)])
 def test_a_mixed_cohort_equals_its_members_trained_alone(over, kinds):
   cohort = kinds(over)
   start = at_rate(fresh(cohort, batch_of(0).inputs))
@@ -157,10 +163,10 @@ def test_a_mixed_cohort_equals_its_members_trained_alone(over, kinds):
   together = ten_steps_together(cohort, start)
   for name, group in cohort.groups.items():
     aim = reparameterized(group.objective, group.reparam) if name in MADE else group.objective
-    train_step = steps.make_train_step(aim, TX, share=with_code if name in MADE else SHARE)
+    train_step = make_train_step(aim, TX, share=SHARE)
     for i, seed in enumerate(group.seeds):
       code = jax.tree.map(lambda leaf, i=i: jnp.asarray(leaf[i]), codes[name])
-      frozen = (frozen_of(), code) if name in MADE else frozen_of()
+      frozen = WithCode(frozen_of(), code) if name in MADE else frozen_of()
       state, losses = ten_steps(train_step, made_state(group, seed), frozen)
       found = jax.tree.map(lambda leaf, i=i: leaf[i], together[name])
       assert_close(numbers(found.state), numbers(state))
@@ -173,11 +179,11 @@ def test_the_teacher_runs_once_for_any_number_of_students():
   wide = models.MLP((512, 512), 10, linen.ReLU)
 
   def flops(number):
-    groups = {str(i): steps.Group(STUDENT, objective(), (0, 1, 2), steps.unrolled) for i in range(number)}
+    groups = {str(i): Group(STUDENT, objective(), (0, 1, 2), unrolled) for i in range(number)}
     cohort = assorted()._replace(groups=groups, share=teach(wide))
     start = fresh(cohort, batch_of(0).inputs)
-    compiled = steps.compiled(cohort_step(cohort)).lower(start, frozen_of(wide), batch_of(0)).compile()
-    return compiled.cost_analysis()['flops']
+    program = compiled(cohort_step(cohort)).lower(start, frozen_of(wide), batch_of(0)).compile()
+    return program.cost_analysis()['flops']
 
   assert flops(4) < 1.3 * flops(1)
 
@@ -215,7 +221,7 @@ def test_a_student_that_has_stopped_stays_as_it_is_beside_others_that_go_on():
 def test_only_the_states_are_donated():
   cohort = made()
   progress, frozen, batch = fresh(cohort, batch_of(0).inputs), frozen_of(), batch_of(0)
-  steps.compiled(cohort_step(cohort))(progress, frozen, batch)
+  compiled(cohort_step(cohort))(progress, frozen, batch)
   donated = [(p.state.params, p.code, p.sums) for p in progress.values()]
   assert all(leaf.is_deleted() for leaf in jax.tree.leaves(donated))
   assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((frozen, batch)))
@@ -237,7 +243,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_parameters_and_statistics_in_fl
   state = state_of(model)
   logits, _ = model.apply({'params': state.params, **state.stats}, batch_of(0).inputs, train=False)
   assert logits.dtype == jnp.bfloat16
-  state, metrics = steps.make_train_step(supervised(model), TX)(state, None, batch_of(0))
+  state, metrics = make_train_step(supervised(model), TX)(state, None, batch_of(0))
   assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.stats))} == {jnp.dtype('float32')}
   assert metrics['loss'].dtype == jnp.float32
 
@@ -260,9 +266,9 @@ def test_the_whole_step_lowers_for_other_platforms(student, teacher, classes, pl
   student, teacher = student(), teacher(linen.ReLU)
   images = jax.ShapeDtypeStruct((64, 32, 32, 3), jnp.float32)
   batch = Batch(images, jax.ShapeDtypeStruct((64,), jnp.int32))
-  state = jax.eval_shape(lambda images: steps.init_state(student, TX, jax.random.key(0), images), images)
+  state = jax.eval_shape(lambda images: init_state(student, TX, jax.random.key(0), images), images)
   frozen = jax.eval_shape(lambda images: teacher.init(jax.random.key(0), images, train=False), images)
-  train_step = steps.make_train_step(objective(student), TX, share=teach(teacher))
+  train_step = make_train_step(objective(student), TX, share=teach(teacher))
   exported = jax.export.export(train_step, platforms=[platform])(state, frozen, batch)
   assert exported.platforms == (platform,)
   assert 'stablehlo.convolution' in exported.mlir_module()
@@ -289,7 +295,7 @@ class TestMadeWeights:
       return reparam.apply(theta, code, key)
 
     aim = reparameterized(self.noted, reparam._replace(apply=apply))
-    loss, (stats, metrics) = aim(theta, 'stats', ('shared', code), batch_of(0), key)
+    loss, (stats, metrics) = aim(theta, 'stats', WithCode('shared', code), batch_of(0), key)
     assert (stats, metrics['frozen']) == ('stats', 'shared')
     np.testing.assert_array_equal(metrics['key'], jax.random.key_data(key))
     assert (jax.random.key_data(seen[0]) != jax.random.key_data(key)).any()  # noise apart from dropout
@@ -307,16 +313,18 @@ class TestMadeWeights:
       seen.append(reparam.apply(theta, code, key))
       return seen[0]
 
-    gradient = jax.grad(lambda t: reparameterized(self.noted, reparam)(t, {}, (None, code), None, jax.random.key(5))[0])
-    reparameterized(self.noted, reparam._replace(apply=apply))(theta, {}, (None, code), None, jax.random.key(5))
+    gradient = jax.grad(
+      lambda t: reparameterized(self.noted, reparam)(t, {}, WithCode(None, code), None, jax.random.key(5))[0]
+    )
+    reparameterized(self.noted, reparam._replace(apply=apply))(theta, {}, WithCode(None, code), None, jax.random.key(5))
     expected = jax.tree.map(lambda w: 2 * w, seen[0])  # at the weights that were made, as if they were free
     assert_close(tree.combine(*gradient(theta)), expected)
 
   def test_without_one_the_step_is_that_of_the_objective_alone_to_the_bit(self):
-    aim = reparameterized(objective(), steps.Group(STUDENT, objective(), (0,), steps.vmapped).reparam)
-    own = steps.make_train_step(aim, TX, share=with_code)
+    aim = reparameterized(objective(), Group(STUDENT, objective(), (0,), vmapped).reparam)
+    own = make_train_step(aim, TX, share=SHARE)
     plain, losses = ten_steps(step_alone(), state_of(STUDENT), frozen_of())
-    found, other = ten_steps(own, state_of(STUDENT), (frozen_of(), ()))
+    found, other = ten_steps(own, state_of(STUDENT), WithCode(frozen_of(), ()))
     chex.assert_trees_all_equal((numbers(found), other), (numbers(plain), losses))
 
   def test_on_eight_devices_as_on_one(self):
@@ -325,7 +333,7 @@ class TestMadeWeights:
     mesh = jax.make_mesh((8,), ('data',), axis_types=(AxisType.Auto,))
     spread, copied = NamedSharding(mesh, PartitionSpec('data')), NamedSharding(mesh, PartitionSpec())
     progress, frozen = jax.device_put((at_rate(fresh(cohort, batch_of(0).inputs)), frozen_of()), copied)
-    step = steps.compiled(cohort_step(cohort))
+    step = compiled(cohort_step(cohort))
     for i in range(10):
       progress = jax.block_until_ready(step(progress, frozen, jax.device_put(batch_of(i), spread)))
     one = ten_steps_together(cohort, at_rate(fresh(cohort, batch_of(0).inputs)))

@@ -16,19 +16,20 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from lmajax import LMA, models
 from lmajax.activations import linen
+from lmajax.training import distill, mixed, supervised, teach, unrolled, vmapped
 from train.data import Examples
 from train.data.batches import Batches, evaluation_batches, pixels
 from train.engine import fit as loop
-from train.engine import step as steps
-from train.engine.fit import Cohort, Data, Plan, cohort_step, fit, fresh, saved
-from train.engine.objectives import distill, mixed, supervised, teach
+from train.engine.cohort import Cohort, Group, Plan, cohort_step, fresh
+from train.engine.fit import fit, saved
 from train.engine.optimizers import sgd
 from train.engine.schedules import cosine
+from train.engine.walk import Data, looped, stepped
 from train.runtime.run import Run, Stopped
 
 TEACHER = models.MLP((8,), 10, linen.ReLU)
 PIXELS = (100.0, 120.0, 140.0), (50.0, 60.0, 70.0)
-SHORT = partial(steps.looped, chunk=5)  # an epoch of 12 steps is no whole number of chunks
+SHORT = partial(looped, chunk=5)  # an epoch of 12 steps is no whole number of chunks
 
 
 def images(size=8):
@@ -49,8 +50,8 @@ def batches(sharding=None, size=8):
 def cohort(epochs=2):
   soft, hard = models.MLP((4,), 10, LMA), models.MLP((5,), 10, linen.Swish)
   groups = {
-    'soft': steps.Group(soft, distill(soft, mixed(temperature=2.0, soft_weight=0.7)), (0, 1), steps.vmapped),
-    'hard': steps.Group(hard, supervised(hard), (0, 1, 2), steps.unrolled),
+    'soft': Group(soft, distill(soft, mixed(temperature=2.0, soft_weight=0.7)), (0, 1), vmapped),
+    'hard': Group(hard, supervised(hard), (0, 1, 2), unrolled),
   }
   return Cohort(groups, Plan(0.05, sgd(1e-3), cosine(epochs), 1), teach(TEACHER))
 
@@ -101,7 +102,7 @@ def numbers(progress):
 def test_both_ways_give_the_same_numbers(devices):
   calls = []
   found, met = walked(SHORT, spread(devices), calls)
-  expected, every = walked(steps.stepped, spread(devices))
+  expected, every = walked(stepped, spread(devices))
   chex.assert_trees_all_close(numbers(found), numbers(expected), rtol=1e-5, atol=1e-5)
   assert met == [8, 12, 17, 22, 24] and every == list(range(4, 25))
   assert len(calls) == 1  # one trace for chunks of any length
@@ -152,11 +153,11 @@ def test_a_signal_is_heard_at_the_end_of_a_chunk_and_the_run_goes_on_from_there(
 @pytest.mark.parametrize('platform', ['cuda', 'tpu'])
 def test_a_chunk_lowers_for_other_platforms(platform):
   student, teacher = models.cifar10_student(3, LMA), models.cifar10_teacher(linen.ReLU)
-  group = steps.Group(student, distill(student, mixed(temperature=2.0, soft_weight=0.7)), (0, 1), steps.vmapped)
+  group = Group(student, distill(student, mixed(temperature=2.0, soft_weight=0.7)), (0, 1), vmapped)
   students, data = cohort()._replace(groups={'cnn': group}, share=teach(teacher)), batches(size=32)
   start = jax.eval_shape(lambda images: fresh(students, images), data[0].inputs)
   frozen = jax.eval_shape(lambda: frozen_of(teacher, 32))
-  advance = steps.looped(cohort_step(students), data)
+  advance = looped(cohort_step(students), data)
   chunk = jax.jit(lambda states, frozen: advance(states, frozen, 0, 12)[0])
   exported = jax.export.export(chunk, platforms=[platform])(start, frozen)
   assert exported.platforms == (platform,)

@@ -12,6 +12,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from lmajax import LMA, models
 from lmajax.activations import linen
+from lmajax.training import supervised, unrolled, vmapped
 from lmajax.types import ActivationFactory
 from train import networks
 from train.config import Named, Taught, Training, label
@@ -19,10 +20,10 @@ from train.config import text as text_of
 from train.data import Dataset, load
 from train.data.batches import Batches, characters, evaluation_batches, pixels
 from train.data.texts import text
-from train.engine import schedules, step
-from train.engine.fit import Cohort, Data, Plan
-from train.engine.objectives import supervised
+from train.engine import schedules
+from train.engine.cohort import Cohort, Group, Plan
 from train.engine.optimizers import sgd
+from train.engine.walk import Data, looped, stepped
 from train.programs.lit.config import Lit, Shallow
 from train.programs.lit.config_text import LitText
 from train.programs.regions.config import Regions
@@ -125,7 +126,7 @@ def teacher_network(config: Named, dataset: Dataset, inputs: Any) -> nn.Module:
 def teachers(config: Taught, model: nn.Module) -> Cohort:
   """A teacher as a cohort of its own, on the labels alone."""
   objective = supervised(model, label_smoothing=config.teacher_label_smoothing)
-  return Cohort({TEACHER: step.Group(model, objective, (0,), step.unrolled)}, teacher_plan(config))
+  return Cohort({TEACHER: Group(model, objective, (0,), unrolled)}, teacher_plan(config))
 
 
 def teacher_plan(config: Taught) -> Plan:
@@ -198,7 +199,7 @@ def width(model: nn.Module) -> int:
 
 def over(model: nn.Module) -> Callable[[Callable], Callable]:
   """How a cohort of seeds runs fastest: on the CPU, convolutions one seed after another, matrix products together."""
-  return step.vmapped if isinstance(model, models.MLP) or jax.default_backend() != 'cpu' else step.unrolled
+  return vmapped if isinstance(model, models.MLP) or jax.default_backend() != 'cpu' else unrolled
 
 
 def plan(config: Training, epochs: int) -> Plan:
@@ -229,7 +230,7 @@ def data(config: Training, dataset: Dataset) -> tuple[Data, list]:
   """What the phases read, and the test set as batches with masks."""
   how = _how(config, dataset)
   evaluated = partial(evaluation_batches, batch_size=8 * config.batch_size, **how)
-  walk = step.stepped if jax.default_backend() == 'cpu' else step.looped
+  walk = stepped if jax.default_backend() == 'cpu' else looped
   batches = Batches(dataset.train, batch_size=config.batch_size, seed=0, **how)
   return Data(batches, list(evaluated(dataset.validation)), how['sharding'], walk), list(evaluated(dataset.test))
 

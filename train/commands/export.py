@@ -13,6 +13,7 @@ import numpy as np
 from jax import export as jax_export
 
 from lmajax.compress import identity, masked, pack, uniform
+from lmajax.training import supervised, unrolled
 from lmajax.types import Packed
 from train import build
 from train import config as configs
@@ -25,9 +26,8 @@ from train.deploy.model_file import model as build_model
 from train.deploy.score import Files
 from train.deploy.serve import load as load_model
 from train.deploy.serve import write_digest
+from train.engine.cohort import Group
 from train.engine.evaluate import member
-from train.engine.objectives import supervised
-from train.engine.step import Group, unrolled
 from train.programs.distill import run as distill
 from train.results import report
 from train.runtime.errors import UserError

@@ -9,19 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float32, Int, Int32, Key, Shaped, UInt8
 
+from lmajax.types import Batch
 from train.data.images.augment import crop_and_flip
 from train.data.images.images import Examples
 from train.runtime.distributed import whole
 from train.runtime.errors import UserError
 
 _STREAM = 0xDA7A  # keeps these draws apart from others of the same seed
-
-
-class Batch(NamedTuple):
-  """What a model takes, normalized images, characters or two sides of sentences, and what it shall say of them."""
-
-  inputs: Any
-  labels: Int32[Array, 'b ...']
 
 
 Prepare = Callable[[Key[Array, ''] | None, UInt8[Array, 'b ...']], Shaped[Array, 'b ...']]

@@ -16,9 +16,8 @@ from train.data import Dataset
 from train.deploy import model_file as shipped
 from train.deploy.model_file import Shipped
 from train.deploy.score import file_name, stacked
-from train.engine.blockwise import going_on
+from train.engine.cohort import Cohort, Start, going_on
 from train.engine.evaluate import member
-from train.engine.fit import Cohort, Start
 from train.runtime.distributed import first
 from train.runtime.errors import UserError
 from train.runtime.outside import read_json

@@ -15,9 +15,9 @@ import numpy as np
 from lmajax import tree
 from train.config import made_by
 from train.deploy import model_file as shipped
+from train.engine.cohort import Group, Start
 from train.engine.evaluate import measured_again, member, scores
-from train.engine.fit import Data, Start
-from train.engine.step import Group
+from train.engine.walk import Data
 from train.runtime.distributed import first, wait
 from train.runtime.errors import UserError
 from train.runtime.run import noted

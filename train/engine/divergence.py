@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmajax.types import Array
-from train.engine.step import Group
+from train.engine.cohort import Group
 from train.runtime.errors import UserError
 
 Lost = Mapping[str, np.ndarray]

@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from lmajax.types import Array
-from train.data.batches import Batch
-from train.engine.objectives import forward
-from train.engine.step import Group, settle, together
+from lmajax.training import forward, together
+from lmajax.types import Array, Batch
+from train.engine.cohort import Group
+from train.runtime.distributed import settle
 
 
 def member(variables: Any, seed: int) -> Any:

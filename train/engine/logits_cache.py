@@ -19,11 +19,11 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from lmajax.losses import TopK, from_top_k, top_k
-from train.data.batches import Batch, Steps, placed
+from lmajax.training import Taught
+from lmajax.types import Batch, Frozen, Share
+from train.data.batches import Steps, placed
 from train.engine.checkpoint import digests
-from train.engine.fit import Data
-from train.engine.objectives import Taught
-from train.engine.step import Frozen, Share, stepped
+from train.engine.walk import Data, stepped
 from train.runtime.distributed import first, wait
 from train.runtime.errors import UserError
 from train.runtime.run import Run, write_atomically

@@ -8,11 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from lmajax import tree
-from lmajax.types import Array
+from lmajax.types import Array, Where
 
 Optimizer = Callable[[Array], optax.GradientTransformation]
-Where = Callable[[str, Array], bool]
-"""(path, leaf) -> whether it is one of them."""
 
 
 def sgd(weight_decay: float) -> Optimizer:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -114,3 +115,9 @@ def _ending(error: BaseException, words: str) -> tuple[int, str]:
 
 def _reason(error: BaseException) -> str:
   return ' '.join(str(error).split())[:200]
+
+
+def settle(states: Any) -> None:
+  """Several CPU devices run one program at a time: programs in flight together starve each other's collectives."""
+  if jax.default_backend() == 'cpu' and jax.device_count() > 1:
+    jax.block_until_ready(states)

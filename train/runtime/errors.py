@@ -1,5 +1,17 @@
 """What a person at the keyboard can mend: one clear line, exit code 2, no traceback."""
 
+import contextlib
+from collections.abc import Iterator
+
 
 class UserError(Exception):
   """Says what is wrong, where, and how to mend it, in one line."""
+
+
+@contextlib.contextmanager
+def mendable() -> Iterator[None]:
+  """Hands on a ValueError of the library as one that a person can mend."""
+  try:
+    yield
+  except ValueError as error:
+    raise UserError(str(error)) from error

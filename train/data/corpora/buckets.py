@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Int32
 
-from train.data.batches import Batch, placed
+from lmajax.types import Batch
+from train.data.batches import placed
 from train.data.corpora.pairs import Pairs
 from train.data.corpora.vocabulary import END, PADDING, START, Vocabulary
 from train.runtime.errors import UserError

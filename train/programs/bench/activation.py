@@ -9,10 +9,9 @@ import numpy as np
 from tqdm.auto import tqdm
 
 import lmajax
+from lmajax.training import supervised, train_step
 from lmajax.types import Array
-from train.engine.objectives import supervised
 from train.engine.optimizers import adjustable, sgd
-from train.engine.step import train_step
 from train.programs.bench import networks, peers
 from train.programs.bench.config import CHANNELS, Activation
 from train.programs.bench.record import Record, caption, megabytes, milliseconds, ratio_fields, ratio_text

@@ -9,10 +9,9 @@ import numpy as np
 import optax
 
 from lmajax import models, tree
-from lmajax.types import ActivationFactory, Array
+from lmajax.training import TrainState
+from lmajax.types import ActivationFactory, Array, Batch
 from train import build
-from train.data.batches import Batch
-from train.engine.step import TrainState
 
 IMAGE = (32, 32, 3)
 _ONES = ('var', 'std', 'weight', 'scale', 'slope')

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 from tqdm.auto import tqdm
 
-from lmajax import models
+from lmajax import models, training
 from lmajax.activations import linen
+from lmajax.training import blockwise, teach
 from lmajax.types import Array
-from train.engine.objectives import blockwise, teach
 from train.programs.bench import networks
 from train.programs.bench.config import Stages
 from train.programs.bench.record import Record, caption, milliseconds, ratio_fields, ratio_text
@@ -51,7 +51,7 @@ def contestants(name: str, batch_size: int) -> dict[str, timing.Contestant]:
 
 
 def _gradient(student: Any, which: Sequence[int], arguments: Any) -> timing.Contestant:
-  objective = blockwise(student, _no_logits, beta=0.0, fed=which, compared=which)
+  objective = blockwise(student, _no_logits, training.Stages(0.0, which, which))
   program = jax.jit(jax.value_and_grad(objective, has_aux=True)).lower(*arguments).compile()
   return lambda: jax.block_until_ready(program(*arguments))
 

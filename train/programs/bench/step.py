@@ -9,13 +9,12 @@ from tqdm.auto import tqdm
 
 from lmajax import models
 from lmajax.activations import linen
+from lmajax.training import as_it_is, compiled, distill, mixed, supervised, teach
+from lmajax.types import Batch
 from train import build
-from train.data.batches import Batch
 from train.engine import schedules
-from train.engine.fit import Cohort, Plan, Progress, cohort_step
-from train.engine.objectives import distill, mixed, supervised, teach
+from train.engine.cohort import Cohort, Group, Plan, Progress, cohort_step
 from train.engine.optimizers import adjustable, sgd
-from train.engine.step import Group, as_it_is, compiled
 from train.programs.bench import networks, peers
 from train.programs.bench.config import Step
 from train.programs.bench.record import Record, caption, milliseconds, ratio_fields, ratio_text

@@ -8,11 +8,10 @@ import numpy as np
 import tyro
 from jax.sharding import NamedSharding, PartitionSpec
 
+from lmajax.training import make_train_step, supervised
+from lmajax.types import Batch
 from train import build
-from train.data.batches import Batch
-from train.engine.objectives import supervised
 from train.engine.optimizers import adjustable, sgd
-from train.engine.step import make_train_step
 from train.programs.bench import networks
 from train.programs.bench.config import NetworkName
 from train.runtime import distributed, timing

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from lmajax import compress, tree
+from lmajax.training import Stages, blockwise, check_boundaries, distill, in_stages, mixed, supervised, teach, with_ends
 from lmajax.types import Reparam, Widths
 from train import build
 from train.config import label
@@ -17,11 +18,10 @@ from train.deploy import given
 from train.deploy.given import Given
 from train.deploy.model_file import of_thin
 from train.deploy.score import Scoring, Trained
-from train.engine.blockwise import check_boundaries, going_on, in_stages, with_ends
+from train.engine.cohort import Cohort, Group, Start, fresh, going_on
 from train.engine.evaluate import member
-from train.engine.fit import Cohort, Data, Start, fit, fresh
-from train.engine.objectives import blockwise, distill, mixed, supervised, teach
-from train.engine.step import Group
+from train.engine.fit import fit
+from train.engine.walk import Data
 from train.programs.compress import plot as draw_compress
 from train.programs.compress import table as report_compress
 from train.programs.compress.config import Compress, check
@@ -83,7 +83,7 @@ def experiment(config: Compress) -> Experiment:
   if config.lit:
     try:
       check_boundaries(slimming.model.thinned(widths), slimming.model, slimming.inputs)
-    except UserError as error:
+    except ValueError as error:
       raise UserError(f'--lit takes a resnet without --coupled: {error}') from error
   teacher_data = build.teacher_data(config, dataset, data)
   return Experiment(config, dataset, data, teacher_data, test, slimming, list(build.kinds(config)), found)
@@ -171,7 +171,7 @@ def group(plan: Experiment, stage: Stage, widths: Widths) -> Group:
     return plain
   if stage.stage == LIT:
     every = range(len(config.width))
-    objective = blockwise(model, soft, beta=config.beta, fed=every, compared=every)
+    objective = blockwise(model, soft, Stages(config.beta, every, every))
     return plain._replace(objective=objective, trained=in_stages(model))
   return plain._replace(objective=distill(model, soft))
 

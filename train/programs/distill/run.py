@@ -7,17 +7,18 @@ import jax
 import numpy as np
 
 from lmajax import tree
+from lmajax.training import distill, mixed, supervised, teach
 from train import build
 from train.build import Arm
 from train.config import Distill, check, require
 from train.data import Dataset, load
 from train.deploy import given
 from train.deploy.given import Given
+from train.engine.cohort import Cohort, Group, weights
 from train.engine.evaluate import member, scores
-from train.engine.fit import Cohort, Data, fit, saved, weights
+from train.engine.fit import fit, saved
 from train.engine.logits_cache import Kept, cached, digest, heard
-from train.engine.objectives import distill, mixed, supervised, teach
-from train.engine.step import Group
+from train.engine.walk import Data
 from train.results import plots, report
 from train.results.report import TEACHER, Row
 from train.runtime.distributed import first

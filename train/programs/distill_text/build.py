@@ -9,17 +9,16 @@ import jax
 
 from lmajax import compress
 from lmajax.models import Transformer
+from lmajax.training import distill, unrolled, vmapped
 from lmajax.types import Reparam
 from train import build
 from train.config import label
 from train.data.corpora.buckets import TokenBatches, Tokens, Vocabularies, encoded, evaluation_batches, shapes, within
 from train.data.corpora.pairs import Corpus, Pairs
 from train.data.corpora.vocabulary import Pieces, Words, dumped, loaded
-from train.engine import step
-from train.engine.fit import Data, Plan
-from train.engine.objectives import distill
+from train.engine.cohort import Group, Plan
 from train.engine.optimizers import noam
-from train.engine.step import Group
+from train.engine.walk import Data
 from train.programs.distill_text import model_file as shipped_text
 from train.programs.distill_text.config import DistillText
 from train.programs.distill_text.decode import TOKEN_ACCURACY, of_labels, word_level
@@ -161,7 +160,7 @@ def group(config: DistillText, arm: Arm | None, network: Transformer) -> Group:
 
 def over() -> Any:
   """How seeds run: on the CPU one after another, where a batch of matrix products is slower than they are."""
-  return step.unrolled if jax.default_backend() == 'cpu' else step.vmapped
+  return unrolled if jax.default_backend() == 'cpu' else vmapped
 
 
 def reparam(config: DistillText, arm: Arm | None) -> Reparam:

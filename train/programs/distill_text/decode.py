@@ -11,12 +11,12 @@ import optax
 
 from lmajax.losses import distillation
 from lmajax.models import Marks, beam_search, greedy
-from lmajax.types import Array
-from train.data.batches import Batch, placed
+from lmajax.training import Taught
+from lmajax.types import Array, Batch, EndToEnd
+from train.data.batches import placed
 from train.data.corpora.buckets import Ragged, in_order, side_by_side
 from train.data.corpora.vocabulary import END, PADDING, START, Vocabulary
-from train.engine.objectives import EndToEnd, Taught
-from train.engine.step import Score, right_answers
+from train.engine.metrics import Score, right_answers
 from train.runtime.errors import UserError
 
 _MARKS = Marks(PADDING, START, END)

@@ -10,6 +10,8 @@ import jax
 import numpy as np
 
 from lmajax import tree
+from lmajax.training import as_it_is, teach
+from lmajax.types import Share
 from train.config import require
 from train.data.corpora import parallel
 from train.data.corpora.buckets import Tokens, numbers
@@ -17,11 +19,11 @@ from train.deploy import given
 from train.deploy.given import Given
 from train.deploy.score import Files, Trained, Written, file_name, stacked
 from train.engine.checkpoint import digests
+from train.engine.cohort import Cohort, Group, Start
 from train.engine.evaluate import member
-from train.engine.fit import Cohort, Data, Start, fit
+from train.engine.fit import fit
 from train.engine.logits_cache import Kept, cached, digest, heard
-from train.engine.objectives import teach
-from train.engine.step import Group, Share, as_it_is
+from train.engine.walk import Data
 from train.programs.distill_text import build as build_text
 from train.programs.distill_text import model_file as shipped_text
 from train.programs.distill_text import plot as draw_text

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 
 from train.data.corpora.buckets import evaluation_batches
+from train.engine.cohort import Group
 from train.engine.evaluate import member, scores
-from train.engine.fit import Data
-from train.engine.step import Group
+from train.engine.walk import Data
 from train.programs.distill_text.build import Text
 from train.programs.distill_text.decode import (
   LOG_LIKELIHOOD,

@@ -1,6 +1,6 @@
 """The methods of lit: the fits that each goes through, and what it trains in them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -9,15 +9,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lmajax.training import Stages, blockwise, check_boundaries, distill, hint, in_stages, mixed, supervised
 from train import build
 from train.config import label
 from train.engine import schedules
-from train.engine.blockwise import check_boundaries, in_stages
-from train.engine.fit import Plan
-from train.engine.objectives import blockwise, distill, hint, mixed, supervised
-from train.engine.step import Group
+from train.engine.cohort import Group, Plan
 from train.programs.lit.config import Shallow
 from train.results.report import TEACHER
+from train.runtime.errors import mendable
 
 BORN_AGAIN, HINT, MERGING = 'born-again', 'hint', 'lit-merging'
 _STAGES = ('lit', 'lit-own-inputs', 'lit-one-boundary', 'lit-beta-0', 'lit-beta-1', 'lit-noise')
@@ -89,7 +88,8 @@ def pair(config: Shallow, arm: Arm, num_classes: int, inputs: Any) -> Pair:
   teacher, student = (
     build.staged(config, option, act, num_classes=num_classes, inputs=inputs) for option in ('teacher', 'student')
   )
-  check_boundaries(student, teacher, inputs)
+  with mendable():
+    check_boundaries(student, teacher, inputs)
   start: Any = jax.eval_shape(lambda: student.init(jax.random.key(0), inputs, method='stem', train=False))
   return Pair(teacher, student, len(config.width), tuple(start['params']))
 
@@ -130,19 +130,10 @@ def _mergings(plan: Plan, epochs: int, stages: int) -> Iterator[Phase]:
     yield Phase(f'merging-{number}', (MERGING,), end - first, part)
 
 
-class Switches(NamedTuple):
-  """What ``blockwise`` is given."""
-
-  beta: float
-  fed: Sequence[int]
-  compared: Sequence[int]
-  noise: float
-
-
-def switches(config: Shallow, method: str, phase: str, pair: Pair) -> Switches:
+def switches(config: Shallow, method: str, phase: str, pair: Pair) -> Stages:
   """LIT, but for the one thing that a method changes."""
   every = range(pair.stages)
-  plain = Switches(config.beta, every, every, 0.0)
+  plain = Stages(config.beta, every, every)
   if method == MERGING:
     left = pair.stages + 1 - int(phase.rpartition('-')[2])  # blocks; the last of them is the stages that are merged
     return plain._replace(fed=range(left), compared=(*range(left - 1), pair.stages - 1))
@@ -171,6 +162,6 @@ def group(config: Shallow, arm: Arm, phase: str, pair: Pair) -> Group:
   if phase == _FINETUNE or arm.method not in TRANSPLANTED:
     return plain
   given = switches(config, arm.method, phase, pair)
-  objective = blockwise(model, end_to_end, distance=_DISTANCES[config.error], **given._asdict())
+  objective = blockwise(model, end_to_end, given, distance=_DISTANCES[config.error])
   metrics = tuple(f'error_{i}' for i in given.compared) if given.beta < 1 else ()
   return plain._replace(objective=objective, trained=in_stages(model), metrics=metrics)

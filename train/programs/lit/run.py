@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmajax import models, tree
+from lmajax.training import as_it_is, teach
 from train import build
 from train.config import label
 from train.data import Dataset
@@ -19,11 +20,10 @@ from train.deploy import model_file as shipped
 from train.deploy.given import Given
 from train.deploy.model_file import of_network
 from train.deploy.score import timed
-from train.engine.blockwise import between_ends, going_on
+from train.engine.cohort import Cohort, Start, between_ends, going_on, weights
 from train.engine.evaluate import member, scores
-from train.engine.fit import Cohort, Data, Start, fit, saved, weights
-from train.engine.objectives import teach
-from train.engine.step import as_it_is
+from train.engine.fit import fit, saved
+from train.engine.walk import Data
 from train.programs.lit import plot as draw_lit
 from train.programs.lit import table as report_lit
 from train.programs.lit.config import Lit, Shallow, check

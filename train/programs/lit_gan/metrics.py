@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmajax.types import Array, Key, ModelStats, Params
-from train.data.batches import Batch
-from train.engine.objectives import supervised
-from train.engine.step import ACCURACY, Frozen, Objective, Score
+from lmajax.training import supervised
+from lmajax.types import Array, Batch, Frozen, Key, ModelStats, Objective, Params
+from train.engine.metrics import ACCURACY, Score
 from train.programs.lit_gan.frechet import frechet_distance
 from train.programs.lit_gan.objective import draw
 from train.programs.lit_gan.styles import STYLES, styled

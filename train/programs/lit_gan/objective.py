@@ -9,10 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from lmajax.losses import gradient_penalty
-from lmajax.types import Array, Key, ModelStats, Params
-from train.data.batches import Batch
-from train.engine.objectives import Kept, Taught
-from train.engine.step import Frozen, Objective
+from lmajax.training import Parts, Taught
+from lmajax.types import Array, Batch, Frozen, Key, ModelStats, Objective, Params
 from train.programs.lit_gan.styles import STYLES, styled
 
 _BETWEEN = 0xBE7  # keeps the penalty's points apart from the draws of styles
@@ -90,7 +88,7 @@ def translate(model: Adversaries, weights: Weights) -> Objective:
   def objective(params: Params, stats: ModelStats, frozen: Frozen, batch: Batch, key: Key):
     del frozen
     drawn = draw(batch.inputs, key)
-    made, kept = Kept(params, stats, key).run(model, 'translate', drawn.images, drawn.target, train=True)
+    made, kept = Parts(params, stats, key).run(model, 'translate', drawn.images, drawn.target, train=True)
     back, kept = kept.run(model, 'translate', made, drawn.source, train=True)
     fixed = jax.lax.stop_gradient((params, made))
     of_critic = _discriminating(_judge(model, params), fixed[1], drawn, weights, jax.random.fold_in(key, _BETWEEN))

@@ -15,18 +15,18 @@ import numpy as np
 
 from lmajax import models, tree
 from lmajax.activations.linen import ReLU
+from lmajax.training import Stages, blockwise, in_stages
 from train import build
 from train.data import Dataset, Examples, load
 from train.data.batches import normalized
 from train.deploy import given
 from train.deploy import model_file as shipped
 from train.deploy.score import timed
-from train.engine.blockwise import between_ends, going_on, in_stages
+from train.engine.cohort import Cohort, Group, Start, between_ends, going_on, weights
 from train.engine.evaluate import member, scores
-from train.engine.fit import Cohort, Data, Start, fit, saved, weights
-from train.engine.objectives import blockwise
+from train.engine.fit import fit, saved
 from train.engine.optimizers import adam, adversarial
-from train.engine.step import Group
+from train.engine.walk import Data
 from train.programs.lit import plot as draw_lit
 from train.programs.lit.methods import Arm
 from train.programs.lit_gan import plot as draw_lit_gan
@@ -143,7 +143,7 @@ def generators(config: LitGan, arm: Arm, shape: tuple[int, ...]) -> dict[Arm, Fi
     plan = build.plan(config, epochs)._replace(optimizer=adversarial(moved, config.critic_steps))
     return _alone(arm._replace(method=method), epochs, group, plan)
 
-  stages = blockwise(student, lambda *_: jnp.zeros(()), beta=0.0, fed=(0,), compared=(0,))
+  stages = blockwise(student, lambda *_: jnp.zeros(()), Stages(0.0, (0,), (0,)))
   group = Group(
     student, representing(stages, teacher), seeds, build.over(student), trained=in_stages(student),
     metrics=('error_0',), score=AGREEMENT,

@@ -7,20 +7,20 @@ import jax
 import jax.numpy as jnp
 
 from lmajax import compress, tree
-from lmajax.types import Reparam
+from lmajax.training import distill, mixed, teach
+from lmajax.types import Batch, Reparam
 from train import build
 from train.data import Dataset, load
-from train.data.batches import Batch
 from train.deploy import given
 from train.deploy.given import Given
 from train.deploy.model_file import description
 from train.deploy.score import Scoring, Trained
 from train.engine import schedules
+from train.engine.cohort import Cohort, Group, Plan, Start
 from train.engine.evaluate import member
-from train.engine.fit import Cohort, Data, Plan, Start, fit
-from train.engine.objectives import distill, mixed, teach
+from train.engine.fit import fit
 from train.engine.optimizers import sgd
-from train.engine.step import Group
+from train.engine.walk import Data
 from train.programs.quantize import plot as draw_quantize
 from train.programs.quantize import students as quantizers
 from train.programs.quantize import table as report_quantize

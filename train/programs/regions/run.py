@@ -14,13 +14,14 @@ import jax
 import numpy as np
 
 from lmajax import models, tree
+from lmajax.training import supervised, vmapped
+from lmajax.types import Batch
 from train import build, config
 from train.data import load
-from train.data.batches import Batch
-from train.engine import step
+from train.engine.cohort import Cohort, Group, fresh, weights
 from train.engine.evaluate import measured_again, member, scores
-from train.engine.fit import Cohort, Data, fit, fresh, weights
-from train.engine.objectives import supervised
+from train.engine.fit import fit
+from train.engine.walk import Data
 from train.programs.regions import count as regions
 from train.programs.regions import plot as draw_regions
 from train.programs.regions.config import Regions, check
@@ -97,10 +98,10 @@ def experiment(asked: Regions) -> Experiment:
   dataset = load(asked.data, data_dir=asked.data_dir)
   data, test = build.data(students, dataset)
 
-  def group(activation: str, segments: int | None) -> step.Group:
+  def group(activation: str, segments: int | None) -> Group:
     units = (asked.width,) * asked.depth
     model = models.MLP(units, dataset.num_classes, build.activation(activation, segments))
-    return step.Group(model, supervised(model), range(asked.seeds), step.vmapped)
+    return Group(model, supervised(model), range(asked.seeds), vmapped)
 
   kinds = {config.label(*kind): kind for kind in build.kinds(asked)}
   networks = Cohort({name: group(*kind) for name, kind in kinds.items()}, build.plan(students, asked.epochs))

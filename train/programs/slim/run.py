@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from lmajax import compress, models, tree
+from lmajax.training import distill, mixed, penalized, supervised, teach
 from lmajax.types import Widths
 from train import build
 from train.config import label, require
@@ -16,11 +17,10 @@ from train.data import Dataset, load
 from train.deploy import given
 from train.deploy.model_file import of_thin
 from train.deploy.score import MEASURING, timed
-from train.engine.blockwise import going_on
+from train.engine.cohort import Cohort, Group, Start, going_on, weights
 from train.engine.evaluate import measured_again, member, scores
-from train.engine.fit import Cohort, Data, Start, fit, saved, weights
-from train.engine.objectives import distill, mixed, penalized, supervised, teach
-from train.engine.step import Group
+from train.engine.fit import fit, saved
+from train.engine.walk import Data
 from train.programs.slim import plot as draw_slim
 from train.programs.slim import table as report_slim
 from train.programs.slim.config import Slim, check

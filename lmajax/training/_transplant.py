@@ -1,6 +1,5 @@
 """What block-wise training starts from: fitting boundaries, and the teacher's stem and head in the student."""
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -8,16 +7,24 @@ import jax.numpy as jnp
 
 from lmajax import tree
 from lmajax.models import ByPath
-from train.engine.fit import Cohort, Start, fresh
-from train.engine.optimizers import Where
-from train.engine.step import Group
-from train.runtime.errors import UserError
+from lmajax.types import Where
 
 
 def in_stages(model: Any) -> Where:
-  """Which parameters are those of stages: what a student whose stem and head are the teacher's is to train.
+  """Says which parameters belong to stages: what a student whose stem and head are its teacher's is to train.
 
-  Those of a model within the model count too; what stands beside that is then of its ends.
+  Args:
+    model: a ``Staged`` module, whose stages lie under ``stages_i``, or ``ByPath``. The stages of a model within the
+      model count too; what stands beside that is then of its ends.
+
+  Returns:
+    A function (path, leaf) -> whether the leaf is of a stage.
+
+  >>> where = in_stages(MLP((2,), 3, LMA))
+  >>> where('stages_0/Dense_0/kernel', None), where('logits/kernel', None)
+  (True, False)
+
+  Source: Koratana et al. 2019 (LIT), section 3.
   """
   if isinstance(model, ByPath):
     return lambda path, leaf: model.in_stages(path)
@@ -25,7 +32,25 @@ def in_stages(model: Any) -> Where:
 
 
 def with_ends(student: Any, variables: Any, teacher: Any, teacher_variables: Any) -> dict[str, Any]:
-  """The student's variables, stem and head (parameters and statistics) copied from the teacher's."""
+  """Copies the teacher's stem and head, parameters and statistics, into a student's variables.
+
+  Args:
+    student: a ``Staged`` module.
+    variables: the student's.
+    teacher: a ``Staged`` module, alike but for the depth of its stages.
+    teacher_variables: the teacher's, which are copied, since a step donates the student's.
+
+  Raises:
+    ValueError: stem and head of the two differ; the line has the path.
+
+  >>> student, teacher, x = MLP((2,), 3, linen.ReLU), MLP((2,), 3, linen.ReLU), jnp.ones((1, 4))
+  >>> mine, theirs = (student.init(jax.random.key(seed), x, train=False) for seed in (0, 1))
+  >>> both = with_ends(student, mine, teacher, theirs)['params']
+  >>> bool((both['logits']['kernel'] == theirs['params']['logits']['kernel']).all())
+  True
+
+  Source: Koratana et al. 2019 (LIT), section 3.
+  """
   theirs = _ends(teacher, teacher_variables)
   _check_ends(_ends(student, variables), theirs)
   mine = in_stages(student)
@@ -40,22 +65,6 @@ def with_ends(student: Any, variables: Any, teacher: Any, teacher_variables: Any
   return {collection: chosen(collection) for collection in variables}
 
 
-def going_on(variables: dict[str, Any]) -> Start:
-  """What a group goes on with from the variables that it ended with."""
-  return Start(variables['params'], (), {name: part for name, part in variables.items() if name != 'params'})
-
-
-def between_ends(cohort: Cohort, inputs: Any, teacher: Any, teacher_variables: Any) -> dict[str, Start]:
-  """New weights for each group of a cohort, between their teacher's stem and head."""
-  theirs = jax.device_get(teacher_variables)
-
-  def starting(group: Group, begun: Start) -> Start:
-    return going_on(with_ends(group.model, {'params': begun.theta, **begun.stats}, teacher, theirs))
-
-  begun = fresh(cohort, inputs)
-  return {name: group.over(partial(starting, group))(begun[name].end) for name, group in cohort.groups.items()}
-
-
 def _ends(model: Any, variables: Any) -> dict[str, Any]:
   """The leaves of stem and head by their path, the collection before it."""
   found, where = {}, in_stages(model)
@@ -68,23 +77,40 @@ def _ends(model: Any, variables: Any) -> dict[str, Any]:
 def _check_ends(mine: dict[str, Any], theirs: dict[str, Any]) -> None:
   for path in sorted(mine.keys() ^ theirs.keys()):
     has, lacks = ('student', 'teacher') if path in mine else ('teacher', 'student')
-    raise UserError(
+    raise ValueError(
       f'{path} is in the stem or head of the {has} and not of the {lacks}: build both alike but for depth'
     )
   for path, leaf in mine.items():
     if leaf.shape != theirs[path].shape:
-      raise UserError(f"{path} is {leaf.shape} in the student, the teacher's {theirs[path].shape}: give both one width")
+      raise ValueError(
+        f"{path} is {leaf.shape} in the student, the teacher's {theirs[path].shape}: give both one width"
+      )
 
 
 def check_boundaries(student: Any, teacher: Any, inputs: Any) -> None:
-  """Refuses a pair whose stages do not give taps of the same shapes, naming the stage; nothing is computed."""
+  """Refuses a pair whose stages do not give taps of the same shapes; nothing is computed.
+
+  Args:
+    student: a ``Staged`` module.
+    teacher: another.
+    inputs: what both take.
+
+  Raises:
+    ValueError: the numbers of stages or the shapes of their outputs differ; the line names the stage.
+
+  >>> check_boundaries(MLP((2,), 3, LMA), MLP((4,), 3, LMA), jnp.ones((1, 4)))
+  Traceback (most recent call last):
+  ValueError: stages_0 of the student gives (2,), the teacher's (4,): give both the same widths
+
+  Source: Koratana et al. 2019 (LIT), section 3: student and teacher are as wide at the ends of stages.
+  """
   mine, theirs = _shapes(student, inputs), _shapes(teacher, inputs)
   if len(mine) != len(theirs):
-    raise UserError(f'the student has {len(mine) - 1} stages, the teacher {len(theirs) - 1}: give both as many')
+    raise ValueError(f'the student has {len(mine) - 1} stages, the teacher {len(theirs) - 1}: give both as many')
   for i, (ours, other) in enumerate(zip(mine, theirs, strict=True)):
     name = f'stages_{i - 1}' if i else 'the stem'
     if ours != other:
-      raise UserError(f"{name} of the student gives {ours}, the teacher's {other}: give both the same widths")
+      raise ValueError(f"{name} of the student gives {ours}, the teacher's {other}: give both the same widths")
 
 
 def _shapes(model: Any, inputs: Any) -> list[Any]:

@@ -1,0 +1,242 @@
+"""Objectives, (params, stats, frozen, batch, key) -> (loss, (stats, metrics)): compose them, add no flags.
+
+A model is called as ``model.apply(variables, inputs, train=...)`` and gives logits, or logits and taps.
+"""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from lmajax import tree
+from lmajax.losses import distillation
+from lmajax.training._step import WithCode
+from lmajax.types import (
+  Array,
+  EndToEnd,
+  Frozen,
+  Key,
+  ModelStats,
+  Objective,
+  Params,
+  Reparam,
+  Share,
+  Tap,
+  Theta,
+  Where,
+)
+
+_NOISE = 0x4015E  # keeps the weights' noise apart from the dropout's
+
+
+class Taught(NamedTuple):
+  """What the teacher says of a batch, in evaluation mode: without taps where it gives none.
+
+  >>> Taught(logits=jnp.zeros((1, 3)), taps=()).taps
+  ()
+  """
+
+  logits: Array
+  taps: tuple[Tap, ...]
+
+
+def forward(model: nn.Module, params: Params, stats: ModelStats, inputs: Array, key: Key) -> tuple[Array, Any]:
+  """Runs a model in training mode.
+
+  Args:
+    model: a Linen module.
+    params: its parameters.
+    stats: its other collections, all of which may move.
+    inputs: a batch.
+    key: of dropout.
+
+  Returns:
+    The logits, and the statistics as they are moved.
+
+  >>> model, x = MLP((2,), 3, LMA), jnp.ones((5, 4))
+  >>> variables = model.init(jax.random.key(0), x, train=False)
+  >>> params = variables.pop('params')
+  >>> logits, stats = forward(model, params, variables, x, jax.random.key(1))
+  >>> logits.shape, stats.keys() == variables.keys()
+  ((5, 3), True)
+
+  Source: not in the paper.
+  """
+  variables = {'params': params, **stats}
+  output, moved = model.apply(variables, inputs, train=True, mutable=list(stats), rngs={'dropout': key})
+  return logits_of(output), moved
+
+
+def logits_of(output: Any) -> Array:
+  """Takes the logits out of what a model gives: logits alone, or with its taps behind them.
+
+  >>> z = jnp.array([1.0, 2.0])
+  >>> logits_of(z).tolist(), logits_of((z, ())).tolist()
+  ([1.0, 2.0], [1.0, 2.0])
+
+  Source: not in the paper.
+  """
+  return output[0] if isinstance(output, tuple) else output
+
+
+def supervised(model: nn.Module, *, label_smoothing: float = 0.0) -> Objective:
+  r"""Trains on the labels: the mean cross-entropy.
+
+  .. math:: -\overline{\sum_c \bigl((1 - \epsilon)\,[c = y] + \epsilon / C\bigr) \log p_c}
+
+  Args:
+    model: a Linen module.
+    label_smoothing: ε, the part of each label that is spread evenly over all C classes.
+
+  Returns:
+    The objective, which does not look at what is frozen; computed in float32.
+
+  >>> model, batch = MLP((2,), 3, linen.ReLU), Batch(jnp.ones((1, 4)), jnp.array([0]))
+  >>> variables = model.init(jax.random.key(0), batch.inputs, train=False)
+  >>> params, stats = variables['params'], {'batch_stats': variables['batch_stats']}
+  >>> params = jax.tree.map(jnp.zeros_like, params)
+  >>> loss, _ = supervised(model)(params, stats, None, batch, jax.random.key(0))
+  >>> round(float(loss), 4)  # log 3
+  1.0986
+
+  Source: label smoothing is Szegedy et al. 2016, section 7.
+  """
+
+  def objective(params: Params, stats: ModelStats, frozen: Frozen, batch: Any, key: Key):
+    del frozen
+    logits, stats = forward(model, params, stats, batch.inputs, key)
+    logits = logits.astype('float32')
+    if label_smoothing:
+      labels = optax.losses.smooth_labels(jax.nn.one_hot(batch.labels, logits.shape[-1]), label_smoothing)
+      return optax.losses.softmax_cross_entropy(logits, labels).mean(), (stats, {})
+    return optax.losses.softmax_cross_entropy_with_integer_labels(logits, batch.labels).mean(), (stats, {})
+
+  return objective
+
+
+def penalized(objective: Objective, where: Where, weight: float) -> Objective:
+  r"""Adds L1 on some of the parameters.
+
+  .. math:: L + \lambda \sum_{\mathrm{selected}} |\theta|
+
+  Args:
+    objective: L.
+    where: (path, leaf) -> whether a parameter is selected.
+    weight: λ.
+
+  >>> nothing = lambda params, stats, frozen, batch, key: (jnp.zeros(()), (stats, {}))
+  >>> on_scales = penalized(nothing, lambda path, leaf: path.endswith('scale'), 0.5)
+  >>> float(on_scales({'scale': jnp.array([1.0, -2.0]), 'bias': jnp.ones(2)}, {}, None, None, jax.random.key(0))[0])
+  1.5
+
+  Source: Liu et al. 2017 (network slimming), equation 1, where the scales of batch norms are selected.
+  """
+
+  def with_penalty(params: Params, stats: ModelStats, frozen: Frozen, batch: Any, key: Key):
+    loss, kept = objective(params, stats, frozen, batch, key)
+    selected, _ = tree.partition(params, where)
+    return loss + weight * sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(selected)), kept
+
+  return with_penalty
+
+
+def mixed(*, temperature: float, soft_weight: float) -> EndToEnd:
+  """Makes the paper's mix of soft targets and labels: the mean of ``losses.distillation``.
+
+  Args:
+    temperature: T.
+    soft_weight: w, of the soft targets.
+
+  >>> loss, z = mixed(temperature=2.0, soft_weight=0.7), jnp.zeros((1, 2))
+  >>> round(float(loss(z, Taught(z, ()), Batch(z, jnp.array([0])))), 4)  # 0.3 log 2
+  0.2079
+
+  Source: the LMA paper, equation 5.
+  """
+
+  def loss(logits: Array, taught: Taught, batch: Any) -> Array:
+    each = distillation(logits, taught.logits, batch.labels, temperature=temperature, soft_weight=soft_weight)
+    return each.mean()
+
+  return loss
+
+
+def distill(student: nn.Module, end_to_end: EndToEnd) -> Objective:
+  """Trains a student's logits under what its teacher says.
+
+  Args:
+    student: a Linen module.
+    end_to_end: a loss of the student's logits, ``Taught`` and the batch, as ``mixed`` makes it.
+
+  Returns:
+    The objective; frozen is ``Taught``, which ``teach`` shares.
+
+  >>> model, batch = MLP((2,), 3, LMA), Batch(jnp.ones((1, 4)), jnp.array([0]))
+  >>> variables = model.init(jax.random.key(0), batch.inputs, train=False)
+  >>> params, stats = variables['params'], {'batch_stats': variables['batch_stats']}
+  >>> objective = distill(model, mixed(temperature=2.0, soft_weight=0.7))
+  >>> loss, (stats, metrics) = objective(params, stats, Taught(jnp.zeros((1, 3)), ()), batch, jax.random.key(0))
+  >>> loss.shape, metrics
+  ((), {})
+
+  Source: Hinton et al. 2015, section 2; the LMA paper, equation 5.
+  """
+
+  def objective(params: Params, stats: ModelStats, frozen: Taught, batch: Any, key: Key):
+    logits, stats = forward(student, params, stats, batch.inputs, key)
+    return end_to_end(logits, frozen, batch), (stats, {})
+
+  return objective
+
+
+def reparameterized(objective: Objective, reparam: Reparam) -> Objective:
+  """Trains what weights are made from, in place of the weights.
+
+  Args:
+    objective: of the weights.
+    reparam: makes them; with the key of each step, so that its noise and its straight-through gradient are those of
+      training.
+
+  Returns:
+    The objective of theta; frozen is ``WithCode``.
+
+  >>> def squared(params, stats, frozen, batch, key):
+  ...   return jnp.square(params['w'] - frozen).sum(), (stats, {})
+  >>> reparam = compress.uniform(1, bucket_size=None)
+  >>> theta, code = reparam.init({'w': jnp.array([0., .4, 1.])}, jax.random.key(0))  # seen as 0, 0, 1
+  >>> float(reparameterized(squared, reparam)(theta, {}, WithCode(0.0, code), None, jax.random.key(0))[0])
+  1.0
+
+  Source: the LMA paper, "Joint experiment"; Polino et al. 2018, section 3.
+  """
+
+  def of_theta(theta: Theta, stats: ModelStats, frozen: WithCode, batch: Any, key: Key):
+    weights = reparam.apply(theta, frozen.code, jax.random.fold_in(key, _NOISE))
+    return objective(weights, stats, frozen.frozen, batch, key)
+
+  return of_theta
+
+
+def teach(teacher: Any) -> Share:
+  """Makes of a teacher's variables what it says of a batch, which all students under it share.
+
+  Args:
+    teacher: a Linen module, run in evaluation mode; no gradient flows into it.
+
+  >>> model, batch = MLP((2,), 3, linen.ReLU), Batch(jnp.ones((1, 4)), jnp.array([0]))
+  >>> variables = model.init(jax.random.key(0), batch.inputs, train=False)
+  >>> params, stats = variables['params'], {'batch_stats': variables['batch_stats']}
+  >>> taught = teach(model)(variables, batch)
+  >>> taught.logits.shape, len(taught.taps)
+  ((1, 3), 2)
+
+  Source: Hinton et al. 2015, section 2.
+  """
+
+  def share(frozen: Frozen, batch: Any) -> Taught:
+    said: Any = teacher.apply(frozen, batch.inputs, train=False)
+    return jax.lax.stop_gradient(Taught(*said) if isinstance(said, tuple) else Taught(said, ()))
+
+  return share

@@ -1,0 +1,170 @@
+"""One training step, whatever is trained: the objective is a value handed to it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from lmajax.types import Array, Code, Frozen, Key, Metrics, ModelStats, Objective, Params, Share, Step
+
+
+class WithCode(NamedTuple):
+  """What the objective of weights made from less looks at: what that of the weights does, and the code.
+
+  >>> WithCode(frozen=None, code=())._fields
+  ('frozen', 'code')
+  """
+
+  frozen: Frozen
+  code: Code
+
+
+class TrainState(NamedTuple):
+  """Everything a step changes; of several seeds, every leaf has a leading axis of them.
+
+  >>> TrainState._fields
+  ('step', 'params', 'stats', 'opt_state', 'key')
+  """
+
+  step: Array
+  params: Params
+  stats: ModelStats
+  opt_state: Any
+  key: Key
+
+
+def init_state(model: nn.Module, tx: optax.GradientTransformation, key: Key, inputs: Any) -> TrainState:
+  """Initializes a model, its optimizer, and the key of its dropout.
+
+  Args:
+    model: a Linen module, called as ``model(inputs, train=...)``; its collections beside ``params`` are its statistics.
+    tx: moves the parameters.
+    key: split in two, for the weights and the dropout.
+    inputs: of any batch size.
+
+  >>> state = init_state(MLP((2,), 3, LMA), optax.sgd(0.1), jax.random.key(0), jnp.zeros((1, 4)))
+  >>> int(state.step), sorted(state.params), sorted(state.stats)
+  (0, ['logits', 'stages_0'], ['batch_stats'])
+
+  Source: not in the paper.
+  """
+  init_key, dropout_key = jax.random.split(key)
+  variables = dict(model.init(init_key, inputs, train=False))
+  params = variables.pop('params')
+  return TrainState(jnp.zeros((), jnp.int32), params, variables, tx.init(params), dropout_key)
+
+
+def train_step(objective: Objective, tx: optax.GradientTransformation) -> Step:
+  r"""Makes the step of one student, not yet compiled.
+
+  .. math:: \theta \leftarrow \theta + \mathrm{tx}\bigl(\nabla_\theta L(\theta)\bigr)
+
+  Args:
+    objective: L; it is given the state's key folded with the number of the step, so that no two steps draw alike.
+    tx: moves the parameters.
+
+  >>> def squared(params, stats, frozen, batch, key):
+  ...   return jnp.square(params * batch.inputs - batch.labels).mean(), (stats, {})
+  >>> tx = optax.sgd(0.25)
+  >>> params = jnp.float32(0)
+  >>> state = TrainState(jnp.int32(0), params, {}, tx.init(params), jax.random.key(0))
+  >>> state, metrics = train_step(squared, tx)(state, None, Batch(jnp.ones(2), jnp.array([2, 2])))
+  >>> int(state.step), float(state.params), float(metrics['loss'])
+  (1, 1.0, 4.0)
+
+  Source: not in the paper.
+  """
+
+  def step(state: TrainState, frozen: Frozen, batch: Any) -> tuple[TrainState, Metrics]:
+    key = jax.random.fold_in(state.key, state.step)
+    value_and_grad = jax.value_and_grad(objective, has_aux=True)
+    (loss, (stats, metrics)), grads = value_and_grad(state.params, state.stats, frozen, batch, key)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, params, stats, opt_state, state.key), {'loss': loss, **metrics}
+
+  return step
+
+
+def as_it_is(frozen: Frozen, batch: Any) -> Frozen:
+  """Shares what is frozen itself.
+
+  >>> as_it_is('frozen', None)
+  'frozen'
+
+  Source: not in the paper.
+  """
+  del batch
+  return frozen
+
+
+def sharing(step: Callable, share: Share) -> Callable:
+  """Makes the step that sees what ``share`` makes of the frozen and the batch, once a step.
+
+  Beside a code (``WithCode``) only what is frozen with it is shared, so that distillation into quantized weights needs
+  nothing else.
+
+  Args:
+    step: (states, frozen, batch) -> anything, of one student or of many.
+    share: as ``teach`` makes it of a teacher.
+
+  >>> step = sharing(lambda states, frozen, batch: frozen, lambda frozen, batch: frozen * batch)
+  >>> step(None, 2, 3), step(None, WithCode(2, 'code'), 3)
+  (6, WithCode(frozen=6, code='code'))
+
+  Source: not in the paper.
+  """
+
+  def shared(states, frozen, batch):
+    if isinstance(frozen, WithCode):
+      return step(states, frozen._replace(frozen=share(frozen.frozen, batch)), batch)
+    return step(states, share(frozen, batch), batch)
+
+  return shared
+
+
+def compiled(step: Callable, *, placed: jax.sharding.Sharding | None = None) -> Callable:
+  """Compiles a step, or several, of one student or of many.
+
+  Args:
+    step: (states, …) -> states, or (states, metrics).
+    placed: where the states stay; None leaves it to the compiler.
+
+  Returns:
+    The function, to which the states are donated: those handed in are gone afterwards.
+
+  >>> compiled(lambda states, frozen, batch: states + batch)(jnp.ones(2), None, 1.0).tolist()
+  [2.0, 2.0]
+
+  Source: not in the paper.
+  """
+  return jax.jit(step, donate_argnums=0, out_shardings=placed)
+
+
+def make_train_step(objective: Objective, tx: optax.GradientTransformation, *, share: Share = as_it_is) -> Step:
+  """Makes the compiled step of one student.
+
+  Distillation into weights of 4 bits, called as ``step(state, WithCode(teacher_variables, code), batch)``, where
+  ``params`` and ``opt_state`` of the state are of theta:
+
+  ``make_train_step(reparameterized(distill(student, mixed()), uniform(4)), tx, share=teach(teacher))``
+
+  Args:
+    objective: what the student is trained by.
+    tx: moves the parameters.
+    share: what the objective looks at, from what is frozen and the batch; by default what is frozen itself.
+
+  >>> def squared(params, stats, frozen, batch, key):
+  ...   return jnp.square(params * batch.inputs - frozen).mean(), (stats, {})
+  >>> tx = optax.sgd(0.25)
+  >>> state = TrainState(jnp.int32(0), jnp.float32(0), {}, tx.init(jnp.float32(0)), jax.random.key(0))
+  >>> step = make_train_step(squared, tx, share=lambda frozen, batch: frozen * batch.inputs)
+  >>> float(step(state, 3.0, Batch(jnp.ones(2), jnp.zeros(2, int)))[0].params)
+  1.5
+
+  Source: not in the paper.
+  """
+  return compiled(sharing(train_step(objective, tx), share))

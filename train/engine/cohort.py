@@ -1,0 +1,183 @@
+"""Groups of students that are trained together, in one program."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from lmajax.compress import identity
+from lmajax.training import (
+  TrainState,
+  WithCode,
+  as_it_is,
+  init_state,
+  reparameterized,
+  sharing,
+  together,
+  train_step,
+  with_ends,
+)
+from lmajax.types import Array, Batch, Code, Frozen, Metrics, ModelStats, Objective, Reparam, Share, Step, Theta, Where
+from train.engine.metrics import ACCURACY, Score
+from train.engine.optimizers import Optimizer, adjustable, only
+from train.engine.schedules import Schedule
+from train.runtime.errors import mendable
+
+
+class Group(NamedTuple):
+  """Students of one architecture, one objective and one kind of weights that differ in their seeds alone."""
+
+  model: nn.Module
+  objective: Objective
+  seeds: Sequence[int]
+  over: Callable[[Callable], Callable]
+  reparam: Reparam = identity()
+  trained: Where | None = None  # which of the parameters; None: all
+  metrics: tuple[str, ...] = ()  # of the objective, to be noted beside the loss
+  score: Score = ACCURACY
+
+
+class Plan(NamedTuple):
+  """How fast and how long: the schedule ends the training."""
+
+  learning_rate: float
+  optimizer: Optimizer
+  schedule: Schedule
+  save_every: int
+
+
+Errors = list[dict[str, list[float | None]]]
+"""On the validation set: of an epoch, of a group, of a seed; None of a student that has diverged."""
+
+
+class Cohort(NamedTuple):
+  """Groups of students that are trained together: on the same batches, under what ``share`` makes of each."""
+
+  groups: dict[str, Group]
+  plan: Plan
+  share: Share = as_it_is
+
+  def rates(self, errors: Errors) -> dict[str, list[float]]:
+    """The learning rates of the next epoch: 0 for a student that has stopped or diverged, none when all have."""
+
+    def factor(errors: list[Any]) -> float | None:
+      return None if errors and errors[-1] is None else self.plan.schedule(errors)
+
+    def factors(name: str, group: Group) -> list[float | None]:
+      return [factor([epoch[name][i] for epoch in errors]) for i in range(len(group.seeds))]
+
+    of_all = {name: factors(name, group) for name, group in self.groups.items()}
+    if all(factor is None for group in of_all.values() for factor in group):
+      return {}
+    return {name: [self.plan.learning_rate * (factor or 0.0) for factor in group] for name, group in of_all.items()}
+
+
+class Start(NamedTuple):
+  """What a group goes on with, if not with new weights: every leaf has a leading axis of seeds."""
+
+  theta: Theta
+  code: Code
+  stats: ModelStats
+
+
+Starts = Mapping[str, Start]
+_CODE = 0xC0DE  # keeps the codes' draws apart from the weights'
+
+
+class Progress(NamedTuple):
+  """A student on its way, or with a leading axis of seeds a group of them; its parameters are the reparam's theta."""
+
+  state: TrainState
+  sums: Metrics  # over the current epoch, so that a resume in its middle reports the same means
+  code: Code = ()
+
+  @property
+  def end(self) -> Start:
+    """What another fit can go on with."""
+    return Start(self.state.params, self.code, self.state.stats)
+
+
+def optimizer_of(group: Group, plan: Plan) -> optax.GradientTransformationExtraArgs:
+  """The plan's, for the parameters that the group trains."""
+  return adjustable(plan.optimizer if group.trained is None else only(group.trained, plan.optimizer))
+
+
+def cohort_step(cohort: Cohort) -> Callable:
+  """The step of all students, not yet compiled: (progress by name, frozen, batch) -> progress by name."""
+
+  def student(group: Group) -> Callable:
+    tx = optimizer_of(group, cohort.plan)
+    step = unless_stopped(train_step(reparameterized(group.objective, group.reparam), tx))
+
+    def summed(progress: Progress, shared: Any, batch: Batch) -> Progress:
+      state, metrics = step(progress.state, WithCode(shared, progress.code), batch)
+      return Progress(state, {name: total + metrics[name] for name, total in progress.sums.items()}, progress.code)
+
+    return summed
+
+  steps = {name: group.over(student(group)) for name, group in cohort.groups.items()}
+  return sharing(together(steps), cohort.share)
+
+
+def unless_stopped(step: Step) -> Step:
+  """The step of a student that stays as it is, statistics and all, once its learning rate is 0."""
+
+  def guarded(state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:
+    moved, metrics = step(state, frozen, batch)
+    moving = state.opt_state.hyperparams['learning_rate'] > 0
+    kept = jax.tree.map(lambda new, old: jnp.where(moving, new, old), moved, state)
+    return kept._replace(step=moved.step), metrics
+
+  return guarded
+
+
+def weights(cohort: Cohort) -> Callable[[dict[str, Progress]], dict[str, Any]]:
+  """Compiles progress by name -> what ``model.apply`` takes by name: the weights that would be shipped."""
+
+  def one(group: Group) -> Callable:
+    def decoded(progress: Progress) -> dict[str, Any]:
+      return {'params': group.reparam.apply(progress.state.params, progress.code, None), **progress.state.stats}
+
+    return group.over(decoded)
+
+  return jax.jit(together({name: one(group) for name, group in cohort.groups.items()}))
+
+
+def fresh(cohort: Cohort, inputs: Array, starts: Starts | None = None) -> dict[str, Progress]:
+  """All students before their first step, by name; a group that has no start gets new weights."""
+
+  def start(name: str, group: Group) -> Progress:
+    tx = optimizer_of(group, cohort.plan)
+
+    def one(seed: tuple[Array, Start | None]) -> Progress:
+      key, given = seed
+      state = init_state(group.model, tx, key, inputs)
+      given = given or Start(*group.reparam.init(state.params, jax.random.fold_in(key, _CODE)), state.stats)
+      state = state._replace(params=given.theta, stats=given.stats, opt_state=tx.init(given.theta))
+      return Progress(state, {name: jnp.zeros(()) for name in ('loss', *group.metrics)}, given.code)
+
+    keys = jnp.stack([jax.random.key(seed) for seed in group.seeds])
+    return group.over(one)((keys, (starts or {}).get(name)))
+
+  return {name: start(name, group) for name, group in cohort.groups.items()}
+
+
+def going_on(variables: dict[str, Any]) -> Start:
+  """What a group goes on with from the variables that it ended with."""
+  return Start(variables['params'], (), {name: part for name, part in variables.items() if name != 'params'})
+
+
+def between_ends(cohort: Cohort, inputs: Any, teacher: Any, teacher_variables: Any) -> dict[str, Start]:
+  """New weights for each group of a cohort, between their teacher's stem and head."""
+  theirs = jax.device_get(teacher_variables)
+
+  def starting(group: Group, begun: Start) -> Start:
+    with mendable():
+      return going_on(with_ends(group.model, {'params': begun.theta, **begun.stats}, teacher, theirs))
+
+  begun = fresh(cohort, inputs)
+  return {name: group.over(partial(starting, group))(begun[name].end) for name, group in cohort.groups.items()}
