@@ -7,8 +7,9 @@ import pytest
 
 from tests.programs import LONGEST, SMALL, finished, start, train
 from tests.runs import refused
-from train.config import Distill, check, defaults, load, save
+from train.config import load, save
 from train.programs.distill import run as distill
+from train.programs.distill.config import Distill, check, defaults
 from train.runtime import folders
 from train.runtime.errors import UserError
 from train.runtime.run import Run

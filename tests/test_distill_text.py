@@ -21,7 +21,7 @@ from tests.runs import assert_same_run, assert_teacher_is_taken, refused, result
 from train.__main__ import main
 from train.commands.config import Translate
 from train.commands.readme import filled
-from train.config import load, recipe, save
+from train.config import TEACHER, load, recipe, save
 from train.data.corpora.buckets import numbers
 from train.data.corpora.vocabulary import END, PADDING, START
 from train.programs.distill_text import build as build_text
@@ -32,8 +32,7 @@ from train.programs.distill_text import translate
 from train.programs.distill_text.config import DistillText, check, defaults
 from train.programs.distill_text.decode import Search
 from train.programs.distill_text.table import Row
-from train.results import report
-from train.results.report import TEACHER
+from train.results.rows import read_rows
 from train.runtime.errors import UserError
 
 LENGTH, STEPS_AN_EPOCH = 24, 8
@@ -164,7 +163,7 @@ def copy(whole, tmp_path):
 
 @pytest.fixture(scope='module')
 def rows(whole):
-  return report.read(whole, 'distill-text', Row)
+  return read_rows(whole, 'distill-text', Row)
 
 
 @pytest.mark.slow

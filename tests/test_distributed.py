@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from tests.programs import counting, finished, metrics, start, train
-from train.config import Distill, load
+from train.config import load
 from train.programs.distill import run as distill
+from train.programs.distill.config import Distill
 from train.runtime.distributed import join
 from train.runtime.errors import UserError
 

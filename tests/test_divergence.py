@@ -21,10 +21,12 @@ from train.engine.evaluate import member
 from train.engine.fit import fit, saved
 from train.engine.optimizers import sgd
 from train.engine.schedules import cosine
-from train.results import report
-from train.results.report import Row
+from train.programs.distill.table import Row, text
+from train.results.rows import read_rows
+from train.results.statistics import paired
 from train.runtime.errors import UserError
-from train.runtime.run import Run, without_nan
+from train.runtime.files import without_nan
+from train.runtime.run import Run
 
 MODEL = models.MLP((4,), 10, linen.ReLU)
 
@@ -146,17 +148,17 @@ class TestTables:
   )
 
   def test_count_the_lost_and_compare_the_others_seed_by_seed(self):
-    _, _, _, lma, swish = report.table(self.ROWS).splitlines()
+    _, _, _, lma, swish = text(self.ROWS).splitlines()
     assert '| 65.00 ± 7.07 (1 of 3 diverged) | +5.00 | ' in lma
     assert '| distilled | 3 of 3 diverged |  |  |  |' in swish
-    found = report.paired(self.ROWS[1].accuracy, self.ROWS[0].accuracy)
+    found = paired(self.ROWS[1].accuracy, self.ROWS[0].accuracy)
     assert found.mean == pytest.approx(0.05) and found.half_width == pytest.approx(12.7062 * 0.05, rel=1e-4)
 
   def test_are_null_in_the_file_and_come_back(self, tmp_path):
     rows = without_nan([row._asdict() for row in self.ROWS])
     (tmp_path / 'results.json').write_text(json.dumps({'rows': rows}, allow_nan=False))
     assert rows[1]['accuracy'] == [0.6, None, 0.7]
-    np.testing.assert_array_equal(report.read(tmp_path, 'distill', Row)[1].accuracy, self.ROWS[1].accuracy)
+    np.testing.assert_array_equal(read_rows(tmp_path, 'distill', Row)[1].accuracy, self.ROWS[1].accuracy)
 
 
 def test_weights_that_are_no_numbers_are_not_written(tmp_path):

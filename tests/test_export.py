@@ -13,13 +13,14 @@ from tests.models import cifar10, written
 from tests.programs import train
 from tests.runs import refused
 from train.__main__ import main
+from train.build import described
 from train.commands import export
-from train.config import Distill
 from train.data import load
 from train.data.images.classes import BRIGHTEST, NAMES
 from train.deploy import model_file as shipped
 from train.deploy import serve
 from train.programs.distill import run as distill
+from train.programs.distill.config import Distill
 
 ONNX = pytest.param(
   'onnx', marks=pytest.mark.skipif(jax.__version_info__ >= (0, 11), reason='jax2onnx 0.13 converts for JAX 0.10')
@@ -56,7 +57,7 @@ class TestDescription:
     )
 
   def test_the_teacher_has_one_too(self):
-    description = shipped.description(Distill(), None, load('digits'))
+    description = described(Distill(), None, load('digits'))
     assert shipped.model(description).units == (64, 64)
 
   def test_quantized_activations_are_part_of_it(self, tmp_path):

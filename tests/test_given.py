@@ -9,8 +9,8 @@ import pytest
 from lmajax import compress
 from tests.programs import train
 from tests.runs import assert_teacher_is_taken, refused, results
-from train.config import Distill
 from train.deploy.given import teachers
+from train.programs.distill.config import Distill
 from train.runtime.errors import UserError
 
 SMALL = ['--train-images', '130', '--epochs', '1', '--activations', 'relu', '--batch-size', '32']

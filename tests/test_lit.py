@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from lmajax.training import Stages
 from train.__main__ import main
 from train.commands.readme import filled
-from train.config import load, save
+from train.config import TEACHER, load, save
 from train.engine.cohort import cohort_step, fresh
 from train.engine.evaluate import member
 from train.programs.lit import plot as draw_lit
 from train.programs.lit import run as lit
 from train.programs.lit import table as report_lit
 from train.programs.lit.config import Lit, check, defaults
-from train.programs.lit.methods import MERGING, TRANSPLANTED, Arm, Switches, arms, named, phases, switches
-from train.programs.lit.table import Row, counterpart, verdict
-from train.results import report
-from train.results.report import TEACHER
+from train.programs.lit.methods import MERGING, TRANSPLANTED, arms, named, phases, switches
+from train.programs.lit.table import Arm, Row, counterpart, verdict
+from train.results.rows import read_rows, write_results
 
 METHODS = (
   'hard', 'kd', 'hint', 'born-again', 'lit', 'lit-own-inputs', 'lit-one-boundary', 'lit-beta-0', 'lit-beta-1',
@@ -105,16 +105,16 @@ class TestPhases:
 
 EVERY = (0, 1, 2)
 SWITCHES = {
-  ('lit', 'stages'): Switches(0.75, EVERY, EVERY, 0.0),
-  ('lit-only', 'whole'): Switches(0.75, EVERY, EVERY, 0.0),
-  ('lit-own-inputs', 'stages'): Switches(0.75, (), EVERY, 0.0),
-  ('lit-one-boundary', 'stages'): Switches(0.75, EVERY, (1,), 0.0),
-  ('lit-beta-0', 'stages'): Switches(0.0, EVERY, EVERY, 0.0),
-  ('lit-beta-1', 'stages'): Switches(1.0, EVERY, EVERY, 0.0),
-  ('lit-noise', 'stages'): Switches(0.75, EVERY, EVERY, 0.1),
-  (MERGING, 'merging-1'): Switches(0.75, EVERY, EVERY, 0.0),
-  (MERGING, 'merging-2'): Switches(0.75, (0, 1), (0, 2), 0.0),
-  (MERGING, 'merging-3'): Switches(0.75, (0,), (2,), 0.0),
+  ('lit', 'stages'): Stages(0.75, EVERY, EVERY, 0.0),
+  ('lit-only', 'whole'): Stages(0.75, EVERY, EVERY, 0.0),
+  ('lit-own-inputs', 'stages'): Stages(0.75, (), EVERY, 0.0),
+  ('lit-one-boundary', 'stages'): Stages(0.75, EVERY, (1,), 0.0),
+  ('lit-beta-0', 'stages'): Stages(0.0, EVERY, EVERY, 0.0),
+  ('lit-beta-1', 'stages'): Stages(1.0, EVERY, EVERY, 0.0),
+  ('lit-noise', 'stages'): Stages(0.75, EVERY, EVERY, 0.1),
+  (MERGING, 'merging-1'): Stages(0.75, EVERY, EVERY, 0.0),
+  (MERGING, 'merging-2'): Stages(0.75, (0, 1), (0, 2), 0.0),
+  (MERGING, 'merging-3'): Stages(0.75, (0,), (2,), 0.0),
 }
 
 
@@ -233,8 +233,8 @@ class TestReport:
     (tmp_path / 'lit').mkdir()
     (tmp_path / 'lit' / 'metrics.jsonl').write_text('{"seconds": 1}\n')
     (tmp_path / 'lit' / 'environment.json').write_text('[]')
-    report.write(tmp_path / 'lit', ALL, [each._asdict() for each in ROWS], report_lit.text(ROWS))
-    assert report.read(tmp_path / 'lit', 'lit', Row) == ROWS
+    write_results(tmp_path / 'lit', ALL, [each._asdict() for each in ROWS], report_lit.text(ROWS))
+    assert read_rows(tmp_path / 'lit', 'lit', Row) == ROWS
     text = filled('<!-- table of lit -->\n<!-- end of table -->', tmp_path)
     assert report_lit.text(ROWS) in text
 

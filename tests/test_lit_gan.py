@@ -24,7 +24,7 @@ from tests.runs import assert_same_run, assert_teacher_is_taken, refused, result
 from train.config import command
 from train.engine.cohort import cohort_step, fresh, optimizer_of
 from train.engine.optimizers import adam, adjustable, adversarial, sgd
-from train.programs.lit.methods import Arm
+from train.programs.lit.table import Arm
 from train.programs.lit_gan import run as lit_gan
 from train.programs.lit_gan import table as report_lit_gan
 from train.programs.lit_gan.config import LitGan, check, defaults
@@ -32,7 +32,7 @@ from train.programs.lit_gan.metrics import Made, agreement, answered, apart, ask
 from train.programs.lit_gan.objective import _BETWEEN, Adversaries, Weights, draw, one_hot, representing, translate
 from train.programs.lit_gan.styles import STYLES, styled
 from train.programs.lit_gan.table import Row
-from train.results import report
+from train.results.rows import read_rows
 
 RNG = np.random.default_rng(0)
 IMAGES = jnp.asarray(RNG.uniform(-1, 1, (4, 8, 8, 1)), jnp.float32)
@@ -354,7 +354,7 @@ def whole(tmp_path_factory):
 def test_a_run_writes_its_folder(whole):
   for name in ('config.json', 'metrics.jsonl', 'results.json', 'results.md', 'errors.png', 'sheet-lma-4.png'):
     assert (whole / name).stat().st_size > 0
-  rows = report.read(whole, 'lit-gan', Row)
+  rows = read_rows(whole, 'lit-gan', Row)
   assert [each.name for each in rows] == [f'lma-4-{method}' for method in ('teacher', 'lit-only', 'lit', 'scratch')]
   assert [len(each.frechet) for each in rows] == [1, 2, 2, 2]
   assert rows[0].teacher_error == [0.0]

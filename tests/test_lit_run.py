@@ -11,16 +11,15 @@ import pytest
 from tests.programs import metrics, train
 from tests.runs import assert_same_run, digests, saved_steps, whole_run
 from train.__main__ import main
-from train.config import load
+from train.config import TEACHER, load
 from train.engine.cohort import fresh
 from train.engine.evaluate import member
 from train.engine.fit import saved
 from train.programs.lit import run as lit
 from train.programs.lit import table as report_lit
 from train.programs.lit.config import Lit
-from train.programs.lit.methods import Arm
-from train.results import report
-from train.results.report import TEACHER
+from train.programs.lit.table import Arm
+from train.results.rows import read_rows
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +43,7 @@ def whole(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def rows(whole):
-  return {row.name: row for row in report.read(whole, 'lit', report_lit.Row)}
+  return {row.name: row for row in read_rows(whole, 'lit', report_lit.Row)}
 
 
 @pytest.fixture(scope='module')

@@ -11,7 +11,6 @@ import pytest
 
 from tests.programs import metrics, train
 from tests.runs import assert_same_run, assert_teacher_is_taken, refused, results, saved_steps, whole_run
-from train import build
 from train.__main__ import main
 from train.commands.readme import filled
 from train.config import check_training, load, recipe, save
@@ -20,7 +19,7 @@ from train.programs.lit import run as lit
 from train.programs.lit import table as report_lit
 from train.programs.lit.config import Lit
 from train.programs.lit.config_text import LitText, check_texts, defaults
-from train.results import report
+from train.results.rows import read_rows
 
 NARROW = ['--width', '2', '3', '3', '4', '--units', '5', '4', '--length', '64', '--batch-size', '16']
 OPTIONS = [
@@ -105,7 +104,7 @@ def whole(tmp_path_factory):
 @pytest.mark.slow
 class TestRun:
   def test_its_rows_are_those_of_the_pair(self, whole):
-    rows = report.read(whole, 'lit-text', report_lit.Row)
+    rows = read_rows(whole, 'lit-text', report_lit.Row)
     assert [(row.name, row.network, row.depth) for row in rows] == [
       ('relu-teacher', 'vdcnn-17', 17), ('relu-hard', 'vdcnn-9', 9), ('relu-lit', 'vdcnn-9', 9)
     ]  # fmt: skip
@@ -162,7 +161,7 @@ def table(tmp_path_factory):
 
 
 def test_a_table_of_ones_own_is_cut_as_the_options_say(table):
-  found = build.read(LitText(data='csv', data_dir=table, train_texts=20, length=30, columns=(2, 1)))
+  found = read_rows(LitText(data='csv', data_dir=table, train_texts=20, length=30, columns=(2, 1)))
   expected = text.load('csv', data_dir=table, train_examples=20, length=30, columns=(2, 1))
   for part, other in zip(found[1:4], expected[1:4], strict=True):
     np.testing.assert_array_equal(part.inputs, other.inputs)
@@ -175,6 +174,6 @@ def test_a_table_of_ones_own_is_run(table, tmp_path):
   few = ['--methods', 'hard', '--seeds', '1', '--epochs', '1', '--finetune-epochs', '1']
   done = train('lit-text', '--workdir', tmp_path / 'run', *options, *few)
   assert done.returncode == 0, done.stderr
-  rows = report.read(tmp_path / 'run', 'lit-text', report_lit.Row)
+  rows = read_rows(tmp_path / 'run', 'lit-text', report_lit.Row)
   assert [row.method for row in rows] == ['teacher', 'hard']
   assert load(LitText, tmp_path / 'run').columns == (-1,)

@@ -14,9 +14,11 @@ from lmajax.compress import unpack
 from lmajax.training import unrolled, vmapped
 from lmajax.types import Batch
 from train.__main__ import main
-from train.config import load, save
+from train.build import described
+from train.config import TEACHER, load, save
 from train.deploy import model_file as shipped
 from train.deploy import score as scoring
+from train.deploy.model_file import file_name
 from train.engine import evaluate, schedules
 from train.engine.checkpoint import Checkpoints, digests
 from train.engine.cohort import Cohort, Group, Plan, Start, fresh
@@ -28,8 +30,7 @@ from train.programs.quantize import table as report_quantize
 from train.programs.quantize.config import Quantize, check, defaults, soft_targets
 from train.programs.quantize.students import FLOAT, LEFT_OUT, ORIGINS
 from train.programs.quantize.table import Row, base_of, counterpart, relu_of
-from train.results import report
-from train.results.report import TEACHER
+from train.results.rows import read_rows
 from train.runtime.errors import UserError
 from train.runtime.run import Run
 
@@ -235,8 +236,8 @@ def test_what_is_scored_is_read_back_from_the_file(plan, tmp_path, monkeypatch):
   honest = quantize.student_row(plan, scorer, arm, scoring.Trained(group, end))
   monkeypatch.setattr(shipped, 'write', altered)
   row = quantize.student_row(plan, scorer, arm, scoring.Trained(group, end))
-  files = [tmp_path / scoring.file_name(arm.name, seed) for seed in (0, 1)]
-  about = shipped.description(SMALL, arm.student, plan.dataset)
+  files = [tmp_path / file_name(arm.name, seed) for seed in (0, 1)]
+  about = described(SMALL, arm.student, plan.dataset)
   assert row.accuracy == scorer.again(arm.name, group, about, row.accuracy)
   assert row.accuracy != honest.accuracy and row.validation_accuracy != honest.validation_accuracy
   assert row.accuracy_as_trained == honest.accuracy_as_trained
@@ -347,10 +348,10 @@ class TestTable:
   def test_results_of_another_command_are_refused(self, tmp_path, text, said):
     (tmp_path / 'results.json').write_text(text)
     with pytest.raises(UserError, match=f'results.json: .*{said}'):
-      report.read(tmp_path, 'quantize', Row)
+      read_rows(tmp_path, 'quantize', Row)
 
 
 def test_a_run_that_is_not_finished_is_no_table(tmp_path):
   (tmp_path / 'config.json').write_text('{}')
   with pytest.raises(UserError, match='not finished: quantize --resume --workdir'):
-    report.read(tmp_path, 'quantize', Row)
+    read_rows(tmp_path, 'quantize', Row)

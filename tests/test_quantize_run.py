@@ -17,9 +17,9 @@ from tests.programs import metrics, train
 from tests.runs import assert_same_run, digests, saved_steps, whole_run
 from train import build
 from train.__main__ import main
-from train.config import load
+from train.config import TEACHER, load
 from train.data import batches
-from train.deploy.score import file_name
+from train.deploy.model_file import file_name
 from train.engine import fit
 from train.engine.cohort import Cohort
 from train.engine.evaluate import member
@@ -28,8 +28,7 @@ from train.programs.quantize import students as quantizers
 from train.programs.quantize import table as report_quantize
 from train.programs.quantize.config import Quantize
 from train.programs.quantize.students import FROM_SCRATCH
-from train.results import report
-from train.results.report import TEACHER
+from train.results.rows import read_rows
 
 METHODS = ['post-training', 'uniform', 'noise', 'points', 'product', 'product-noise']
 OPTIONS = [
@@ -51,7 +50,7 @@ def whole(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def rows(whole):
-  return {row.name: row for row in report.read(whole, 'quantize', report_quantize.Row)}
+  return {row.name: row for row in read_rows(whole, 'quantize', report_quantize.Row)}
 
 
 @pytest.fixture(scope='module')

@@ -8,15 +8,15 @@ import pytest
 
 from tests.runs import refused
 from train import build
-from train.config import Distill
+from train.config import TEACHER
 from train.programs.compress import run as compress
 from train.programs.compress.config import Compress
 from train.programs.distill import run as distill
+from train.programs.distill.config import Distill
 from train.programs.quantize import run as quantize
 from train.programs.quantize.config import Quantize
 from train.programs.slim import run as slim
 from train.programs.slim.config import Slim
-from train.results.report import TEACHER
 
 OWN = {
   'teacher_learning_rate': 0.3, 'teacher_schedule': 'constant', 'teacher_weight_decay': 0.5, 'teacher_batch_size': 8,

@@ -22,6 +22,7 @@ from train.programs.regions import count as regions
 from train.programs.regions import run as recipe
 from train.programs.regions.config import Regions, check
 from train.programs.regions.pieces import MOST_PIECES, differentiated, pieces
+from train.programs.regions.table import Row, text
 from train.runtime.errors import UserError
 from train.runtime.run import Run
 
@@ -300,7 +301,7 @@ class TestRecipe:
     _, folder, rows = finished
     names = {path.name for path in folder.iterdir()}
     assert {'config.json', 'metrics.jsonl', 'results.json', 'results.md', 'regions.png'} <= names
-    assert (folder / 'results.md').read_text() == recipe.table(rows) + '\n'
+    assert (folder / 'results.md').read_text() == text(rows) + '\n'
     assert len((folder / 'metrics.jsonl').read_text().splitlines()) == 2
 
   def test_results_have_their_fields(self, finished):
@@ -318,15 +319,15 @@ class TestRecipe:
         assert min(row['regions']) >= 1
 
   def test_smooth_has_a_dash_for_a_number(self, finished):
-    line = next(line for line in recipe.table(finished[2]).splitlines() if line.startswith('| swish'))
+    line = next(line for line in text(finished[2]).splitlines() if line.startswith('| swish'))
     assert line.count('—') == 6
 
   def test_gain_is_per_parameter_beyond_relu(self):
-    relu = recipe.Row('relu', None, True, 3, 1, 100, [4.0, 6.0], [9, 9], [0.5, 0.5])
+    relu = Row('relu', None, True, 3, 1, 100, [4.0, 6.0], [9, 9], [0.5, 0.5])
     lma = relu._replace(activation='lma', segments=4, parameters=108, regions=[8.0, 10.0])
     assert lma.gain(relu) == 0.5
     assert relu.gain(relu) is relu._replace(regions=None, parameters=101).gain(relu) is None
-    *_, last = recipe.table([relu, relu, lma, lma]).splitlines()
+    *_, last = text([relu, relu, lma, lma]).splitlines()
     assert last == '| lma-4 | 108 | 9.0 ± 1.4 | 9.0 ± 1.4 | 8.3 | +0.50 | 9 ± 0 | 9 ± 0 | 50.0 ± 0.0 |'
 
   def test_sizes_are_equal_but_for_the_activation(self, finished):

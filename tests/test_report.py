@@ -14,11 +14,15 @@ from lmajax import models
 from lmajax.activations import linen
 from train import build
 from train.__main__ import main
+from train.activations import ACTIVATIONS, factory
 from train.commands.readme import filled
 from train.commands.report import joined
-from train.config import Distill
-from train.results import plots, report
-from train.results.report import Row
+from train.programs.distill.config import Distill
+from train.programs.distill.plot import comparisons
+from train.programs.distill.table import Row, gap_closed, minus_relu, text
+from train.results import plots
+from train.results.rows import read_rows, write_results
+from train.results.statistics import interval, paired
 from train.runtime.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -36,33 +40,33 @@ ROWS = [TEACHER, RELU, LMA, LMA_HARD]
 
 
 def test_the_interval_is_that_of_a_paired_t_test():
-  difference = report.paired(LMA.accuracy, RELU.accuracy)
+  difference = paired(LMA.accuracy, RELU.accuracy)
   expected = stats.ttest_rel(LMA.accuracy, RELU.accuracy).confidence_interval(0.95)
   assert difference.mean - difference.half_width == pytest.approx(expected.low)
   assert difference.mean + difference.half_width == pytest.approx(expected.high)
 
 
 def test_one_seed_has_no_interval():
-  one = report.paired([0.7], [0.6])
+  one = paired([0.7], [0.6])
   assert one.half_width is None
-  assert report.interval(one) == 'one seed'
+  assert interval(one) == 'one seed'
 
 
 def test_gap_closed_is_a_ratio_of_means():
-  assert report.gap_closed(LMA, ROWS) == pytest.approx((0.72 - 0.55) / (0.9 - 0.55))
-  assert report.gap_closed(LMA_HARD, ROWS) is None
-  assert report.gap_closed(RELU, ROWS) is None  # has no hard-label counterpart here
+  assert gap_closed(LMA, ROWS) == pytest.approx((0.72 - 0.55) / (0.9 - 0.55))
+  assert gap_closed(LMA_HARD, ROWS) is None
+  assert gap_closed(RELU, ROWS) is None  # has no hard-label counterpart here
 
 
 def test_the_difference_is_from_relu_of_the_same_width_and_labels():
-  assert report.minus_relu(LMA, ROWS).mean == pytest.approx(np.mean([0.1, 0.02, 0.09]))
-  assert report.minus_relu(LMA._replace(width=4), ROWS) is None
-  assert report.minus_relu(LMA_HARD, ROWS) is None
-  assert report.minus_relu(RELU, ROWS) is None
+  assert minus_relu(LMA, ROWS).mean == pytest.approx(np.mean([0.1, 0.02, 0.09]))
+  assert minus_relu(LMA._replace(width=4), ROWS) is None
+  assert minus_relu(LMA_HARD, ROWS) is None
+  assert minus_relu(RELU, ROWS) is None
 
 
 def test_the_table_has_a_line_per_row_with_sample_deviation():
-  lines = report.table(ROWS).splitlines()
+  lines = text(ROWS).splitlines()
   assert len(lines) == 2 + len(ROWS)
   assert '72.00 ± 2.00 | +7.00' in lines[4]
   assert lines[2].startswith('| teacher | 64 | hard | 90.00 |')
@@ -72,18 +76,18 @@ def written(folder, rows, **changes):
   folder.mkdir(exist_ok=True)
   (folder / 'metrics.jsonl').write_text('{"seconds": 1.25}\n{"seconds": 2.5}\n')
   (folder / 'environment.json').write_text('[{"cores": 2}]')
-  report.write(folder, Distill(**changes), [row._asdict() for row in rows], report.table(rows))
+  write_results(folder, Distill(**changes), [row._asdict() for row in rows], text(rows))
   return folder
 
 
 def test_results_survive_the_file(tmp_path):
   written(tmp_path, ROWS)
-  assert report.read(tmp_path, 'distill', Row) == ROWS
+  assert read_rows(tmp_path, 'distill', Row) == ROWS
   results = json.loads((tmp_path / 'results.json').read_text())
   assert results['rows'][2]['hard_label'] is False
   assert (results['recipe'], results['seconds_of_training']) == ('distill', 3.8)
   assert results['environments'] == [{'cores': 2}]
-  assert (tmp_path / 'results.md').read_text().strip() == report.table(ROWS)
+  assert (tmp_path / 'results.md').read_text().strip() == text(ROWS)
 
 
 def test_runs_are_joined_only_where_they_agree(tmp_path):
@@ -136,18 +140,18 @@ class TestSeeds:
     results = json.loads((tmp_path / 'both' / 'results.json').read_text())
     assert (results['config']['seeds'], results['config']['first_seed']) == (5, 0)
     assert (results['seconds_of_training'], results['environments']) == (7.6, [{'cores': 2}])
-    assert report.read(tmp_path / 'both', 'distill', Row) == joined([first, later]).rows
+    assert read_rows(tmp_path / 'both', 'distill', Row) == joined([first, later]).rows
 
   def test_a_difference_of_unequal_numbers_has_no_interval(self):
-    found = report.paired([0.7, 0.8], [0.5])
+    found = paired([0.7, 0.8], [0.5])
     assert (found.mean, found.half_width) == (pytest.approx(0.25), None)
 
 
 def test_pictures_against_width_and_segments_are_drawn_where_they_vary(tmp_path):
-  assert plots.comparisons(tmp_path, ROWS) == []
+  assert comparisons(tmp_path, ROWS) == []
   wider = [r._replace(width=5) for r in ROWS[1:]]
   finer = [LMA._replace(segments=4)]
-  drawn = plots.comparisons(tmp_path, ROWS + wider + finer)
+  drawn = comparisons(tmp_path, ROWS + wider + finer)
   assert [path.name for path in drawn] == ['against_width.png', 'against_segments.png']
   assert all(path.stat().st_size > 5000 for path in drawn)
 
@@ -186,12 +190,12 @@ def test_a_site_is_that_of_the_activation_within_its_quantization(learned):
 @pytest.mark.parametrize('model', MODELS)
 def test_the_curves_of_every_model_and_activation_can_be_drawn(tmp_path, model):
   def variables(name):
-    network = MODELS[model](build.activation(name, 4))
+    network = MODELS[model](factory(name, 4))
     shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False))
     return jax.tree.map(lambda leaf: jnp.ones((1, *leaf.shape), leaf.dtype), shapes)
 
   names = ['relu', 'identity', 'prelu', 'swish', 'aplu', 'lma', 'lma-joined']
-  trained = {build.Arm(name, 4 if name in build.SEGMENTED else None, 1, False): variables(name) for name in names}
+  trained = {build.Arm(name, 4 if ACTIVATIONS[name].segmented else None, 1, False): variables(name) for name in names}
   found = {arm.activation: sorted(plots.sites(jax.tree.map(lambda leaf: leaf[0], v))) for arm, v in trained.items()}
   assert found['lma'] == found['prelu'] == found['swish'] and len(found['lma']) == {'WideResNet': 7}.get(model, 2)
   assert found['relu'] == found['identity'] == []

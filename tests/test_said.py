@@ -24,7 +24,6 @@ from tests import oracles
 from tests.programs import train
 from tests.runs import assert_same_run, refused, whole_run
 from train.__main__ import main
-from train.config import Distill
 from train.data import Examples, load
 from train.data.batches import Batches, pixels
 from train.data.corpora.buckets import TokenBatches, Tokens
@@ -36,6 +35,7 @@ from train.engine.optimizers import sgd
 from train.engine.schedules import constant
 from train.engine.walk import Data, looped, stepped
 from train.programs.distill import run as recipe
+from train.programs.distill.config import Distill
 from train.programs.distill_text import run as recipe_text
 from train.programs.distill_text.config import DistillText
 from train.runtime.errors import UserError

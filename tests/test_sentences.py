@@ -18,7 +18,15 @@ from lmajax.models import Transformer
 from lmajax.training import Taught, distill, vmapped
 from lmajax.types import Batch
 from train import build
-from train.data.corpora.buckets import TokenBatches, Tokens, Vocabularies, encoded, evaluation_batches, side_by_side
+from train.data.corpora.buckets import (
+  Text,
+  TokenBatches,
+  Tokens,
+  Vocabularies,
+  encoded,
+  evaluation_batches,
+  side_by_side,
+)
 from train.data.corpora.pairs import Corpus, Pairs
 from train.data.corpora.vocabulary import END, PADDING, START, Words
 from train.engine.cohort import Cohort, Group, Plan
@@ -28,7 +36,6 @@ from train.engine.optimizers import noam
 from train.engine.schedules import constant
 from train.engine.walk import Data
 from train.programs.distill_text import decode as sentences
-from train.programs.distill_text.build import Text
 from train.programs.distill_text.decode import (
   LOG_LIKELIHOOD,
   TOKEN_ACCURACY,

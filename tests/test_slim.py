@@ -17,12 +17,14 @@ from lmajax.types import Batch
 from tests.models import drawn
 from tests.runs import refused
 from train import build
+from train.activations import factory
 from train.config import load, recipe, save
 from train.data import load as load_data
 from train.deploy import model_file as shipped
 from train.deploy import score as scoring
 from train.engine.cohort import Cohort, fresh
 from train.engine.evaluate import member
+from train.networks import slimmable
 from train.programs.compress import config as config_compress
 from train.programs.compress import plot as draw_compress
 from train.programs.compress import run as chain
@@ -106,7 +108,7 @@ class TestOptions:
     kind.check(config)
     shape = (1, 32, 32, 3) if data.startswith('cifar') else (1, 8, 8, 1) if data == 'digits' else (1, 28, 28, 1)
     inputs = jnp.zeros(shape)
-    slimming = Slimming(config, build.slimmable(config, linen.ReLU, num_classes=10, inputs=inputs), inputs)
+    slimming = Slimming(config, slimmable(config, linen.ReLU, num_classes=10, inputs=inputs), inputs)
     whole = [Spectrum(np.ones(width), False) for width in slimming.full]
     assert slimming.rate(slimming.uniform(whole)(0.0)) > np.max(config.rate)
 
@@ -132,7 +134,7 @@ ALL = [MLP, CNN, RESNET_8]
 
 
 def model_of(config, act=linen.ReLU):
-  return build.slimmable(config, act, num_classes=10, inputs=INPUTS)
+  return slimmable(config, act, num_classes=10, inputs=INPUTS)
 
 
 def slimming_of(config, act=linen.ReLU):
@@ -163,7 +165,7 @@ class TestNetworks:
   @pytest.mark.parametrize('config', ALL, ids=lambda config: config.network)
   @pytest.mark.parametrize('act, segments', [('relu', None), ('lma', 4)])
   def test_a_description_makes_the_thin_one_again(self, config, act, segments):
-    slimming = slimming_of(config, build.activation(act, segments))
+    slimming = slimming_of(config, factory(act, segments))
     widths = tuple(width - i % 2 for i, width in enumerate(slimming.full))
     found = shipped.of_thin(config, load_data('digits'), act, segments, widths)
     shipped.check(found, 'a file')

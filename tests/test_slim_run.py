@@ -13,10 +13,10 @@ from tests.runs import assert_same_run, refused, saved_steps, whole_run
 from train.__main__ import main
 from train.data import load
 from train.deploy import model_file as shipped
-from train.deploy.score import file_name
+from train.deploy.model_file import file_name
 from train.programs.compress import table as report_compress
 from train.programs.slim import table as report_slim
-from train.results import report
+from train.results.rows import read_rows
 
 pytestmark = pytest.mark.slow
 
@@ -51,12 +51,12 @@ def chain(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def rows(chain):
-  return report.read(chain, 'compress', report_compress.Row)
+  return read_rows(chain, 'compress', report_compress.Row)
 
 
 class TestSlim:
   def test_its_rows_are_the_originals_and_every_start_of_every_rule(self, thin):
-    rows = report.read(thin, 'slim', report_slim.Row)
+    rows = read_rows(thin, 'slim', report_slim.Row)
     starts = ('pruned', 'distilled', 'scratch')
     kinds = [(rule, start) for rule in ('pca', 'norm-scale') for start in starts]
     assert [(row.rule, row.start) for row in rows] == [('original', ''), ('penalized', ''), *kinds]

@@ -5,7 +5,8 @@ import signal
 if __name__ == '__main__':
   signal.signal(signal.SIGINT, signal.SIG_DFL)  # until a run hears it: Ctrl-C in the imports prints no trace
 
-import importlib
+import functools
+import operator
 import os
 import sys
 from collections.abc import Callable
@@ -18,46 +19,24 @@ import tyro
 
 from train import config as configs
 from train.commands.config import Evaluate, Export, Predict, Readme, Report, Translate
-from train.config import Distill, Training, require
+from train.config import Training, require
+from train.programs import PROGRAMS
 from train.programs.bench.config import Bench
-from train.programs.compress import config as config_compress
-from train.programs.compress.config import Compress
-from train.programs.distill_text import config as config_distill_text
-from train.programs.distill_text.config import DistillText
-from train.programs.lit import config as config_lit
-from train.programs.lit import config_text as config_lit_text
-from train.programs.lit.config import Lit
-from train.programs.lit.config_text import LitText
-from train.programs.lit_gan import config as config_lit_gan
-from train.programs.lit_gan.config import LitGan
-from train.programs.quantize import config as config_quantize
-from train.programs.quantize.config import Quantize
 from train.programs.regions.config import Regions
-from train.programs.slim import config as config_slim
-from train.programs.slim.config import Slim
 from train.runtime import distributed, folders
 from train.runtime.errors import UserError
+from train.runtime.files import write_atomically
 from train.runtime.outside import bounded, in_one_line
 from train.runtime.quiet import one_line_warnings
-from train.runtime.run import Run, Stopped, write_atomically
+from train.runtime.run import Run, Stopped
 
-Command = (
-  Annotated[Distill, tyro.conf.subcommand('distill')]
-  | Annotated[Quantize, tyro.conf.subcommand('quantize')]
-  | Annotated[Lit, tyro.conf.subcommand('lit')]
-  | Annotated[LitText, tyro.conf.subcommand('lit-text')]
-  | Annotated[LitGan, tyro.conf.subcommand('lit-gan')]
-  | Annotated[DistillText, tyro.conf.subcommand('distill-text')]
-  | Annotated[Compress, tyro.conf.subcommand('compress')]
-  | Annotated[Slim, tyro.conf.subcommand('slim')]
-  | Annotated[Evaluate, tyro.conf.subcommand('evaluate')]
-  | Annotated[Report, tyro.conf.subcommand('report')]
-  | Annotated[Readme, tyro.conf.subcommand('readme')]
-  | Annotated[Regions, tyro.conf.subcommand('regions')]
-  | Annotated[Bench, tyro.conf.subcommand('bench')]
-  | Annotated[Export, tyro.conf.subcommand('export')]
-  | Annotated[Predict, tyro.conf.subcommand('predict')]
-  | Annotated[Translate, tyro.conf.subcommand('translate')]
+_FINISHED = (Evaluate, Report, Readme, Bench, Export, Predict, Translate)
+Command: Any = functools.reduce(
+  operator.or_,
+  (
+    Annotated[options, tyro.conf.subcommand(configs.command(options))]
+    for options in (*(program.options for program in PROGRAMS.values()), *_FINISHED)
+  ),
 )
 
 
@@ -122,25 +101,13 @@ def _ended(work: Callable[[], None]) -> int:
   return 0
 
 
-def _train(command: Training, arguments: list[str]) -> None:
-  name, defaults = _RECIPES[type(command)]
-  recipe = _recipe(name)
-  folder, rows = _run(recipe, command, defaults(command.data), arguments)
+def _train(command: Any, arguments: list[str]) -> None:
+  program = PROGRAMS[configs.recipe(command)]
+  recipe = program.run()  # what only training needs is not imported before
+  folder, rows = _run(recipe, command, program.defaults(command.data), arguments)
   if distributed.first():
-    print(recipe.text(rows))
+    print(program.table().text(rows))
     print(f'\n{folder}: {recipe.LEFT}')
-
-
-def _regions(command: Regions, arguments: list[str]) -> None:
-  from train.programs.regions import run as regions
-
-  folder, rows = _run(regions, command, Regions(), arguments)
-  print(regions.table(rows))
-  print(f'\n{folder}: results.json, results.md, regions.png')
-
-
-def _recipe(name: str) -> Any:
-  return importlib.import_module(f'train.programs.{name}.run')  # what only training needs is not imported before
 
 
 def _run(recipe: Any, command: Any, default: Any, arguments: list[str]) -> tuple[Path, list]:
@@ -197,18 +164,19 @@ def _evaluate(command: Evaluate, arguments: list[str]) -> None:
     print(serve.scored(command.run, command.data, command.data_dir, limits=command.limits))
     return
   require(command.data is None, 'data', command.data, 'a run knows its data; leave it out')
-  made_by = configs.recipe_of(command.run)
-  kind = next((kind for kind in _RECIPES if configs.command(kind) == made_by), Distill)
-  recipe = _recipe(_RECIPES[kind][0])
-  config = configs.load(kind, command.run)
+  program = PROGRAMS.get(configs.recipe_of(command.run), PROGRAMS['distill'])
+  recipe = program.run()
+  config = configs.load(program.options, command.run)
+  if not hasattr(recipe, 'again'):
+    raise UserError(f'{command.run} holds no networks to score again: results.md has what was counted')
   plan = recipe.experiment(replace(config, data_dir=command.data_dir or config.data_dir))
-  print(recipe.text(recipe.again(plan, command.run)))
+  print(program.table().text(recipe.again(plan, command.run)))
 
 
 def _report(command: Report, arguments: list[str]) -> None:
   del arguments
   from train.commands import report as joined
-  from train.results import plots
+  from train.programs.distill.plot import comparisons
 
   if not command.runs:
     raise UserError('report needs the folder of at least one run')
@@ -217,7 +185,7 @@ def _report(command: Report, arguments: list[str]) -> None:
   if command.out:
     joined.write(command.out, found)
   if found.command == 'distill':
-    for path in plots.comparisons(command.out or command.runs[0], found.rows):
+    for path in comparisons(command.out or command.runs[0], found.rows):
       print(path)
 
 
@@ -266,24 +234,11 @@ def _translate(command: Translate, arguments: list[str]) -> None:
     print(line, flush=True)
 
 
-_RECIPES: dict[type[Any], tuple[str, Callable[[Any], Training]]] = {
-  Distill: ('distill', configs.defaults),
-  Quantize: ('quantize', config_quantize.defaults),
-  Lit: ('lit', config_lit.defaults),
-  LitText: ('lit', config_lit_text.defaults),
-  LitGan: ('lit_gan', config_lit_gan.defaults),
-  DistillText: ('distill_text', config_distill_text.defaults),
-  Compress: ('compress', config_compress.defaults),
-  Slim: ('slim', config_slim.defaults),
-}
-"""Where each is made real, and what stands where a person gives nothing."""
-
 _COMMANDS = {
-  **dict.fromkeys(_RECIPES, _train),
+  **{program.options: _train for program in PROGRAMS.values()},
   Evaluate: _evaluate,
   Report: _report,
   Readme: _readme,
-  Regions: _regions,
   Bench: _bench,
   Export: _export,
   Predict: _predict,

@@ -10,45 +10,22 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from lmajax import LMA, models
+from lmajax import models
 from lmajax.activations import linen
 from lmajax.training import supervised, unrolled, vmapped
 from lmajax.types import ActivationFactory
 from train import networks
-from train.config import Named, Taught, Training, label
-from train.config import text as text_of
-from train.data import Dataset, load
+from train.activations import chosen, factory, label
+from train.config import TEACHER, Named, Taught, Training
+from train.data import Dataset
 from train.data.batches import Batches, characters, evaluation_batches, pixels
-from train.data.texts import text
-from train.engine import schedules
+from train.deploy.model_file import of_network
 from train.engine.cohort import Cohort, Group, Plan
 from train.engine.optimizers import sgd
+from train.engine.schedules import schedule
 from train.engine.walk import Data, looped, stepped
-from train.programs.lit.config import Lit, Shallow
-from train.programs.lit.config_text import LitText
-from train.programs.regions.config import Regions
-from train.programs.slim.config import Slimmed
-from train.results.report import TEACHER
 from train.runtime.errors import UserError
 
-_ACTIVATIONS: dict[str, Callable[[int], ActivationFactory]] = {
-  'relu': lambda segments: linen.ReLU,
-  'identity': lambda segments: linen.Identity,
-  'prelu': lambda segments: linen.PReLU,
-  'swish': lambda segments: linen.Swish,
-  'aplu': lambda segments: partial(linen.APLU, num_segments=segments),
-  'lma': lambda segments: partial(LMA, num_segments=segments),
-  'lma-joined': lambda segments: partial(LMA, num_segments=segments, joined=True),
-}
-SEGMENTED = ('aplu', 'lma', 'lma-joined')
-
-_SCHEDULES = {
-  'cosine': schedules.cosine,
-  'warmup-cosine': schedules.warmup_cosine,
-  'plateau': schedules.plateau,
-  'steps': schedules.steps,
-  'constant': schedules.constant,
-}
 _CIFAR10_STUDENTS = {75: 1, 50: 2, 25: 3}
 _TEACHERS = {
   'digits': ('mlp', (64, 64)),
@@ -81,23 +58,9 @@ class Arm(NamedTuple):
 def arms(config: Training) -> Iterator[Arm]:
   """Every kind of student that a configuration asks for."""
   for width in config.width:
-    for activation, segments in kinds(config):
+    for activation, segments in chosen(config):
       for hard_label in (False, True):
         yield Arm(activation, segments, width, hard_label)
-
-
-def kinds(config: Training | Regions) -> Iterator[tuple[str, int | None]]:
-  """The activations that a configuration asks for, those that have segments with each number of them."""
-  for activation in config.activations:
-    for segments in config.segments if activation in SEGMENTED else (None,):
-      if (activation, segments) != ('aplu', 2):  # it has no hinge: it is ReLU
-        yield activation, segments
-
-
-def activation(name: str, segments: int | None, bits: int | None = None) -> ActivationFactory:
-  """The factory behind a name; ``segments`` is None for those that have none, ``bits`` where nothing is quantized."""
-  act = _ACTIVATIONS[name](segments or 2)
-  return act if bits is None else partial(linen.Quantized, act, bits=bits)
 
 
 class Network(NamedTuple):
@@ -141,7 +104,7 @@ def teacher_plan(config: Taught) -> Plan:
 
 def student(config: Training, arm: Arm, num_classes: int) -> nn.Module:
   """The student of an arm."""
-  return network(config, activation(arm.activation, arm.segments, arm.activation_bits), arm.width, num_classes)
+  return network(config, factory(arm.activation, arm.segments, arm.activation_bits), arm.width, num_classes)
 
 
 def network(config: Training, act: ActivationFactory, width: int, num_classes: int) -> nn.Module:
@@ -158,36 +121,6 @@ def student_network(data: str, width: int) -> Network:
   if data == 'cifar100':
     return Network(f'wide-resnet-10-{width}', ())
   return Network('mlp', (width,))
-
-
-def families(config: Shallow) -> dict[str, Callable[..., Any]]:
-  """The staged networks that take a configuration's data: of VDCNN's head, k stays the paper's 8."""
-  if isinstance(config, LitText):
-    return {'vdcnn': partial(models.VDCNN, vocabulary=text.VOCABULARY, units=config.units)}
-  return {name: networks.FAMILIES[name].make for name in ('resnet', 'resnext')}
-
-
-def staged(config: Shallow, option: str, act: ActivationFactory, *, num_classes: int, inputs: Any) -> Any:
-  """The network that an option names, a family and a depth; tried on inputs, without computing."""
-  name, known = getattr(config, option), families(config)
-  family, _, depth = name.rpartition('-')
-  if family not in known or not depth.isdecimal():
-    example = getattr(type(config), option)
-    raise UserError(f'--{option} is {name}: give {" or ".join(known)} and a depth, as in {example}')
-  width = 'channels' if isinstance(config, LitText) else 'width'
-  how = {'num_classes': num_classes, 'act': act, 'dtype': jnp.dtype(config.dtype), width: config.width}
-  return networks.tried(option, name, lambda: known[family](int(depth), **how), inputs)
-
-
-def slimmable(config: Slimmed, act: ActivationFactory, *, num_classes: int, inputs: Any) -> Any:
-  """The network that ``--network`` and ``--width`` name; tried on inputs, without computing."""
-  name, width = config.network, config.width
-  family, _, depth = name.partition('-')
-  if name not in ('mlp', 'cnn', 'vgg-16') and not (family == 'resnet' and depth.isdecimal()):
-    raise UserError(f'--network is {name}: give mlp, cnn, vgg-16, or resnet and a depth, as in resnet-20')
-  how = {'num_classes': num_classes, 'width': width, 'coupled': config.coupled, 'dtype': jnp.dtype(config.dtype)}
-  said = f'--network {name} --width {text_of(width)}'
-  return networks.tried('network', name, lambda: networks.build(name, act, **how), inputs, said=said)
 
 
 def width(model: nn.Module) -> int:
@@ -207,23 +140,10 @@ def plan(config: Training, epochs: int) -> Plan:
   return Plan(config.learning_rate, sgd(config.weight_decay), schedule(config.schedule, epochs), config.save_every)
 
 
-def schedule(name: str, epochs: int) -> schedules.Schedule:
-  """The rates of so many epochs."""
-  return _SCHEDULES[name](epochs)
-
-
 def sharding() -> NamedSharding:
   """Batches spread over all devices; Auto axes, so that Flax and optax run as they are."""
   mesh = jax.make_mesh((jax.device_count(),), ('data',), axis_types=(AxisType.Auto,))
   return NamedSharding(mesh, PartitionSpec('data'))
-
-
-def read(config: Lit | LitText) -> Dataset:
-  """The data set of a configuration."""
-  if isinstance(config, LitText):
-    how = {'train_examples': config.train_texts, 'length': config.length, 'columns': config.columns or None}
-    return text.load(config.data, data_dir=config.data_dir, **how)
-  return load(config.data, data_dir=config.data_dir, train_images=config.train_images)
 
 
 def data(config: Training, dataset: Dataset) -> tuple[Data, list]:
@@ -246,4 +166,13 @@ def teacher_data(config: Taught, dataset: Dataset, data: Data) -> Data:
 
 def _how(config: Training, dataset: Dataset) -> dict[str, Any]:
   images = pixels(dataset.pixel_mean, dataset.pixel_std, augment=dataset.augment)
-  return {'prepare': characters if isinstance(config, LitText) else images, 'sharding': sharding()}
+  return {'prepare': images if dataset.pixel_mean else characters, 'sharding': sharding()}
+
+
+def described(config: Named, arm: Arm | None, dataset: Dataset) -> dict[str, Any]:
+  """That of the student of an arm, or without one of the teacher."""
+  if arm is None:
+    return of_network(config, dataset, *teacher(config), 'relu', None)
+  network = student_network(config.data, arm.width)
+  found = of_network(config, dataset, *network, arm.activation, arm.segments)
+  return {**found, 'activation_bits': arm.activation_bits}

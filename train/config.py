@@ -11,12 +11,14 @@ from typing import Annotated, Any, Literal
 import jax
 import tyro
 
+from train.activations import ActivationName
 from train.runtime.errors import UserError
+from train.runtime.files import write_atomically
 from train.runtime.outside import made, read_json
-from train.runtime.run import write_atomically
 
+TEACHER = 'teacher'
+"""The name of its row, its phase and its files."""
 DataName = Literal['digits', 'mnist', 'fashion-mnist', 'cifar10', 'cifar100']
-ActivationName = Literal['relu', 'identity', 'prelu', 'swish', 'aplu', 'lma', 'lma-joined']
 ScheduleName = Literal['cosine', 'warmup-cosine', 'plateau', 'steps', 'constant']
 
 
@@ -117,20 +119,6 @@ class Named(Taught):
   """Its units or channels, where its name does not say them; by default the published ones."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Distill(Named):
-  """Distil a teacher into students of equal size, one per activation and seed, and show what came of it."""
-
-  temperature: float = 2.0
-  """T, of the soft targets."""
-  soft_weight: float = 0.7
-  """The weight of the soft targets; the labels get the rest."""
-  cached_logits: int | None = None
-  """Keep so many of the teacher's largest logits of every example (0: all) in half precision in the run's folder, and
-  train the students on them without running it again: 4 bytes each (0: 2), for the CIFARs, whose images are augmented,
-  times the epochs."""
-
-
 _MNIST: dict[str, Any] = {'seeds': 5, 'width': (6,), 'epochs': 20, 'batch_size': 128, 'save_every': 5}
 _CIFAR: dict[str, Any] = {'seeds': 5, 'epochs': 200, 'save_every': 1}
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -143,20 +131,6 @@ PUBLISHED: dict[str, dict[str, Any]] = {
   },
 }  # fmt: skip
 """What differs from the digits' defaults, by data set: the paper's numbers for the paper's data."""
-
-
-def defaults(data: DataName) -> Distill:
-  """What stands where a person gives nothing."""
-  return Distill(data=data, **PUBLISHED[data])
-
-
-def check(config: Distill) -> None:
-  """Refuses what cannot be run, naming the option."""
-  check_training(config)
-  check_taught(config)
-  check_soft_targets([config.temperature], [config.soft_weight])
-  require(len(set(config.width)) == len(config.width), 'width', text(config.width), 'give each once')
-  require((config.cached_logits or 0) >= 0, 'cached_logits', config.cached_logits, 'give 0 or more')
 
 
 def check_taught(config: Taught) -> None:
@@ -279,11 +253,6 @@ def refuse_differences(given: Any, saved: Any) -> None:
         f'--{option(field.name)} {text(asked)} differs from the run in {saved.workdir}, which has {text(kept)}:'
         ' leave it out, or choose another --workdir'
       )
-
-
-def label(activation: str, segments: int | None) -> str:
-  """What an activation is called, with its number of segments where it has one."""
-  return activation if segments is None else f'{activation}-{segments}'
 
 
 def text(value: Any) -> str:

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from lmajax import models
@@ -148,3 +149,14 @@ def tried(option: str, name: str, make: Callable[[], Any], inputs: Any, *, said:
   except ValueError as error:
     raise UserError(f'{said or f"--{option} is {name}"}: {error}') from error
   return model
+
+
+def slimmable(config: Any, act: ActivationFactory, *, num_classes: int, inputs: Any) -> Any:
+  """The network that ``--network`` and ``--width`` name; tried on inputs, without computing."""
+  name, width = config.network, config.width
+  family, _, depth = name.partition('-')
+  if name not in ('mlp', 'cnn', 'vgg-16') and not (family == 'resnet' and depth.isdecimal()):
+    raise UserError(f'--network is {name}: give mlp, cnn, vgg-16, or resnet and a depth, as in resnet-20')
+  how = {'num_classes': num_classes, 'width': width, 'coupled': config.coupled, 'dtype': jnp.dtype(config.dtype)}
+  said = f'--network {name} --width {" ".join(map(str, width))}'
+  return tried('network', name, lambda: build(name, act, **how), inputs, said=said)

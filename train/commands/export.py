@@ -17,23 +17,25 @@ from lmajax.training import supervised, unrolled
 from lmajax.types import Packed
 from train import build
 from train import config as configs
+from train.build import described
 from train.commands.config import Export
-from train.config import Distill, Training, require
+from train.config import Training, require
 from train.data import load
 from train.deploy import given
-from train.deploy.model_file import Shipped, description, fitting, logits, of_bytes, read_bytes
+from train.deploy.model_file import Shipped, fitting, logits, of_bytes, read_bytes
 from train.deploy.model_file import model as build_model
 from train.deploy.score import Files
 from train.deploy.serve import load as load_model
 from train.deploy.serve import write_digest
 from train.engine.cohort import Group
 from train.engine.evaluate import member
-from train.programs.distill import run as distill
-from train.results import report
+from train.programs import PROGRAMS
+from train.programs.distill.config import Distill
+from train.results.rows import read_results
 from train.runtime.errors import UserError
+from train.runtime.files import within, write_atomically
 from train.runtime.outside import LIMITS, Limits, Name, made, printable, read_json
 from train.runtime.quiet import quiet
-from train.runtime.run import within, write_atomically
 
 Format = Literal['stablehlo', 'onnx', 'safetensors']
 PLATFORMS = ('cpu', 'cuda', 'tpu')
@@ -85,7 +87,7 @@ def source(model: Path, student: str | None, limits: Limits = LIMITS) -> Source:
   """The network that is meant: a packed file, or a row of a run's results."""
   if not model.is_dir():
     return Source(model, read_bytes(model), None, limits)
-  results = report.results(model)
+  results = read_results(model)
   named: dict[str, Any] = {}
   for row in results['rows']:
     name = made(row.get('name'), Name, f'{model / "results.json"}: the name of a row')
@@ -117,10 +119,11 @@ def _chosen(names: Sequence[str], student: str | None, folder: Path) -> str:
 
 def _of_distill(config: Distill, folder: Path, name: str) -> bytes:
   """The first seed of a row, its weights as they are."""
+  distill = PROGRAMS['distill'].run()
   plan = distill.experiment(config)
   variables = jax.device_get(member(distill.restored(plan, folder)[name], 0))
   arm = next((arm for arm in plan.arms if arm.name == name), None)
-  about = given.description(plan) if arm is None else description(config, arm, plan.dataset)
+  about = given.description(plan) if arm is None else described(config, arm, plan.dataset)
   packed: Any = identity().stored(variables.pop('params'), ())
   return pack(packed, variables, about)
 

@@ -3,32 +3,11 @@
 import re
 from pathlib import Path
 
-from train.programs.bench import activation, latency, record, scaling, stages, step, translation
-from train.programs.compress import table as report_compress
-from train.programs.distill_text import table as report_text
-from train.programs.lit import table as report_lit
-from train.programs.lit_gan import table as report_lit_gan
-from train.programs.quantize import table as report_quantize
-from train.programs.regions import run as regions
-from train.programs.slim import table as report_slim
-from train.results import report
+from train.programs import PROGRAMS
+from train.programs.bench.record import benchmark, read
+from train.results.rows import read_results, read_rows
 from train.runtime.errors import UserError
 
-TABLES = {
-  'distill': (report.Row, report.table),
-  'quantize': (report_quantize.Row, report_quantize.text),
-  'lit': (report_lit.Row, report_lit.text),
-  'lit-text': (report_lit.Row, report_lit.text),
-  'lit-gan': (report_lit_gan.Row, report_lit_gan.text),
-  'compress': (report_compress.Row, report_compress.text),
-  'slim': (report_slim.Row, report_slim.text),
-  'distill-text': (report_text.Row, report_text.text),
-  'regions': (regions.Row, regions.table),
-}
-_BENCHMARKS = {
-  f'bench-{module.__name__.rpartition(".")[2]}': module
-  for module in (activation, step, scaling, latency, stages, translation)
-}
 _MARKED = re.compile(r'(<!-- table of (\S+) -->\n).*?(<!-- end of table -->)', re.DOTALL)
 
 
@@ -43,10 +22,10 @@ def filled(text: str, root: Path) -> str:
 
 def _table(results: Path) -> str:
   if not results.is_dir():
-    figures = record.read(results.with_suffix('.json'))
-    return _BENCHMARKS[figures['recipe']].table(figures)
-  command = report.results(results).get('recipe')
-  if command not in TABLES:
+    figures = read(results.with_suffix('.json'))
+    return benchmark(figures['recipe'].removeprefix('bench-')).table(figures)
+  command = read_results(results).get('recipe')
+  if command not in PROGRAMS:
     raise UserError(f'{results / "results.json"} is of {command}, which has no table')
-  kind, table = TABLES[command]
-  return table(report.read(results, command, kind))
+  table = PROGRAMS[command].table()
+  return table.text(read_rows(results, command, table.Row))

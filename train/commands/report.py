@@ -7,12 +7,12 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 
 from msgspec import Meta
 
-from train.commands.readme import TABLES
 from train.config import option, text
-from train.results import report
+from train.programs import PROGRAMS
+from train.results.rows import Results, read_results, read_rows
 from train.runtime.errors import UserError
+from train.runtime.files import without_nan, write_atomically
 from train.runtime.outside import MOST, Plain, made
-from train.runtime.run import without_nan, write_atomically
 
 _STUDENTS = ('activations', 'segments', 'width')
 _SEEDS = ('seeds', 'first_seed')
@@ -31,7 +31,7 @@ class Joined(NamedTuple):
   @property
   def table(self) -> str:
     """The rows as Markdown."""
-    return TABLES[self.command][1](self.rows)
+    return PROGRAMS[self.command].table().text(self.rows)
 
 
 def joined(folders: Sequence[Path]) -> Joined:
@@ -48,11 +48,11 @@ def joined(folders: Sequence[Path]) -> Joined:
   for folder, results in zip(folders, found, strict=True):
     _check_alike(folder, results, folders[0], first)
   order = sorted(range(len(found)), key=lambda i: found[i]['config'].get('first_seed', 0))
-  kind = TABLES[command][0]
+  kind = PROGRAMS[command].table().Row
   rows: dict[str, tuple[Any, set[int]]] = {}
   for i in order:
     seeds = _seeds(found[i])
-    for row in report.read(folders[i], command, kind):
+    for row in read_rows(folders[i], command, kind):
       rows[row.name] = (row, seeds) if row.name not in rows else _together(*rows[row.name], row, seeds, folders[i])
   names = list(dict.fromkeys(row['name'] for results in found for row in results['rows']))
   whole = [rows[name][0] for name in names]
@@ -79,10 +79,9 @@ def write(folder: Path, found: Joined) -> None:
 
 
 def _results(folder: Path) -> dict[str, Any]:
-  results: Any = report.results(folder)
-  whole = results.keys() >= report.Results.__annotations__.keys()
-  named = {command for command, (kind, _) in TABLES.items() if 'name' in kind._fields}  # regions have no names
-  if not whole or results['recipe'] not in named or 'seeds' not in results['config']:
+  results: Any = read_results(folder)
+  whole = results.keys() >= Results.__annotations__.keys()
+  if not whole or results['recipe'] not in {*PROGRAMS} - {'regions'} or 'seeds' not in results['config']:
     raise UserError(f'{folder} holds no finished run of seeds, and report takes no other')
   for name in set(_STUDENTS) & set(results['config']):
     made(results['config'][name], list[Plain], f'{folder / "results.json"}: {name} of its config')

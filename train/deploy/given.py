@@ -11,13 +11,14 @@ import jax
 
 from lmajax.compress import identity
 from train import build
-from train.config import label, require, text
+from train.activations import label
+from train.build import described
+from train.config import require, text
 from train.data import Dataset
 from train.deploy import model_file as shipped
-from train.deploy.model_file import Shipped
-from train.deploy.score import file_name, stacked
+from train.deploy.model_file import Shipped, file_name
 from train.engine.cohort import Cohort, Start, going_on
-from train.engine.evaluate import member
+from train.engine.evaluate import member, stacked
 from train.runtime.distributed import first
 from train.runtime.errors import UserError
 from train.runtime.outside import read_json
@@ -80,7 +81,7 @@ def of_images(config: Any, dataset: Dataset, inputs: Any) -> tuple[Any, Cohort, 
 
 def description(plan: Any) -> dict[str, Any]:
   """What the file of a plan's teacher says, or will say."""
-  return plan.given[0].description if plan.given else shipped.description(plan.config, None, plan.dataset)
+  return plan.given[0].description if plan.given else described(plan.config, None, plan.dataset)
 
 
 def _given(path: Path, read: Callable) -> Given:

@@ -12,16 +12,15 @@ from msgspec import Meta
 
 from lmajax.compress import pack, unpack
 from lmajax.types import Array, ModelStats, Packed
-from train import build, networks
-from train.build import Arm
-from train.config import Named, Training
+from train import networks
+from train.activations import factory
+from train.config import Training
 from train.data import Dataset
 from train.data.batches import normalized
 from train.data.images.classes import BRIGHTEST, NAMES
-from train.programs.slim.config import Slimmed
 from train.runtime.errors import UserError
+from train.runtime.files import write_atomically
 from train.runtime.outside import LIMITS, Count, Limits, Name, Number, Segments, most, printable, typed
-from train.runtime.run import write_atomically
 
 
 class Shipped(NamedTuple):
@@ -56,17 +55,8 @@ class Description(TypedDict):
   made_by: NotRequired[Name]  # sha256 of the configuration of the run, with the name of the file
 
 
-def description(config: Named, arm: Arm | None, dataset: Dataset) -> dict[str, Any]:
-  """That of the student of an arm, or without one of the teacher."""
-  if arm is None:
-    return of_network(config, dataset, *build.teacher(config), 'relu', None)
-  network = build.student_network(config.data, arm.width)
-  found = of_network(config, dataset, *network, arm.activation, arm.segments)
-  return {**found, 'activation_bits': arm.activation_bits}
-
-
 def of_thin(
-  config: Slimmed, dataset: Dataset, activation: str, segments: int | None, widths: Sequence[int] | None
+  config: Any, dataset: Dataset, activation: str, segments: int | None, widths: Sequence[int] | None
 ) -> dict[str, Any]:
   """That of a network with so many of its original's channels, or of the original."""
   found = of_network(config, dataset, config.network, config.width, activation, segments)
@@ -105,7 +95,7 @@ def of_network(
 
 def model(description: dict[str, Any]) -> nn.Module:
   """The network that a description describes."""
-  act = build.activation(description['activation'], description['segments'], description['activation_bits'])
+  act = factory(description['activation'], description['segments'], description['activation_bits'])
   whole = networks.build(
     description['network'],
     act,
@@ -212,3 +202,8 @@ def read_bytes(path: Path) -> bytes:
     return path.read_bytes()
   except OSError as error:
     raise UserError(f'cannot read the model {path}: {error.strerror or error}') from error
+
+
+def file_name(name: str, seed: int) -> str:
+  """Of the packed file of one seed, in the folder of a run."""
+  return f'models/{name}-seed{seed}.safetensors'

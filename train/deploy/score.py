@@ -15,12 +15,13 @@ import numpy as np
 from lmajax import tree
 from train.config import made_by
 from train.deploy import model_file as shipped
+from train.deploy.model_file import file_name
 from train.engine.cohort import Group, Start
-from train.engine.evaluate import measured_again, member, scores
+from train.engine.evaluate import measured_again, member, scores, stacked
 from train.engine.walk import Data
 from train.runtime.distributed import first, wait
 from train.runtime.errors import UserError
-from train.runtime.run import noted
+from train.runtime.files import noted
 from train.runtime.timing import interleaved, median
 
 MEASURING = 100  # training batches that the statistics are measured on, once the weights are final
@@ -174,11 +175,6 @@ class Scoring:
     return noted(self._folder / 'milliseconds.json', kind, time)
 
 
-def file_name(name: str, seed: int) -> str:
-  """Of the packed file of one seed, in the folder of a run."""
-  return f'models/{name}-seed{seed}.safetensors'
-
-
 def timed(model: nn.Module, variables: Any, inputs: Any) -> float:
   """Milliseconds an image, the median over passes of a whole batch."""
   apply = jax.jit(lambda variables, inputs: model.apply(variables, inputs, train=False)[0])
@@ -188,8 +184,3 @@ def timed(model: nn.Module, variables: Any, inputs: Any) -> float:
 
 def _finite(tree: Any) -> bool:
   return all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in jax.tree.leaves(tree))
-
-
-def stacked(members: Sequence[Any]) -> Any:
-  """Trees of one structure as one, with a leading axis."""
-  return jax.tree.map(lambda *leaves: np.stack(leaves), *members)

@@ -15,8 +15,8 @@ from train.config import require
 from train.data import load as read_data
 from train.deploy.model_file import check, fitting, logits, read, read_bytes
 from train.runtime.errors import UserError
+from train.runtime.files import write_atomically
 from train.runtime.outside import LIMITS, Limits, printable, read_json
-from train.runtime.run import write_atomically
 
 Loaded = tuple[Callable[[np.ndarray], Any], dict[str, Any]]
 """A program and the description of its model."""

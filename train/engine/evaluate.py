@@ -61,3 +61,8 @@ def measured_again(groups: Mapping[str, Group]) -> Callable[..., dict[str, Any]]
     return moved or variables
 
   return measure
+
+
+def stacked(members: Sequence[Any]) -> Any:
+  """Trees of one structure as one, with a leading axis."""
+  return jax.tree.map(lambda *leaves: np.stack(leaves), *members)

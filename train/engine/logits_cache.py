@@ -26,7 +26,8 @@ from train.engine.checkpoint import digests
 from train.engine.walk import Data, stepped
 from train.runtime.distributed import first, wait
 from train.runtime.errors import UserError
-from train.runtime.run import Run, write_atomically
+from train.runtime.files import write_atomically
+from train.runtime.run import Run
 
 FOLDER = 'teacher-logits'
 _ABOUT, _FILES = 'about.json', ('log-probabilities.npy', 'classes.npy')

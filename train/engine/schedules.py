@@ -62,3 +62,17 @@ def plateau(epochs: int) -> Schedule:
     return 0.5**halvings if len(errors) < epochs else None
 
   return factor
+
+
+_BY_NAME = {
+  'cosine': cosine,
+  'warmup-cosine': warmup_cosine,
+  'plateau': plateau,
+  'steps': steps,
+  'constant': constant,
+}
+
+
+def schedule(name: str, epochs: int) -> Schedule:
+  """The schedule behind a name, for so many epochs."""
+  return _BY_NAME[name](epochs)

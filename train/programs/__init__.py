@@ -1,1 +1,49 @@
-"""The programs that train or measure: one folder each."""
+"""The programs that train, each in a folder: one line here makes it a command with tables, scores and exports."""
+
+import importlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from train.config import command
+from train.programs.compress import config as compress
+from train.programs.distill import config as distill
+from train.programs.distill_text import config as distill_text
+from train.programs.lit import config as lit
+from train.programs.lit import config_text as lit_text
+from train.programs.lit_gan import config as lit_gan
+from train.programs.quantize import config as quantize
+from train.programs.regions import config as regions
+from train.programs.slim import config as slim
+
+
+class Program(NamedTuple):
+  """A program: its options, their defaults for a data set, and its folder."""
+
+  options: type[Any]
+  defaults: Callable[[Any], Any]
+  folder: str
+
+  def run(self) -> Any:
+    """Imports what trains it: ``experiment(config)``, ``run(plan, to)``, ``again(plan, folder)`` and ``LEFT``."""
+    return importlib.import_module(f'train.programs.{self.folder}.run')
+
+  def table(self) -> Any:
+    """Imports what shows it: ``Row`` and ``text(rows)``."""
+    return importlib.import_module(f'train.programs.{self.folder}.table')
+
+
+PROGRAMS = {
+  command(program.options): program
+  for program in (
+    Program(distill.Distill, distill.defaults, 'distill'),
+    Program(quantize.Quantize, quantize.defaults, 'quantize'),
+    Program(lit.Lit, lit.defaults, 'lit'),
+    Program(lit_text.LitText, lit_text.defaults, 'lit'),
+    Program(lit_gan.LitGan, lit_gan.defaults, 'lit_gan'),
+    Program(distill_text.DistillText, distill_text.defaults, 'distill_text'),
+    Program(compress.Compress, compress.defaults, 'compress'),
+    Program(slim.Slim, slim.defaults, 'slim'),
+    Program(regions.Regions, lambda data: regions.Regions(), 'regions'),
+  )
+}
+"""By the name of their command."""

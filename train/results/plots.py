@@ -1,7 +1,7 @@
 """Pictures of a run."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +12,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from train import build
-from train.build import Arm
-from train.config import label
+from train.activations import COLORS, factory, label
 from train.engine.evaluate import member
-from train.results import report
-from train.results.report import Row
 
 matplotlib.use('agg')
-COLORS = {
-  'relu': '#555555',
-  'identity': '#0072b2',
-  'prelu': '#e69f00',
-  'swish': '#56b4e9',
-  'aplu': '#009e73',
-  'lma': '#d55e00',
-  'lma-joined': '#cc79a7',
-}
 
 
-def curves(path: Path, trained: dict[Arm, Any]) -> None:
+def curves(path: Path, trained: dict[Any, Any]) -> None:
   """Draws the first seed's distilled activations, site by site; where channels differ, one line each."""
   arms = {arm: sites(member(variables, 0)) for arm, variables in trained.items() if not arm.hard_label}
   rows = [(width, site) for width in sorted({arm.width for arm in arms}) for site in _rows(arms, width)]
@@ -49,7 +36,7 @@ def curves(path: Path, trained: dict[Arm, Any]) -> None:
   save(figure, path)
 
 
-def _rows(arms: dict[Arm, dict[str, Any]], width: int) -> list[str]:
+def _rows(arms: dict[Any, dict[str, Any]], width: int) -> list[str]:
   """The sites of a width, in the order of the network; all alike where no activation has a parameter."""
   found = {site for arm, sites in arms.items() if arm.width == width for site in sites}
   return sorted(found, key=lambda site: (not site.startswith('stages_'), site)) or ['every site']
@@ -79,48 +66,17 @@ def _innermost(params: Any, stats: Any) -> tuple[Any, Any]:
   return {name: leaf for name, leaf in params.items() if name != 'range_deltas'}, stats
 
 
-def _curve(axis: Axes, arm: Arm, params: Any, stats: Any) -> None:
+def _curve(axis: Axes, arm: Any, params: Any, stats: Any) -> None:
   x = np.linspace(-3.2, 3.2, 1281, dtype=np.float32)
   channels = max((leaf.shape[-1] for leaf in jax.tree.leaves(params) if leaf.ndim and 'weight' not in stats), default=1)
-  act = build.activation(arm.activation, arm.segments)()
+  act = factory(arm.activation, arm.segments)()
   grid = jnp.asarray(np.repeat(x[:, None], channels, axis=1))
   y = np.array(act.apply({'params': params, 'batch_stats': stats}, grid, train=False))
   if 'weight' in stats:  # a jump is no line
     y[:-1][np.abs(np.diff(y, axis=0)) > 20 * (x[1] - x[0])] = np.nan
   axis.plot(x, np.maximum(x, 0), color='#bbbbbb', linewidth=0.8)
-  axis.plot(x, y, color=COLORS.get(arm.activation), linewidth=1.2, alpha=1 if channels == 1 else 0.6)
+  axis.plot(x, y, color=COLORS[arm.activation], linewidth=1.2, alpha=1 if channels == 1 else 0.6)
   axis.tick_params(labelsize=6)
-
-
-def against(path: Path, rows: Sequence[Row], column: str) -> None:
-  """Draws each activation minus ReLU, with its interval, against a column: width or segments."""
-  figure = Figure(figsize=(8, 3.4), layout='constrained')
-  axes = figure.subplots(1, 2, sharey=True)
-  for axis, hard_label in zip(axes, (False, True), strict=True):
-    students = [row for row in rows if row.hard_label == hard_label and report.minus_relu(row, rows)]
-    names = list(dict.fromkeys(_line_name(row, column) for row in students if getattr(row, column) is not None))
-    values = sorted({getattr(row, column) for row in students if getattr(row, column) is not None})
-    for i, name in enumerate(names):
-      line = sorted((r for r in students if _line_name(r, column) == name), key=lambda r: getattr(r, column))
-      differences = [d for row in line if (d := report.minus_relu(row, rows))]
-      axis.errorbar(
-        [values.index(getattr(row, column)) + 0.1 * (i - len(names) / 2) for row in line],
-        [100 * d.mean for d in differences],
-        [100 * (d.half_width or 0) for d in differences],
-        label=name, color=COLORS.get(line[0].activation), marker='o', markersize=4, capsize=2, linewidth=1,
-      )  # fmt: skip
-    axis.axhline(0, color=COLORS['relu'], linewidth=0.8)
-    axis.set_xticks(range(len(values)), values)
-    axis.set_xlabel(column)
-    axis.set_title('hard labels' if hard_label else 'distilled', fontsize=10)
-  axes[0].set_ylabel('accuracy − ReLU, points')
-  axes[0].legend(fontsize=7)
-  save(figure, path)
-
-
-def _line_name(row: Row, column: str) -> str:
-  other = f' width {row.width}' if column == 'segments' else ''
-  return (row.activation if column == 'segments' else row.label) + other
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -128,13 +84,3 @@ def save(figure: Figure, path: Path) -> None:
   part = path.with_name(f'.{path.name}')
   figure.savefig(part, dpi=110)
   part.replace(path)
-
-
-def comparisons(folder: Path, rows: Sequence[Row]) -> list[Path]:
-  """Draws what the rows allow: against width, against segments."""
-  drawn = []
-  for column in ('width', 'segments'):
-    if len({getattr(row, column) for row in rows if row.name != report.TEACHER} - {None}) > 1:
-      drawn.append(folder / f'against_{column}.png')
-      against(drawn[-1], rows, column)
-  return drawn

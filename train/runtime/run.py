@@ -2,26 +2,23 @@
 
 import fcntl
 import json
-import math
 import os
 import shlex
 import signal
 import sys
 import threading
 from collections.abc import Callable, Collection
-from importlib import metadata
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import jax
 from jax.experimental import multihost_utils
 from tensorboardX import SummaryWriter
 from tqdm.auto import tqdm
 
 from train.runtime.distributed import first, several, wait
 from train.runtime.errors import UserError
-from train.runtime.outside import read_json
+from train.runtime.files import environment, environments, without_nan, write_atomically
 
 LOCK = '.lock'
 """The file by which one process holds a run's folder."""
@@ -182,73 +179,8 @@ class Run:
     return self._boards[phase]
 
 
-def environment() -> dict[str, Any]:
-  """The versions and devices behind a run's numbers."""
-  versions = {name: metadata.version(name) for name in ('jax', 'flax', 'optax', 'numpy')}
-  return {**versions, 'device': jax.devices()[0].device_kind, 'devices': jax.device_count(), 'cores': os.cpu_count()}
-
-
-def environments(folder: Path) -> list[Any]:
-  """Those that a run was trained on, as far as its folder still says."""
-  return _kept(folder / 'environment.json', list[Any]) or []
-
-
-def without_nan(value: Any) -> Any:
-  """The value with None, JSON's null, in place of numbers that are not finite."""
-  if isinstance(value, dict):
-    return {name: without_nan(each) for name, each in value.items()}
-  if isinstance(value, list | tuple):
-    return [without_nan(each) for each in value]
-  return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _parsed(line: str) -> dict[str, Any] | None:
   try:
     return json.loads(line)
   except ValueError:
     return None
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-  """Writes beside the file and renames, so that no reader ever sees half of it."""
-  part = path.with_name(path.name + '.part')
-  try:
-    with part.open('wb') as file:
-      file.write(content.encode() if isinstance(content, str) else content)
-      file.flush()
-      os.fsync(file.fileno())
-    part.replace(path)
-  except OSError as error:
-    part.unlink(missing_ok=True)
-    raise UserError(f'cannot write {path}: {error.strerror or error}') from error
-
-
-def noted(path: Path, name: str, make: Callable[[], Any]) -> Any:
-  """What a run's file says under a name; made and written down where it says nothing, so that a resume agrees."""
-  known = _kept(path, dict[str, Any]) or {}
-  if name not in known:
-    known[name] = make()
-    if first():
-      write_atomically(path, json.dumps(known, indent=1) + '\n')
-  return known[name]
-
-
-def _kept(path: Path, kind: Any) -> Any:
-  """What a file holds that can be made again; None where it is missing or torn."""
-  try:
-    return read_json(path, kind)
-  except UserError:
-    return None
-
-
-def within(folder: Path, name: Any, said_by: Path) -> Path:
-  """The path of a file of a run that JSON names, link by link in the run's own folder.
-
-  Raises:
-    UserError: it is no name, or one that leads elsewhere.
-  """
-  parts = Path(name).parts if isinstance(name, str) else ()
-  leads_out = not parts or '..' in parts or not all(part.isprintable() for part in parts)
-  if leads_out or not (folder / name).resolve().is_relative_to(folder.resolve()):
-    raise UserError(f'{said_by} names {name!r}, which is no file of {folder}: restore it')
-  return folder / name

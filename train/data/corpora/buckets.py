@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Int, Int32
 
 from lmajax.types import Batch
 from train.data.batches import placed
-from train.data.corpora.pairs import Pairs
+from train.data.corpora.pairs import Corpus, Pairs
 from train.data.corpora.vocabulary import END, PADDING, START, Vocabulary
 from train.runtime.errors import UserError
 
@@ -191,3 +191,19 @@ def _rows(batch_tokens: int, length: int, sharding: jax.sharding.NamedSharding |
 
 def _filled(rows: Int[np.ndarray, ' m'], count: int) -> Int[np.ndarray, ' b']:
   return np.concatenate([rows, np.full(count - len(rows), -1, rows.dtype)])
+
+
+class Text(NamedTuple):
+  """A corpus as a run reads it."""
+
+  corpus: Corpus
+  vocabularies: Vocabularies
+  train: Tokens
+  validation: Tokens
+  test: Tokens
+  lengths: tuple[int, ...]  # that batches are padded to
+  cut: int  # sentences of validation and test that are longer than may be
+
+  @property
+  def sizes(self) -> tuple[int, int]:
+    return self.vocabularies.source.size, self.vocabularies.target.size

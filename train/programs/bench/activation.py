@@ -15,7 +15,7 @@ from train.engine.optimizers import adjustable, sgd
 from train.programs.bench import networks, peers
 from train.programs.bench.config import CHANNELS, Activation
 from train.programs.bench.record import Record, caption, megabytes, milliseconds, ratio_fields, ratio_text
-from train.results import report
+from train.results.statistics import markdown
 from train.runtime import timing
 
 PASSES = ('forward', 'forward and backward')
@@ -59,9 +59,9 @@ def arrays(size: int, dtype: str) -> tuple[Array, Array]:
 
 def contestants(labels: Sequence[str], x: Array, g: Array, which: str) -> dict[str, Compiled]:
   """The activations with their statistics handed in; LMA-8 once more with its own, the statistics, and a copy."""
-  found = {label: alone(networks.activation(label)(), x, g, which) for label in labels}
+  found = {label: alone(networks.labelled(label)(), x, g, which) for label in labels}
   if 'lma-8' in labels:
-    found['lma-8, measuring'] = alone(networks.activation('lma-8')(), x, g, which, train=True)
+    found['lma-8, measuring'] = alone(networks.labelled('lma-8')(), x, g, which, train=True)
   if 'lma-8' in labels and which == 'forward':
     found['measure'] = compiled(lmajax.measure, x, moved=None)  # the statistics by themselves
   found['copy'] = compiled(lambda x, zero: x + zero, x, jnp.zeros((), x.dtype), moved=2)
@@ -134,7 +134,7 @@ def table(record: Record) -> str:
     lines.append((name, dtype, *cells, megabytes(memory)))
   config = record['config']
   what = f'{largest:,} elements; "step MB" is of {config["network"]}, {config["batch_size"]} images'
-  return f'{report.markdown(_HEAD, lines)}\n\n{what}; {caption(record)}'
+  return f'{markdown(_HEAD, lines)}\n\n{what}; {caption(record)}'
 
 
 def _cells(row: dict[str, Any] | None) -> tuple[str, ...]:

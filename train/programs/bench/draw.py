@@ -8,9 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from train.activations import COLORS
 from train.programs.bench.activation import PASSES
 from train.programs.bench.record import Record
-from train.results.plots import COLORS, save
+from train.results.plots import save
 
 Row = dict[str, Any]
 _OTHERS = {'gelu': '#7b4fa3', 'copy': '#000000', 'measure': '#999933'}

@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 from train.programs.bench import networks, peers
 from train.programs.bench.config import Latency
 from train.programs.bench.record import Record, caption, milliseconds, ratio_fields, ratio_text
-from train.results import report
+from train.results.statistics import markdown
 from train.runtime import timing
 
 
@@ -54,7 +54,7 @@ def table(record: Record) -> str:
   lines = []
   for key in dict.fromkeys(key[:2] for key in rows):
     lines.append((*key, *(cell for column in columns for cell in _cells(rows.get((*key, *column))))))
-  whole = report.markdown(('network', 'activation', *head), lines)
+  whole = markdown(('network', 'activation', *head), lines)
   return f'{whole}\n\n× ReLU is within a library; {caption(record)}'
 
 

@@ -11,7 +11,7 @@ import optax
 from lmajax import models, tree
 from lmajax.training import TrainState
 from lmajax.types import ActivationFactory, Array, Batch
-from train import build
+from train.activations import factory
 
 IMAGE = (32, 32, 3)
 _ONES = ('var', 'std', 'weight', 'scale', 'slope')
@@ -25,17 +25,17 @@ class GELU(nn.Module):
     return jax.nn.gelu(x)
 
 
-def activation(label: str) -> ActivationFactory:
+def labelled(label: str) -> ActivationFactory:
   """The factory behind a label such as ``lma-8``."""
   if label == 'gelu':
     return GELU
   name, _, last = label.rpartition('-')
-  return build.activation(name, int(last)) if last.isdigit() else build.activation(label, None)
+  return factory(name, int(last)) if last.isdigit() else factory(label, None)
 
 
 def network(name: str, label: str) -> Any:
   """A network of the paper, or a perceptron with two hidden layers of 64."""
-  act = activation(label)
+  act = labelled(label)
   if name == 'mlp':
     return models.MLP((64, 64), 10, act)
   if name == 'wrn-10-4':

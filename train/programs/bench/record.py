@@ -1,6 +1,7 @@
 """What a benchmark leaves behind: one JSON file, from which its table and its picture are made."""
 
 import dataclasses
+import importlib
 import json
 import time
 from importlib import metadata, util
@@ -8,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from train.runtime.errors import UserError
+from train.runtime.files import environment, write_atomically
 from train.runtime.outside import read_json
-from train.runtime.run import environment, write_atomically
 from train.runtime.timing import Ratio
 
 Record = dict[str, Any]
@@ -79,3 +80,8 @@ def milliseconds(seconds: float) -> str:
 
 def megabytes(count: float | None) -> str:
   return '' if count is None else f'{count / 2**20:,.1f}'
+
+
+def benchmark(name: str) -> Any:
+  """Imports a benchmark: ``table(record)`` and what measures."""
+  return importlib.import_module(f'train.programs.bench.{name}')

@@ -15,7 +15,7 @@ from train.programs.bench import activation, networks, step
 from train.programs.bench.config import Scaling
 from train.programs.bench.record import Record, caption, milliseconds, ratio_fields, ratio_text
 from train.programs.bench.worker import DONE
-from train.results import report
+from train.results.statistics import markdown
 from train.runtime import timing
 from train.runtime.errors import UserError
 
@@ -90,7 +90,7 @@ def by_segments(config: Scaling) -> list[Row]:
   for size in config.sizes:
     x, g = activation.arrays(size, 'float32')
     for which in activation.PASSES:
-      found = {label: activation.alone(networks.activation(label)(), x, g, which) for label in labels}
+      found = {label: activation.alone(networks.labelled(label)(), x, g, which) for label in labels}
       samples = timing.interleaved({label: one.call for label, one in found.items()}, rounds=config.rounds)
       for k in config.segments:
         row = {'elements': size, 'pass': which, 'segments': k, 'seconds': timing.median(samples[f'lma-{k}'])}
@@ -129,9 +129,9 @@ def table(record: Record) -> str:
   batches = [(str(r['batch']), r['activation'], *speed(r)) for r in record['batches']]
   return '\n\n'.join(
     (
-      report.markdown(('processes of devices', 'ms', 'images/s', '× one device'), devices),
-      report.markdown(('segments', 'elements', 'pass', 'ms', '× ReLU'), segments),
-      report.markdown(('images a step', 'activation', 'ms', 'images/s', '× ReLU'), batches),
+      markdown(('processes of devices', 'ms', 'images/s', '× one device'), devices),
+      markdown(('segments', 'elements', 'pass', 'ms', '× ReLU'), segments),
+      markdown(('images a step', 'activation', 'ms', 'images/s', '× ReLU'), batches),
       caption(record),
     )
   )

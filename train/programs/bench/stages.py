@@ -15,7 +15,7 @@ from lmajax.types import Array
 from train.programs.bench import networks
 from train.programs.bench.config import Stages
 from train.programs.bench.record import Record, caption, milliseconds, ratio_fields, ratio_text
-from train.results import report
+from train.results.statistics import markdown
 from train.runtime import timing
 
 # The student as deep as its name says, and the teacher whose taps it is fed.
@@ -73,4 +73,4 @@ def table(record: Record) -> str:
     for row in record['rows']
   ]
   head = ('network', 'together, ms', 'one by one, ms', 'their sum, ms', 'together / sum')
-  return f'{report.markdown(head, lines)}\n\n{record["config"]["batch_size"]} images a step; {caption(record)}'
+  return f'{markdown(head, lines)}\n\n{record["config"]["batch_size"]} images a step; {caption(record)}'

@@ -18,7 +18,7 @@ from train.engine.optimizers import adjustable, sgd
 from train.programs.bench import networks, peers
 from train.programs.bench.config import Step
 from train.programs.bench.record import Record, caption, milliseconds, ratio_fields, ratio_text
-from train.results import report
+from train.results.statistics import markdown
 from train.runtime import timing
 
 _SOFT = {'temperature': 2.0, 'soft_weight': 0.7}
@@ -119,7 +119,7 @@ def table(record: Record) -> str:
   keys = dict.fromkeys(_key(row) for row in record['rows'])
   lines = [_cells(key, rows[*key, 'JAX'], rows.get((*key, 'PyTorch'))) for key in keys]
   what = f'{record["config"]["batch_size"]} images a step, each counted once for every student'
-  return f'{report.markdown(_HEAD, lines)}\n\n{what}; {caption(record)}'
+  return f'{markdown(_HEAD, lines)}\n\n{what}; {caption(record)}'
 
 
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:

@@ -19,7 +19,7 @@ from train.programs.bench.config import Translation
 from train.programs.bench.record import Record, caption, milliseconds, ratio_fields, ratio_text
 from train.programs.distill_text import build as build_text
 from train.programs.distill_text.config import defaults
-from train.results import report
+from train.results.statistics import markdown
 from train.runtime import timing
 
 Row = dict[str, Any]
@@ -37,7 +37,7 @@ def network(config: Translation, name: str, label: str) -> Transformer:
   width = _WIDTHS[name]
   how = {'heads': _RECIPE.heads, 'dropout': _RECIPE.dropout, 'pre_norm': True, 'tied': True}
   size = {'layers': (config.layers, config.layers), 'features': width, 'units': 4 * width}
-  return Transformer((config.vocabulary, config.vocabulary), networks.activation(label), **size, **how)
+  return Transformer((config.vocabulary, config.vocabulary), networks.labelled(label), **size, **how)
 
 
 def batch(rows: int, length: int, vocabulary: int) -> Batch:
@@ -197,7 +197,7 @@ def table(record: Record) -> str:
   step = f'{config["batch_size"]} pairs of sentences of {config["length"]} tokens a step, those of the target counted'
   decoded = f'{config["decoder_batch_size"]} of {config["source_length"]} tokens decoded by the {config["decoder"]}'
   what = f'{step}; {decoded} with ReLU'
-  tables = report.markdown(_TRAINING, training), report.markdown(_DECODING, decoding)
+  tables = markdown(_TRAINING, training), markdown(_DECODING, decoding)
   return '\n\n'.join((*tables, f'{what}; {caption(record)}'))
 
 

@@ -4,7 +4,8 @@ import dataclasses
 import math
 from typing import Any
 
-from train.config import ActivationName, DataName, require
+from train.activations import ActivationName
+from train.config import DataName, require
 from train.programs.slim.config import CIFAR, Slimmed, check_rate, check_slimmed
 
 

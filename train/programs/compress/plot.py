@@ -7,9 +7,10 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from train.activations import COLORS
 from train.programs.compress.table import Row, before
-from train.results import report
-from train.results.plots import COLORS, save
+from train.results.plots import save
+from train.results.statistics import deviation, mean
 
 matplotlib.use('agg')
 _MARKERS = {'original': 'o', 'slimmed': 's', 'lit': 'D', 'distilled': '^', 'quantized': 'v', 'packed': '*'}
@@ -34,9 +35,9 @@ def _panel(axis: Axes, rows: Sequence[Row], costs: dict[str, float], name: str) 
     if base is not None:
       ends = [costs[each.name] for each in (base, row)], [_mean(each) for each in (base, row)]
       axis.plot(*ends, color=color, linewidth=0.8, zorder=1)
-    deviation = 100 * report.deviation(row.accuracy)
+    error = 100 * deviation(row.accuracy)
     axis.errorbar(
-      costs[row.name], _mean(row), deviation, color=color, marker=_MARKERS[row.stage], markersize=7, capsize=2,
+      costs[row.name], _mean(row), error, color=color, marker=_MARKERS[row.stage], markersize=7, capsize=2,
       linestyle='none', linewidth=1, label=f'{row.stage}, {row.label}',
     )  # fmt: skip
   axis.set_xscale('log')
@@ -50,4 +51,4 @@ def _panel(axis: Axes, rows: Sequence[Row], costs: dict[str, float], name: str) 
 
 
 def _mean(row: Row) -> float:
-  return 100 * report.mean(row.accuracy)
+  return 100 * mean(row.accuracy)

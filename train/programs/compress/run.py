@@ -12,7 +12,7 @@ from lmajax import compress, tree
 from lmajax.training import Stages, blockwise, check_boundaries, distill, in_stages, mixed, supervised, teach, with_ends
 from lmajax.types import Reparam, Widths
 from train import build
-from train.config import label
+from train.activations import chosen, factory, label
 from train.data import Dataset, load
 from train.deploy import given
 from train.deploy.given import Given
@@ -22,17 +22,17 @@ from train.engine.cohort import Cohort, Group, Start, fresh, going_on
 from train.engine.evaluate import member
 from train.engine.fit import fit
 from train.engine.walk import Data
+from train.networks import slimmable
 from train.programs.compress import plot as draw_compress
-from train.programs.compress import table as report_compress
 from train.programs.compress.config import Compress, check
-from train.programs.compress.table import DISTILLED, LIT, ORIGINAL, PACKED, QUANTIZED, SLIMMED, Row
+from train.programs.compress.table import DISTILLED, LIT, ORIGINAL, PACKED, QUANTIZED, SLIMMED, Row, text
 from train.programs.slim.widths import CRITERIA, Slimming, mean_spectra, sliced
-from train.results import report
+from train.results.rows import read_rows, write_results
 from train.runtime.distributed import first
 from train.runtime.errors import UserError
-from train.runtime.run import Run, noted
+from train.runtime.files import noted
+from train.runtime.run import Run
 
-text = report_compress.text
 LEFT = 'results.json, results.md, accuracy.png, models'
 
 
@@ -86,12 +86,12 @@ def experiment(config: Compress) -> Experiment:
     except ValueError as error:
       raise UserError(f'--lit takes a resnet without --coupled: {error}') from error
   teacher_data = build.teacher_data(config, dataset, data)
-  return Experiment(config, dataset, data, teacher_data, test, slimming, list(build.kinds(config)), found)
+  return Experiment(config, dataset, data, teacher_data, test, slimming, list(chosen(config)), found)
 
 
 def network(config: Compress, dataset: Dataset, data: Data, stage: Stage) -> Any:
-  act = build.activation(stage.activation, stage.segments)
-  return build.slimmable(config, act, num_classes=dataset.num_classes, inputs=data.batches.blank)
+  act = factory(stage.activation, stage.segments)
+  return slimmable(config, act, num_classes=dataset.num_classes, inputs=data.batches.blank)
 
 
 def stages(plan: Experiment) -> list[Stage]:
@@ -130,14 +130,14 @@ def run(plan: Experiment, to: Run) -> list[Row]:
   scoring = Scoring(plan.data, plan.test, to.folder)
   rows = [row(plan, scoring, stage, made[stage], widths) for stage in stages(plan)]
   if first():
-    report.write(to.folder, config, [each._asdict() for each in rows], text(rows))
+    write_results(to.folder, config, [each._asdict() for each in rows], text(rows))
     draw_compress.accuracy(to.folder / 'accuracy.png', rows)
   return rows
 
 
 def again(plan: Experiment, folder: Path) -> list[Row]:
   """The rows of a finished run, with the accuracies of its files as they lie there now."""
-  rows, known = report.read(folder, 'compress', Row), {stage.name: stage for stage in stages(plan)}
+  rows, known = read_rows(folder, 'compress', Row), {stage.name: stage for stage in stages(plan)}
   scoring = Scoring(plan.data, plan.test, folder)
 
   def scored(row: Row) -> list[float]:

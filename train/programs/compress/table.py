@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from train.config import label
-from train.results.report import difference, markdown, spread
+from train.activations import label
+from train.results.statistics import difference, markdown, spread
 
 ORIGINAL, SLIMMED, LIT = 'original', 'slimmed', 'lit'
 DISTILLED, QUANTIZED, PACKED = 'distilled', 'quantized', 'packed'

@@ -10,7 +10,7 @@ from lmajax import tree
 from lmajax.training import distill, mixed, supervised, teach
 from train import build
 from train.build import Arm
-from train.config import Distill, check, require
+from train.config import TEACHER, require
 from train.data import Dataset, load
 from train.deploy import given
 from train.deploy.given import Given
@@ -19,13 +19,15 @@ from train.engine.evaluate import member, scores
 from train.engine.fit import fit, saved
 from train.engine.logits_cache import Kept, cached, digest, heard
 from train.engine.walk import Data
-from train.results import plots, report
-from train.results.report import TEACHER, Row
+from train.programs.distill.config import Distill, check
+from train.programs.distill.plot import comparisons
+from train.programs.distill.table import Row, text
+from train.results import plots
+from train.results.rows import write_results
 from train.runtime.distributed import first
 from train.runtime.run import Run
 
 STUDENTS = 'students'
-text = report.table
 LEFT = 'results.json, results.md, curves.png'
 
 
@@ -75,10 +77,10 @@ def run(plan: Experiment, to: Run) -> list[Row]:
   trained |= weights(students)(fit(to, STUDENTS, students, data, shared))
   rows = evaluated(plan, trained)
   if first():
-    report.write(to.folder, config, [row._asdict() for row in rows], text(rows))
+    write_results(to.folder, config, [row._asdict() for row in rows], text(rows))
     own = jax.device_get(trained)  # what one process computes alone must lie with it alone
     plots.curves(to.folder / 'curves.png', {arm: own[arm.name] for arm in plan.arms})
-    plots.comparisons(to.folder, rows)
+    comparisons(to.folder, rows)
   return rows
 
 

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
@@ -12,63 +12,40 @@ from lmajax.models import Transformer
 from lmajax.training import distill, unrolled, vmapped
 from lmajax.types import Reparam
 from train import build
-from train.config import label
-from train.data.corpora.buckets import TokenBatches, Tokens, Vocabularies, encoded, evaluation_batches, shapes, within
+from train.activations import chosen
+from train.data.corpora.buckets import (
+  Text,
+  TokenBatches,
+  Tokens,
+  Vocabularies,
+  encoded,
+  evaluation_batches,
+  shapes,
+  within,
+)
 from train.data.corpora.pairs import Corpus, Pairs
 from train.data.corpora.vocabulary import Pieces, Words, dumped, loaded
 from train.engine.cohort import Group, Plan
 from train.engine.optimizers import noam
+from train.engine.schedules import schedule
 from train.engine.walk import Data
 from train.programs.distill_text import model_file as shipped_text
 from train.programs.distill_text.config import DistillText
 from train.programs.distill_text.decode import TOKEN_ACCURACY, of_labels, word_level
+from train.programs.distill_text.table import Arm
 from train.runtime.errors import UserError
-from train.runtime.run import write_atomically
+from train.runtime.files import write_atomically
 
 _FILES = ('vocabulary.source', 'vocabulary.target')
-
-
-class Arm(NamedTuple):
-  """One row of the table: a kind of student, over all seeds."""
-
-  method: str
-  activation: str
-  segments: int | None
-  width: int
-  bits: int | None
-
-  @property
-  def label(self) -> str:
-    return label(self.activation, self.segments)
-
-  @property
-  def name(self) -> str:
-    return f'{self.label}-w{self.width}-{self.method}{f"-{self.bits}bit" if self.bits else ""}'
 
 
 def arms(config: DistillText) -> Iterator[Arm]:
   """Every kind of student that a configuration asks for."""
   for width in config.width:
-    for activation, segments in build.kinds(config):
+    for activation, segments in chosen(config):
       for method in config.methods:
         for bits in (None, *config.bits) if method == 'kd' else (None,):
           yield Arm(method, activation, segments, width, bits)
-
-
-class Text(NamedTuple):
-  """A corpus as a run reads it."""
-
-  corpus: Corpus
-  vocabularies: Vocabularies
-  train: Tokens
-  validation: Tokens
-  test: Tokens
-  lengths: tuple[int, ...]  # that batches are padded to
-  cut: int  # sentences of validation and test that are longer than may be
-
-  @property
-  def sizes(self) -> tuple[int, int]:
-    return self.vocabularies.source.size, self.vocabularies.target.size
 
 
 def read(config: DistillText, corpus: Corpus) -> Text:
@@ -173,7 +150,7 @@ def reparam(config: DistillText, arm: Arm | None) -> Reparam:
 def plan(config: DistillText, epochs: int) -> Plan:
   """The optimizer's part of a configuration."""
   optimizer = noam(config.warmup, clip=config.clip, weight_decay=config.weight_decay)
-  return Plan(config.learning_rate, optimizer, build.schedule(config.schedule, epochs), config.save_every)
+  return Plan(config.learning_rate, optimizer, schedule(config.schedule, epochs), config.save_every)
 
 
 def data(config: DistillText, text: Text, train: Tokens) -> Data:

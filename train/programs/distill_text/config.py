@@ -5,7 +5,8 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-from train.config import ActivationName, Training, check_soft_targets, check_training, require, text
+from train.activations import ActivationName
+from train.config import Training, check_soft_targets, check_training, require, text
 
 MethodName = Literal['hard', 'kd', 'sequence']
 LEAST_MAX_LENGTH = 4

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from msgspec import Meta
 
 from lmajax.models import Transformer
-from train import build
+from train.activations import factory
 from train.deploy import model_file as shipped
 from train.runtime.errors import UserError
 from train.runtime.outside import LIMITS, Count, Limits, Name, Segments, most, typed
@@ -43,7 +43,7 @@ def model(description: dict[str, Any], *, dropout: float = 0.0) -> Transformer:
   encoders, decoders = description['layers']
   return Transformer(
     (source, target),
-    build.activation(description['activation'], description['segments']),
+    factory(description['activation'], description['segments']),
     (encoders, decoders),
     *(description[name] for name in ('width', 'units', 'heads')),
     dropout=dropout,

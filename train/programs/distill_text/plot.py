@@ -8,11 +8,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from train import build
-from train.programs.distill_text.build import Arm
-from train.programs.distill_text.table import Row
-from train.results import plots, report
-from train.results.plots import COLORS, save
-from train.results.report import TEACHER
+from train.activations import COLORS
+from train.config import TEACHER
+from train.programs.distill_text.table import Arm, Row
+from train.results import plots
+from train.results.plots import save
+from train.results.statistics import mean
 
 _MARKERS = {'hard': 'o', 'kd': 's', 'sequence': '^'}
 
@@ -28,7 +29,7 @@ def bleu(path: Path, rows: Sequence[Row]) -> None:
       apart = row.bytes * 1.015 ** (0 if row.name == TEACHER else i - len(rows) / 2)  # equal sizes side by side
       style = {'color': 'black', 'marker': '*'} if row.name == TEACHER else {'color': color, 'marker': marker}
       axis.plot([apart] * len(values), values, linestyle='', markersize=3, alpha=0.5, **style)
-      axis.plot([apart], [report.mean(values)], linestyle='', markersize=8, label=label, **style)
+      axis.plot([apart], [mean(values)], linestyle='', markersize=8, label=label, **style)
     axis.set_xscale('log')
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter(lambda size, _: f'{size / 1000:,.6g}')

@@ -12,36 +12,34 @@ import numpy as np
 from lmajax import tree
 from lmajax.training import as_it_is, teach
 from lmajax.types import Share
-from train.config import require
+from train.config import TEACHER, require
 from train.data.corpora import parallel
-from train.data.corpora.buckets import Tokens, numbers
+from train.data.corpora.buckets import Text, Tokens, numbers
 from train.deploy import given
 from train.deploy.given import Given
-from train.deploy.score import Files, Trained, Written, file_name, stacked
+from train.deploy.model_file import file_name
+from train.deploy.score import Files, Trained, Written
 from train.engine.checkpoint import digests
 from train.engine.cohort import Cohort, Group, Start
-from train.engine.evaluate import member
+from train.engine.evaluate import member, stacked
 from train.engine.fit import fit
 from train.engine.logits_cache import Kept, cached, digest, heard
 from train.engine.walk import Data
 from train.programs.distill_text import build as build_text
 from train.programs.distill_text import model_file as shipped_text
 from train.programs.distill_text import plot as draw_text
-from train.programs.distill_text import table as report_text
-from train.programs.distill_text.build import Arm, Text
 from train.programs.distill_text.config import DistillText, check
 from train.programs.distill_text.decode import Lines, Search, signatures, translated, translator
 from train.programs.distill_text.score import Scoring
-from train.programs.distill_text.table import Row
-from train.results import report
-from train.results.report import TEACHER
+from train.programs.distill_text.table import Arm, Row, text
+from train.results.rows import read_rows, write_results
 from train.runtime.distributed import first, wait
 from train.runtime.errors import UserError
+from train.runtime.files import write_atomically
 from train.runtime.outside import read_json
-from train.runtime.run import Run, write_atomically
+from train.runtime.run import Run
 
 STUDENTS, SEQUENCE = 'students', 'sequence'
-text = report_text.text
 LEFT = 'results.json, results.md, bleu.png, curves.png, translations, models'
 
 
@@ -109,7 +107,7 @@ def run(plan: Experiment, to: Run) -> list[Row]:
   files = Files(plan.data, to.folder, shipped_text.read)
   rows = evaluated(plan, to.folder, lambda arm, about: files.written(name_of(arm), trained[arm], about))
   if first():
-    report.write(to.folder, plan.config, [row._asdict() for row in rows], text(rows))
+    write_results(to.folder, plan.config, [row._asdict() for row in rows], text(rows))
     draw_text.bleu(to.folder / 'bleu.png', rows)
     own = {arm: jax.device_get(trained[arm].variables()) for arm in plan.of('kd', SEQUENCE) if arm.bits is None}
     draw_text.curves(to.folder / 'curves.png', own)
@@ -178,7 +176,7 @@ def said_by_teacher(plan: Experiment, folder: Path, teacher: Any) -> Tokens:
 
 def again(plan: Experiment, folder: Path) -> list[Row]:
   """The rows of a finished run, with the figures of its files as they lie there now."""
-  rows = {row.name: row for row in report.read(folder, 'distill-text', Row)}
+  rows = {row.name: row for row in read_rows(folder, 'distill-text', Row)}
   files = Files(plan.data, folder, shipped_text.read)
 
   def read(arm: Arm | None, about: dict[str, Any]) -> Written:

@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from train.data.corpora.buckets import evaluation_batches
+from train.data.corpora.buckets import Text, evaluation_batches
 from train.engine.cohort import Group
 from train.engine.evaluate import member, scores
 from train.engine.walk import Data
-from train.programs.distill_text.build import Text
 from train.programs.distill_text.decode import (
   LOG_LIKELIHOOD,
   Lines,

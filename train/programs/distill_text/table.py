@@ -3,8 +3,27 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from train.config import label
-from train.results.report import TEACHER, difference, markdown, mean, spread
+from train.activations import label
+from train.config import TEACHER
+from train.results.statistics import difference, markdown, mean, spread
+
+
+class Arm(NamedTuple):
+  """One row of the table: a kind of student, over all seeds."""
+
+  method: str
+  activation: str
+  segments: int | None
+  width: int
+  bits: int | None
+
+  @property
+  def label(self) -> str:
+    return label(self.activation, self.segments)
+
+  @property
+  def name(self) -> str:
+    return f'{self.label}-w{self.width}-{self.method}{f"-{self.bits}bit" if self.bits else ""}'
 
 
 class Row(NamedTuple):

@@ -10,15 +10,14 @@ from typing import BinaryIO
 import numpy as np
 
 from train.commands.config import Translate
-from train.config import recipe_of, require
+from train.config import TEACHER, recipe_of, require
 from train.data.corpora.buckets import numbers
-from train.deploy.score import file_name
+from train.deploy.model_file import file_name
 from train.programs.distill_text import build as build_text
 from train.programs.distill_text import model_file as shipped_text
 from train.programs.distill_text.decode import Lines, Search, translated, translator
 from train.programs.distill_text.table import Row
-from train.results import report
-from train.results.report import TEACHER
+from train.results.rows import read_rows
 from train.runtime.errors import UserError
 from train.runtime.outside import read_json
 
@@ -31,7 +30,7 @@ def lines(command: Translate, stdin: BinaryIO) -> Iterator[str]:
   if (made_by := recipe_of(command.run)) != 'distill-text':
     raise UserError(f'{command.run} is a run of {made_by}: translate takes runs of distill-text alone')
   known = build_text.load_vocabularies(command.run)
-  row = chosen(report.read(command.run, 'distill-text', Row), command.student)
+  row = chosen(read_rows(command.run, 'distill-text', Row), command.student)
   path = command.run / file_name(row.name, command.seed)
   shipped = shipped_text.fitting(shipped_text.read(path, command.limits), path)
   about, variables = shipped.description, shipped.variables()

@@ -4,16 +4,8 @@ import dataclasses
 import math
 from typing import Any, Literal
 
-from train.config import (
-  ActivationName,
-  DataName,
-  ScheduleName,
-  Training,
-  check_soft_targets,
-  check_training,
-  require,
-  text,
-)
+from train.activations import ActivationName
+from train.config import DataName, ScheduleName, Training, check_soft_targets, check_training, require, text
 
 Method = Literal[
   'hard', 'kd', 'hint', 'born-again', 'lit', 'lit-own-inputs', 'lit-one-boundary', 'lit-beta-0', 'lit-beta-1',

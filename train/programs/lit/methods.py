@@ -11,11 +11,13 @@ import optax
 
 from lmajax.training import Stages, blockwise, check_boundaries, distill, hint, in_stages, mixed, supervised
 from train import build
-from train.config import label
+from train.activations import chosen, factory
+from train.config import TEACHER
 from train.engine import schedules
 from train.engine.cohort import Group, Plan
 from train.programs.lit.config import Shallow
-from train.results.report import TEACHER
+from train.programs.lit.networks import staged
+from train.programs.lit.table import Arm
 from train.runtime.errors import mendable
 
 BORN_AGAIN, HINT, MERGING = 'born-again', 'hint', 'lit-merging'
@@ -31,30 +33,9 @@ _DISTANCES = {
 }
 
 
-class Arm(NamedTuple):
-  """One row of the table: a method and an activation, over all seeds."""
-
-  method: str
-  activation: str
-  segments: int | None
-
-  @property
-  def label(self) -> str:
-    return label(self.activation, self.segments)
-
-  @property
-  def name(self) -> str:
-    return f'{self.label}-{self.method}'
-
-  @property
-  def teacher(self) -> 'Arm':
-    """Whose student this is."""
-    return self._replace(method=TEACHER)
-
-
 def arms(config: Shallow) -> Iterator[Arm]:
   """Every row that a configuration asks for, each activation's teacher first."""
-  for activation, segments in build.kinds(config):
+  for activation, segments in chosen(config):
     for method in (TEACHER, *config.methods):
       yield Arm(method, activation, segments)
 
@@ -84,9 +65,9 @@ class Pair(NamedTuple):
 
 def pair(config: Shallow, arm: Arm, num_classes: int, inputs: Any) -> Pair:
   """The networks of an arm's activation, which must give representations of the same shapes."""
-  act = build.activation(arm.activation, arm.segments)
+  act = factory(arm.activation, arm.segments)
   teacher, student = (
-    build.staged(config, option, act, num_classes=num_classes, inputs=inputs) for option in ('teacher', 'student')
+    staged(config, option, act, num_classes=num_classes, inputs=inputs) for option in ('teacher', 'student')
   )
   with mendable():
     check_boundaries(student, teacher, inputs)

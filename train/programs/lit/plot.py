@@ -11,11 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
-from train.programs.lit.methods import Arm
-from train.programs.lit.table import Row
-from train.results import report
+from train.config import TEACHER
+from train.programs.lit.table import Arm, Row
 from train.results.plots import save
-from train.results.report import TEACHER
+from train.results.statistics import deviation, mean
 
 matplotlib.use('agg')
 _COLORS = {
@@ -71,7 +70,7 @@ def _panel(axis: Axes, rows: Sequence[Row], cost: Callable[[Row], float]) -> Non
 
 
 def _spread(row: Row) -> tuple[float, float]:
-  return 100 * report.mean(row.accuracy), 100 * report.deviation(row.accuracy)
+  return 100 * mean(row.accuracy), 100 * deviation(row.accuracy)
 
 
 def _name(row: Row | Arm, labels: Sequence[str]) -> str:
@@ -91,7 +90,7 @@ def errors(folder: Path, arms: Mapping[str, Arm]) -> None:
     for arm in dict.fromkeys(arms.values()):
       of_arm = [line for line in lines if arms.get(line['phase']) == arm]
       found = [(epoch, line[name]) for epoch, line in enumerate(of_arm, start=1) if name in line]
-      curve = [(epoch, report.mean(np.array(values, float))) for epoch, values in found]
+      curve = [(epoch, mean(np.array(values, float))) for epoch, values in found]
       style = _STYLES[labels.index(arm.label) % len(_STYLES)]
       if curve:
         axis.plot(*zip(*curve, strict=True), color=_COLORS[arm.method], linestyle=style, label=_name(arm, labels))

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from lmajax import models, tree
 from lmajax.training import as_it_is, teach
 from train import build
-from train.config import label
+from train.activations import chosen, label
+from train.config import TEACHER
 from train.data import Dataset
 from train.data.texts.text import VOCABULARY
 from train.deploy import given
@@ -25,17 +26,16 @@ from train.engine.evaluate import member, scores
 from train.engine.fit import fit, saved
 from train.engine.walk import Data
 from train.programs.lit import plot as draw_lit
-from train.programs.lit import table as report_lit
 from train.programs.lit.config import Lit, Shallow, check
 from train.programs.lit.config_text import LitText, check_texts
-from train.programs.lit.methods import TRANSPLANTED, Arm, Pair, Phase, arms, group, named, pair, phases
-from train.programs.lit.table import Row
-from train.results import report
-from train.results.report import TEACHER
+from train.programs.lit.methods import TRANSPLANTED, Pair, Phase, arms, group, named, pair, phases
+from train.programs.lit.networks import read
+from train.programs.lit.table import Arm, Row, text
+from train.results.rows import write_results
 from train.runtime.distributed import first
-from train.runtime.run import Run, noted
+from train.runtime.files import noted
+from train.runtime.run import Run
 
-text = report_lit.text
 LEFT = 'results.json, results.md, accuracy.png, errors.png'
 
 
@@ -71,7 +71,7 @@ def experiment(config: Lit | LitText) -> Experiment:
   check(config)
   if isinstance(config, LitText):
     check_texts(config)
-  dataset = build.read(config)
+  dataset = read(config)
   config, found = teachers(config, dataset)
   data, test = build.data(config, dataset)
   every = dict.fromkeys(arm.teacher for arm in arms(config))
@@ -91,7 +91,7 @@ def teachers(config: Any, dataset: Dataset) -> tuple[Any, list[Given]]:
     given.check_images(found, config, dataset, thinned=None, coupled=False)
     if found:
       config = replace(config, teacher=given.same(found, 'network'), width=tuple(given.same(found, 'width')))
-  given.check_one_each(found, [label(*kind) for kind in build.kinds(config)])
+  given.check_one_each(found, [label(*kind) for kind in chosen(config)])
   return config, found
 
 
@@ -133,7 +133,7 @@ def run(plan: Experiment, to: Run) -> list[Row]:
     trained |= ended
   rows = evaluated(plan, trained, to.folder)
   if first():
-    report.write(to.folder, plan.config, [row._asdict() for row in rows], text(rows))
+    write_results(to.folder, plan.config, [row._asdict() for row in rows], text(rows))
     draw_lit.accuracy(to.folder / 'accuracy.png', rows)
     draw_lit.errors(to.folder, {name: arm for each in plan.fits for name, arm in each.arms.items()})
   return rows

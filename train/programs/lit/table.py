@@ -3,10 +3,32 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from train.config import label
-from train.results.report import TEACHER, difference, markdown, mean, spread
+from train.activations import label
+from train.config import TEACHER
+from train.results.statistics import difference, markdown, mean, spread
 
 _A_POINT = 0.01
+
+
+class Arm(NamedTuple):
+  """One row of the table: a method and an activation, over all seeds."""
+
+  method: str
+  activation: str
+  segments: int | None
+
+  @property
+  def label(self) -> str:
+    return label(self.activation, self.segments)
+
+  @property
+  def name(self) -> str:
+    return f'{self.label}-{self.method}'
+
+  @property
+  def teacher(self) -> 'Arm':
+    """Whose student this is."""
+    return self._replace(method=TEACHER)
 
 
 class Row(NamedTuple):

@@ -4,7 +4,8 @@ import dataclasses
 import math
 from typing import Any, Literal
 
-from train.config import ActivationName, Images, ScheduleName, check_training, require, text
+from train.activations import ActivationName
+from train.config import Images, ScheduleName, check_training, require, text
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,8 @@ from lmajax import models, tree
 from lmajax.activations.linen import ReLU
 from lmajax.training import Stages, blockwise, in_stages
 from train import build
+from train.activations import chosen, factory
+from train.config import TEACHER
 from train.data import Dataset, Examples, load
 from train.data.batches import normalized
 from train.deploy import given
@@ -28,9 +30,8 @@ from train.engine.fit import fit, saved
 from train.engine.optimizers import adam, adversarial
 from train.engine.walk import Data
 from train.programs.lit import plot as draw_lit
-from train.programs.lit.methods import Arm
+from train.programs.lit.table import Arm
 from train.programs.lit_gan import plot as draw_lit_gan
-from train.programs.lit_gan import table as report_lit_gan
 from train.programs.lit_gan.config import LitGan, check
 from train.programs.lit_gan.metrics import (
   AGREEMENT,
@@ -53,15 +54,14 @@ from train.programs.lit_gan.objective import (
   translate,
 )
 from train.programs.lit_gan.styles import STYLES
-from train.programs.lit_gan.table import LIT, ONLY, SCRATCH, Row
-from train.results import report
-from train.results.report import TEACHER
+from train.programs.lit_gan.table import LIT, ONLY, SCRATCH, Row, text
+from train.results.rows import write_results
 from train.runtime.distributed import first
-from train.runtime.run import Run, noted
+from train.runtime.files import noted
+from train.runtime.run import Run
 
 CLASSIFIER = Arm('classifier', 'relu', None)
 _CLASSIFIER_RATE = 3e-3
-text = report_lit_gan.text
 LEFT = 'results.json, results.md, errors.png, sheet-*.png'
 
 
@@ -92,7 +92,7 @@ def experiment(config: LitGan) -> Experiment:
   given.check_same(found, of_generators(config, dataset), 'this run')
   data, test = build.data(config, dataset)
   fits = {CLASSIFIER: classifier(config, dataset.num_classes)}
-  for activation, segments in build.kinds(config):
+  for activation, segments in chosen(config):
     fits |= generators(config, Arm(TEACHER, activation, segments), data.batches.blank.shape)
   teachers = [arm for arm in fits if arm.method == TEACHER]
   given.check_one_each(found, [arm.label for arm in teachers])
@@ -160,7 +160,7 @@ def generators(config: LitGan, arm: Arm, shape: tuple[int, ...]) -> dict[Arm, Fi
 def players(config: LitGan, arm: Arm, blocks: int, shape: tuple[int, ...]) -> Adversaries:
   """A generator of so many blocks, and a discriminator that halves the images as often as the paper's does."""
   channels, dtype = config.width[0], jnp.dtype(config.dtype)
-  act = build.activation(arm.activation, arm.segments)
+  act = factory(arm.activation, arm.segments)
   generator = models.Generator(channels, blocks, shape[-1], act, dtype)
   layers = shape[1].bit_length() - 2  # 6 for 128, as in the paper
   return Adversaries(generator, models.Discriminator(channels, layers, len(STYLES), dtype))
@@ -184,7 +184,7 @@ def run(plan: Experiment, to: Run) -> list[Row]:
       given.keep(to.folder, arm.name, [0], trained[arm], about)
   rows = evaluated(plan, trained, to.folder)
   if first():
-    report.write(to.folder, plan.config, [row._asdict() for row in rows], text(rows))
+    write_results(to.folder, plan.config, [row._asdict() for row in rows], text(rows))
     draw_lit.errors(to.folder, {arm.name: arm for arm in plan.fits if arm.method == ONLY})
     sheets(plan, jax.device_get(trained), to.folder)  # what one process computes alone must lie with it alone
   return rows

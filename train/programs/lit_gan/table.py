@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from train.config import label
-from train.results.report import TEACHER, difference, markdown, spread
+from train.activations import label
+from train.config import TEACHER
+from train.results.statistics import difference, markdown, spread
 
 ONLY, LIT, SCRATCH = 'lit-only', 'lit', 'scratch'
 """The student after the first phase, after both, and trained against the discriminator alone."""

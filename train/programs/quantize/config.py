@@ -4,17 +4,8 @@ import dataclasses
 import math
 from typing import Literal
 
-from train.config import (
-  PUBLISHED,
-  ActivationName,
-  DataName,
-  Named,
-  check_soft_targets,
-  check_taught,
-  check_training,
-  require,
-  text,
-)
+from train.activations import ActivationName
+from train.config import PUBLISHED, DataName, Named, check_soft_targets, check_taught, check_training, require, text
 
 Method = Literal['post-training', 'uniform', 'noise', 'points', 'product', 'product-noise']
 

@@ -7,10 +7,11 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from train.activations import COLORS
+from train.config import TEACHER
 from train.programs.quantize.table import Row
-from train.results import report
-from train.results.plots import COLORS, save
-from train.results.report import TEACHER
+from train.results.plots import save
+from train.results.statistics import deviation, mean
 
 matplotlib.use('agg')
 _MARKERS = {
@@ -82,8 +83,8 @@ def _levels(axis: Axes, rows: Sequence[Row]) -> None:
 
 
 def _mean(row: Row) -> float:
-  return 100 * report.mean(row.accuracy)
+  return 100 * mean(row.accuracy)
 
 
 def _spread(row: Row) -> float:
-  return 100 * report.deviation(row.accuracy)
+  return 100 * deviation(row.accuracy)

@@ -10,10 +10,11 @@ from lmajax import compress, tree
 from lmajax.training import distill, mixed, teach
 from lmajax.types import Batch, Reparam
 from train import build
+from train.build import described
+from train.config import TEACHER
 from train.data import Dataset, load
 from train.deploy import given
 from train.deploy.given import Given
-from train.deploy.model_file import description
 from train.deploy.score import Scoring, Trained
 from train.engine import schedules
 from train.engine.cohort import Cohort, Group, Plan, Start
@@ -23,19 +24,17 @@ from train.engine.optimizers import sgd
 from train.engine.walk import Data
 from train.programs.quantize import plot as draw_quantize
 from train.programs.quantize import students as quantizers
-from train.programs.quantize import table as report_quantize
 from train.programs.quantize.config import Quantize, check
 from train.programs.quantize.students import FLOAT, FROM_SCRATCH, Arm
-from train.programs.quantize.table import Row
-from train.results import report
-from train.results.report import TEACHER
+from train.programs.quantize.table import Row, text
+from train.results.rows import read_rows, write_results
 from train.runtime.distributed import first
 from train.runtime.errors import UserError
-from train.runtime.run import Run, noted
+from train.runtime.files import noted
+from train.runtime.run import Run
 
 _SHADOWED = ('uniform', 'noise')  # methods whose theta holds weights that are not shipped
 _SHARING = 5  # training batches whose gradients share the points out
-text = report_quantize.text
 LEFT = 'results.json, results.md, accuracy.png, models'
 
 
@@ -83,7 +82,7 @@ def run(plan: Experiment, to: Run) -> list[Row]:
   rows = [teacher_row(plan, scoring, teacher)]
   rows += [student_row(plan, scoring, arm, trained[arm]) for arm in plan.models]
   if first():
-    report.write(to.folder, plan.config, [row._asdict() for row in rows], text(rows))
+    write_results(to.folder, plan.config, [row._asdict() for row in rows], text(rows))
     draw_quantize.accuracy(to.folder / 'accuracy.png', rows)
   return rows
 
@@ -106,7 +105,7 @@ def teacher_row(plan: Experiment, scoring: Scoring, trained: Trained) -> Row:
 def student_row(plan: Experiment, scoring: Scoring, arm: Arm, trained: Trained) -> Row:
   """The row of a kind of student."""
   student = arm.student
-  about = description(plan.config, student, plan.dataset)
+  about = described(plan.config, student, plan.dataset)
   scored = scoring.scored(arm.name, trained, about, entropy=plan.config.entropy)
   shadow = scoring.shadow_accuracy(trained) if arm.method in _SHADOWED else None
   size = tree.size(jax.eval_shape(trained.params)) // len(trained.group.seeds)
@@ -119,7 +118,7 @@ def student_row(plan: Experiment, scoring: Scoring, arm: Arm, trained: Trained) 
 
 def again(plan: Experiment, folder: Path) -> list[Row]:
   """The rows of a finished run, with the accuracies of its files as they lie there now."""
-  rows = report.read(folder, 'quantize', Row)
+  rows = read_rows(folder, 'quantize', Row)
   scoring = Scoring(plan.data, plan.test, folder)
   known = {TEACHER: (plan.teacher.groups[TEACHER], None)}
   known |= {arm.name: (group(plan, arm, compress.identity()), arm.student) for arm in plan.models}
@@ -129,7 +128,7 @@ def again(plan: Experiment, folder: Path) -> list[Row]:
 
   def scored(row: Row) -> list[float]:
     each, student = known[row.name]
-    about = given.description(plan) if student is None else description(plan.config, student, plan.dataset)
+    about = given.description(plan) if student is None else described(plan.config, student, plan.dataset)
     return scoring.again(row.name, each, about, row.accuracy)
 
   return [row._replace(accuracy=scored(row)) for row in rows]

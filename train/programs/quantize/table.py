@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from train.config import label
-from train.results.report import TEACHER, difference, markdown, mean, spread
+from train.activations import label
+from train.config import TEACHER
+from train.results.statistics import difference, markdown, mean, spread
 
 AGAINST = {
   'post-training': 'float', 'uniform': 'post-training', 'noise': 'uniform', 'points': 'uniform', 'left-out': 'float',

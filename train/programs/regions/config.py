@@ -4,7 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from train.config import ActivationName, require, text
+from train.activations import ActivationName
+from train.config import require, text
 from train.programs.regions.pieces import MOST_PIECES
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -12,9 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from train.programs.regions.count import Plane
-
-if TYPE_CHECKING:
-  from train.programs.regions.run import Row
+from train.programs.regions.table import Row
 
 matplotlib.use('agg')
 _CLASSES = (
@@ -35,7 +33,7 @@ class Panel(NamedTuple):
     return 0 if self.regions is None else len(np.unique(self.regions))
 
 
-def planes(path: Path, plane: Plane, rows: Sequence['Row'], panels: Sequence[Panel]) -> None:
+def planes(path: Path, plane: Plane, rows: Sequence[Row], panels: Sequence[Panel]) -> None:
   """Draws each kind of network, the untrained above the trained: colours are classes, shades and lines regions."""
   kinds = len(panels) // 2
   columns = min(_COLUMNS, kinds)
@@ -61,7 +59,7 @@ def planes(path: Path, plane: Plane, rows: Sequence['Row'], panels: Sequence[Pan
   figure.savefig(path, dpi=160)
 
 
-def _draw(axis: Axes, plane: Plane, row: 'Row', panel: Panel) -> None:
+def _draw(axis: Axes, plane: Plane, row: Row, panel: Panel) -> None:
   reach = plane.ticks[-1]
   axis.imshow(_colors(panel), extent=(-reach, reach, -reach, reach), origin='lower', interpolation='antialiased')
   true = [_CLASSES[i % len(_CLASSES)] for i in plane.labels]

@@ -6,7 +6,7 @@ one of its points meets, so that the number there is a lower bound. Trained netw
 left them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -16,55 +16,27 @@ import numpy as np
 from lmajax import models, tree
 from lmajax.training import supervised, vmapped
 from lmajax.types import Batch
-from train import build, config
+from train import build
+from train.activations import chosen, factory, label
 from train.data import load
 from train.engine.cohort import Cohort, Group, fresh, weights
 from train.engine.evaluate import measured_again, member, scores
 from train.engine.fit import fit
 from train.engine.walk import Data
+from train.programs.distill.config import defaults
 from train.programs.regions import count as regions
 from train.programs.regions import plot as draw_regions
 from train.programs.regions.config import Regions, check
 from train.programs.regions.count import Plane
 from train.programs.regions.pieces import differentiated
 from train.programs.regions.plot import Panel
-from train.results import report
+from train.programs.regions.table import Row, text
+from train.results.rows import write_results
 from train.runtime.run import Run
 
+LEFT = 'results.json, results.md, regions.png'
 _MEASURING = 64  # training batches for an untrained network's statistics; batch norm's start fades to 0.9⁶⁴ = 0.1 %
 _BLOCK = 4096  # points of the plane at a time: they fit into the cache, five times faster than all at once
-_HEAD = (
-  'network', 'parameters', 'untrained', 'trained', 'per 100 parameters', 'gain per parameter', 'plane untrained',
-  'plane trained', 'accuracy %',
-)  # fmt: skip
-
-
-class Row(NamedTuple):
-  """One kind of network, untrained or trained; a number for each seed, or None where nothing can be counted."""
-
-  activation: str
-  segments: int | None
-  trained: bool
-  width: int
-  depth: int
-  parameters: int
-  regions: list[float] | None  # the mean over the lines
-  plane: list[int] | None  # distinct patterns on the grid
-  accuracy: list[float]  # of the test set
-
-  @property
-  def label(self) -> str:
-    return config.label(self.activation, self.segments)
-
-  @property
-  def regions_per_parameter(self) -> float | None:
-    return None if self.regions is None else float(np.mean(self.regions)) / self.parameters
-
-  def gain(self, relu: 'Row') -> float | None:
-    """The regions beyond those of ReLU, for each parameter beyond those of ReLU."""
-    if self.regions is None or relu.regions is None or self.parameters == relu.parameters:
-      return None
-    return float(np.mean(self.regions) - np.mean(relu.regions)) / (self.parameters - relu.parameters)
 
 
 class Inputs(NamedTuple):
@@ -94,16 +66,16 @@ class Experiment(NamedTuple):
 def experiment(asked: Regions) -> Experiment:
   """Checks the options, reads the data and builds every network, before anything is trained or written."""
   check(asked)
-  students = config.defaults(asked.data)
+  students = defaults(asked.data)
   dataset = load(asked.data, data_dir=asked.data_dir)
   data, test = build.data(students, dataset)
 
   def group(activation: str, segments: int | None) -> Group:
     units = (asked.width,) * asked.depth
-    model = models.MLP(units, dataset.num_classes, build.activation(activation, segments))
+    model = models.MLP(units, dataset.num_classes, factory(activation, segments))
     return Group(model, supervised(model), range(asked.seeds), vmapped)
 
-  kinds = {config.label(*kind): kind for kind in build.kinds(asked)}
+  kinds = {label(*kind): kind for kind in chosen(asked)}
   networks = Cohort({name: group(*kind) for name, kind in kinds.items()}, build.plan(students, asked.epochs))
   return Experiment(asked, data, test, _inputs(asked, test), networks, kinds)
 
@@ -133,7 +105,7 @@ def run(plan: Experiment, to: Run) -> list[Row]:
       rows.append(Row(activation, segments, variables is trained, plan.config.width, plan.config.depth, *columns))
       panels.append(panel)
   values = [{**row._asdict(), 'regions_per_parameter': row.regions_per_parameter} for row in rows]
-  report.write(to.folder, plan.config, values, table(rows))
+  write_results(to.folder, plan.config, values, text(rows))
   draw_regions.planes(to.folder / 'regions.png', plan.inputs.plane, rows, panels)
   return rows
 
@@ -189,31 +161,3 @@ def decisions(model: nn.Module, variables: Any, plane: Plane) -> np.ndarray:
   row = jax.jit(lambda images: model.apply(variables, images, train=False)[0].argmax(-1))
   across = plane.origin + plane.ticks[:, None] * plane.directions[0]
   return np.stack([row((across + v * plane.directions[1]).astype(np.float32)) for v in plane.ticks])
-
-
-def table(rows: Sequence[Row]) -> str:
-  """The rows as Markdown, untrained and trained side by side; the gain is ``Row.gain`` of the trained."""
-  relu = next((row for row in rows if row.activation == 'relu' and row.trained), None)
-  return report.markdown(_HEAD, [_cells(*pair, relu) for pair in zip(rows[::2], rows[1::2], strict=True)])
-
-
-def _cells(before: Row, after: Row, relu: Row | None) -> tuple[str, ...]:
-  share, gain = after.regions_per_parameter, None if relu is None else after.gain(relu)
-  return (
-    after.label,
-    f'{after.parameters:,}',
-    _spread(before.regions, '.1f'),
-    _spread(after.regions, '.1f'),
-    '—' if share is None else f'{100 * share:.1f}',
-    '—' if gain is None else f'{gain:+.2f}',
-    _spread(before.plane, ',.0f'),
-    _spread(after.plane, ',.0f'),
-    _spread([100 * a for a in after.accuracy], '.1f'),
-  )
-
-
-def _spread(numbers: Sequence[float] | None, form: str) -> str:
-  if numbers is None:
-    return '—'
-  deviation = f' ± {np.std(numbers, ddof=1):{form}}' if len(numbers) > 1 else ''
-  return f'{np.mean(numbers):{form}}{deviation}'

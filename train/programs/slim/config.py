@@ -4,16 +4,8 @@ import dataclasses
 import math
 from typing import Any, Literal
 
-from train.config import (
-  ActivationName,
-  DataName,
-  Taught,
-  check_soft_targets,
-  check_taught,
-  check_training,
-  require,
-  text,
-)
+from train.activations import ActivationName
+from train.config import DataName, Taught, check_soft_targets, check_taught, check_training, require, text
 
 RuleName = Literal['pca', 'null', 'uniform', 'random', 'norm-scale']
 Start = Literal['pruned', 'distilled', 'scratch']

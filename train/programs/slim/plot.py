@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from train.programs.slim.table import ORIGINAL, Row
-from train.results import report
 from train.results.plots import save
+from train.results.statistics import deviation, mean
 
 matplotlib.use('agg')
 _COLORS = {'pca': '#d55e00', 'null': '#999999', 'uniform': '#0072b2', 'random': '#009e73', 'norm-scale': '#cc79a7'}
@@ -56,7 +56,7 @@ def _panel(axis: Axes, of_panel: Sequence[Row], rows: Sequence[Row], label: str)
 
 
 def _spread(row: Row) -> tuple[float, float]:
-  return 100 * report.mean(row.accuracy), 100 * report.deviation(row.accuracy)
+  return 100 * mean(row.accuracy), 100 * deviation(row.accuracy)
 
 
 def widths(path: Path, rows: Sequence[Row]) -> None:

@@ -12,7 +12,8 @@ from lmajax import compress, models, tree
 from lmajax.training import distill, mixed, penalized, supervised, teach
 from lmajax.types import Widths
 from train import build
-from train.config import label, require
+from train.activations import chosen, factory, label
+from train.config import require
 from train.data import Dataset, load
 from train.deploy import given
 from train.deploy.model_file import of_thin
@@ -21,19 +22,19 @@ from train.engine.cohort import Cohort, Group, Start, going_on, weights
 from train.engine.evaluate import measured_again, member, scores
 from train.engine.fit import fit, saved
 from train.engine.walk import Data
+from train.networks import slimmable
 from train.programs.slim import plot as draw_slim
-from train.programs.slim import table as report_slim
 from train.programs.slim.config import Slim, check
-from train.programs.slim.table import ORIGINAL, Row
+from train.programs.slim.table import ORIGINAL, Row, text
 from train.programs.slim.widths import CRITERIA, Slimming, mean_scales, mean_spectra, share_of, sliced
-from train.results import report
+from train.results.rows import write_results
 from train.runtime.distributed import first
-from train.runtime.run import Run, noted
+from train.runtime.files import noted
+from train.runtime.run import Run
 
 PENALIZED, AT_SHARE = 'penalized', '-at-share'
 _HALF = 0.5  # of a layer's filters go when its sensitivity is measured
 _NULL = 1000  # from this seed on, random weights of the same shapes
-text = report_slim.text
 LEFT = 'results.json, results.md, accuracy.png, widths.png'
 
 
@@ -96,10 +97,10 @@ def experiment(config: Slim) -> Experiment:
   dataset = load(config.data, data_dir=config.data_dir, train_images=config.train_images)
   config, found = given.teachers(config, several=True)
   given.check_images(found, config, dataset)
-  config = given.originals(config, found, [label(*kind) for kind in build.kinds(config)])
+  config = given.originals(config, found, [label(*kind) for kind in chosen(config)])
   data, test = build.data(config, dataset)
   slimmings, groups, known = {}, {}, {}
-  for kind in build.kinds(config):
+  for kind in chosen(config):
     plain = Original(*kind)
     of_kind = [each for each in found if each.label == plain.label]
     if found:
@@ -107,7 +108,7 @@ def experiment(config: Slim) -> Experiment:
       require(len(of_kind) in (1, config.seeds), 'teacher_from', some, f'give one, or one a seed: {config.seeds}')
       known[plain.name] = given.variables(of_kind)
     seeds = config.all_seeds[: len(of_kind)] if found else config.all_seeds
-    model = build.slimmable(config, build.activation(*kind), num_classes=dataset.num_classes, inputs=data.batches.blank)
+    model = slimmable(config, factory(*kind), num_classes=dataset.num_classes, inputs=data.batches.blank)
     slimmings[plain.label] = slimming = Slimming(config, model, data.batches.blank)
     rule = slimming.uniform(compress.spectra(_untrained(slimming, [0])[0], slimming.graph))
     for rate in config.rate:
@@ -156,7 +157,7 @@ def run(plan: Experiment, to: Run) -> list[Row]:
     students |= weights(cohort)(fit(to, f'{plain.label}-students', cohort, plan.data, teacher, begun))
   rows = evaluated(plan, trained, students, found, to.folder)
   if first():
-    report.write(to.folder, config, [row._asdict() for row in rows], text(rows))
+    write_results(to.folder, config, [row._asdict() for row in rows], text(rows))
     draw_slim.accuracy(to.folder / 'accuracy.png', rows)
     draw_slim.widths(to.folder / 'widths.png', rows)
   return rows

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from train.config import label
-from train.results.report import difference, markdown, spread
+from train.activations import label
+from train.results.statistics import difference, markdown, spread
 
 ORIGINAL = 'original'
 

@@ -1,0 +1,58 @@
+"""Activations by name: the one table of what options, model files and pictures can say."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from lmajax import LMA
+from lmajax.activations import linen
+from lmajax.types import ActivationFactory
+
+
+class Kind(NamedTuple):
+  """An activation that a student can have."""
+
+  make: Callable[..., Any]
+  """The module; one with segments takes ``num_segments``."""
+  color: str
+  """Of its lines in pictures."""
+  segmented: bool = False
+
+
+ACTIVATIONS = {
+  'relu': Kind(linen.ReLU, '#555555'),
+  'identity': Kind(linen.Identity, '#0072b2'),
+  'prelu': Kind(linen.PReLU, '#e69f00'),
+  'swish': Kind(linen.Swish, '#56b4e9'),
+  'aplu': Kind(linen.APLU, '#009e73', segmented=True),
+  'lma': Kind(LMA, '#d55e00', segmented=True),
+  'lma-joined': Kind(partial(LMA, joined=True), '#cc79a7', segmented=True),
+}
+
+COLORS = {name: kind.color for name, kind in ACTIVATIONS.items()}
+"""Of lines in pictures."""
+
+if TYPE_CHECKING:
+  ActivationName = str
+else:
+  ActivationName = Literal[tuple(ACTIVATIONS)]
+
+
+def chosen(config: Any) -> Iterator[tuple[str, int | None]]:
+  """The activations that a configuration asks for, those that have segments with each number of them."""
+  for name in config.activations:
+    for segments in config.segments if ACTIVATIONS[name].segmented else (None,):
+      if (name, segments) != ('aplu', 2):  # it has no hinge: it is ReLU
+        yield name, segments
+
+
+def factory(name: str, segments: int | None, bits: int | None = None) -> ActivationFactory:
+  """The factory behind a name; ``segments`` is None for those that have none, ``bits`` where nothing is quantized."""
+  kind = ACTIVATIONS[name]
+  act = partial(kind.make, num_segments=segments or 2) if kind.segmented else kind.make
+  return act if bits is None else partial(linen.Quantized, act, bits=bits)
+
+
+def label(activation: str, segments: int | None) -> str:
+  """What an activation is called, with its number of segments where it has one."""
+  return activation if segments is None else f'{activation}-{segments}'

@@ -1,0 +1,33 @@
+"""Options of distill."""
+
+import dataclasses
+
+from train.config import PUBLISHED, DataName, Named, check_soft_targets, check_taught, check_training, require, text
+
+
+@dataclasses.dataclass(frozen=True)
+class Distill(Named):
+  """Distil a teacher into students of equal size, one per activation and seed, and show what came of it."""
+
+  temperature: float = 2.0
+  """T, of the soft targets."""
+  soft_weight: float = 0.7
+  """The weight of the soft targets; the labels get the rest."""
+  cached_logits: int | None = None
+  """Keep so many of the teacher's largest logits of every example (0: all) in half precision in the run's folder, and
+  train the students on them without running it again: 4 bytes each (0: 2), for the CIFARs, whose images are augmented,
+  times the epochs."""
+
+
+def defaults(data: DataName) -> Distill:
+  """What stands where a person gives nothing."""
+  return Distill(data=data, **PUBLISHED[data])
+
+
+def check(config: Distill) -> None:
+  """Refuses what cannot be run, naming the option."""
+  check_training(config)
+  check_taught(config)
+  check_soft_targets([config.temperature], [config.soft_weight])
+  require(len(set(config.width)) == len(config.width), 'width', text(config.width), 'give each once')
+  require((config.cached_logits or 0) >= 0, 'cached_logits', config.cached_logits, 'give 0 or more')

@@ -1,0 +1,70 @@
+"""The rows of a finished run: what results.json holds."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict, get_type_hints
+
+import numpy as np
+
+from train.config import published, recipe
+from train.runtime.errors import UserError
+from train.runtime.files import environments, within, without_nan, write_atomically
+from train.runtime.outside import Config, Name, made, read_json
+
+
+def write_results(folder: Path, config: Any, rows: Sequence[dict[str, Any]], table: str) -> None:
+  """Writes ``results.json``, with what it takes to get the same numbers again, and ``results.md``."""
+  lines = (folder / 'metrics.jsonl').read_text().splitlines()
+  found = {
+    'recipe': recipe(config),
+    'config': published(config),
+    'environments': environments(folder),
+    'seconds_of_training': round(sum(json.loads(line)['seconds'] for line in lines), 1),
+    'rows': rows,
+  }
+  write_atomically(folder / 'results.json', json.dumps(without_nan(found), indent=1, allow_nan=False) + '\n')
+  write_atomically(folder / 'results.md', table + '\n')
+
+
+def read_rows(folder: Path, command: str, kind: Any) -> list[Any]:
+  """The rows that ``write`` wrote of a finished run of a command, of their kind, a ``Row``."""
+  path = folder / 'results.json'
+  if not path.exists() and (folder / 'config.json').exists():
+    raise UserError(
+      f'{folder} holds a run that is not finished: {command} --resume --workdir {shlex.quote(str(folder))}'
+    )
+  return [_row(row, kind, command, path) for row in read_results(folder)['rows']]
+
+
+class Results(TypedDict):
+  """What ``results.json`` holds; nothing but the rows is always asked for."""
+
+  recipe: NotRequired[Name]
+  config: NotRequired[Config]
+  environments: NotRequired[list[Any]]
+  seconds_of_training: NotRequired[float]
+  rows: list[dict[str, Any]]
+
+
+def read_results(folder: Path) -> Results:
+  """The ``results.json`` of a finished run, or of several that were joined."""
+  return read_json(folder / 'results.json', Results)
+
+
+def _row(row: dict[str, Any], kind: Any, command: str, path: Path) -> Any:
+  if 'name' in kind._fields:
+    within(path.parent, row.get('name'), path)  # files are called by it
+  found = {}
+  for name, hint in get_type_hints(kind).items():
+    if name not in row:
+      raise UserError(f'{path}: a row lacks {name}, which those of a {command} run have')
+    found[name] = value = np.nan if row[name] is None and hint is float else _of_json(row[name])
+    made(value, hint, f'{path}: {name} of a row')
+  return kind(**found)
+
+
+def _of_json(value: Any) -> Any:
+  """NaN again for the seeds whose students have diverged."""
+  return [np.nan if each is None else each for each in value] if isinstance(value, list) else value

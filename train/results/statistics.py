@@ -1,0 +1,77 @@
+"""Means, spreads and paired differences with their intervals, and tables of them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+
+class Difference(NamedTuple):
+  """A paired difference of accuracies and its 95 % interval, which one seed alone cannot have."""
+
+  mean: float
+  half_width: float | None
+
+
+def known(values: Sequence[float] | np.ndarray) -> np.ndarray:
+  """The figures of the students that have not diverged."""
+  found = np.asarray(values, np.float64)
+  return found[np.isfinite(found)]
+
+
+def mean(values: Sequence[float] | np.ndarray) -> float:
+  """The mean over the students that have not diverged; NaN of none."""
+  found = known(values)
+  return float(found.mean()) if len(found) else np.nan
+
+
+def deviation(values: Sequence[float] | np.ndarray) -> float:
+  """The sample deviation over the students that have not diverged; 0 of fewer than two."""
+  found = known(values)
+  return float(found.std(ddof=1)) if len(found) > 1 else 0.0
+
+
+def paired(accuracy: Sequence[float], base: Sequence[float]) -> Difference:
+  """The mean of the differences seed by seed, with Student's interval."""
+  if len(accuracy) != len(base):  # what does not depend on the seed has one figure
+    return Difference(mean(accuracy) - mean(base), None)
+  differences = known(np.subtract(accuracy, base))
+  n = len(differences)
+  if n < 2:
+    return Difference(mean(differences), None)
+  error = differences.std(ddof=1) / np.sqrt(n)
+  return Difference(float(differences.mean()), float(stats.t.ppf(0.975, n - 1) * error))
+
+
+def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+  """A table whose first column is text and whose others are numbers."""
+  return '\n'.join(f'| {" | ".join(cells)} |' for cells in (head, ('---', *('---:' for _ in head[1:])), *lines))
+
+
+def interval(difference: Difference, *, unit: float = 0.01, digits: int = 2) -> str:
+  """The interval, in points unless another unit is asked for."""
+  if difference.half_width is None:
+    return 'one seed' if np.isfinite(difference.mean) else ''
+  low, high = ((difference.mean + sign * difference.half_width) / unit for sign in (-1, 1))
+  return f'{low:+.{digits}f} … {high:+.{digits}f}'
+
+
+def difference(
+  values: Sequence[float], base: Sequence[float], *, unit: float = 0.01, digits: int = 2
+) -> tuple[str, str]:
+  """The paired difference and its interval, in points unless another unit is asked for."""
+  found = paired(values, base)
+  if not np.isfinite(found.mean):
+    return '', ''
+  return f'{round(found.mean / unit, digits) + 0.0:+.{digits}f}', interval(found, unit=unit, digits=digits)
+
+
+def spread(values: Sequence[float], *, unit: float = 0.01, digits: int = 2) -> str:
+  """The mean, in percent unless another unit is asked for, with the standard deviation over the seeds."""
+  scaled = known(values) / unit
+  lost = f'{len(values) - len(scaled)} of {len(values)} diverged' if len(scaled) < len(values) else ''
+  if not len(scaled):
+    return lost
+  deviates = f' ± {deviation(scaled):.{digits}f}' if len(scaled) > 1 else ''
+  return f'{mean(scaled):.{digits}f}{deviates}{f" ({lost})" if lost else ""}'
