@@ -33,10 +33,10 @@ ROOT = Path(__file__).parents[1]
 DRAWN = Path(__file__).with_suffix('.json')
 SEED, COUNT = 2026, 20
 PROGRAMS = [
-  *(f'train/recipes/{name}.py' for name in ('distill', 'quantize', 'lit', 'lit_gan', 'distill_text', 'compress')),
-  *(f'train/recipes/{name}.py' for name in ('slim', 'regions')),
-  *('train/evaluate.py', 'train/report.py', 'train/readme.py', 'train/export.py', 'train/predict.py'),
-  *('train/translate.py', 'train/bench/run.py'),
+  *(f'train/programs/{name}/run.py' for name in ('distill', 'quantize', 'lit', 'lit_gan', 'distill_text', 'compress')),
+  *(f'train/programs/{name}/run.py' for name in ('slim', 'regions', 'bench')),
+  *(f'train/commands/{name}.py' for name in ('report', 'readme', 'export', 'predict')),
+  'train/programs/distill_text/translate.py',
 ]
 OTHERS = {  # what takes the place of an operator
   ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult,
@@ -142,7 +142,7 @@ def graph(root):
       paths['.'.join(parts[:-1] if parts[-1] == '__init__' else parts)] = path
   edges = {name: {other for other in imported(path) if other in paths} for name, path in paths.items()}
   edges['tests.programs'].add('train.__main__')
-  edges['train.__main__'] |= {name for name in paths if name.startswith(('train.recipes.', 'train.bench.'))}
+  edges['train.__main__'] |= {name for name in paths if name.startswith('train.programs.')}
   edges['tests.test_house'] |= {name for name in paths if name.startswith('lmajax')}  # its examples
   return edges
 

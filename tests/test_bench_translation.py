@@ -16,7 +16,7 @@ from train.programs.bench import run, translation
 from train.programs.bench.config import Translation, check
 from train.runtime.errors import UserError
 
-torch_text = importlib.import_module('train.programs.bench.torch_text') if TORCH else None
+torch_text = importlib.import_module('train.programs.bench.transformer') if TORCH else None
 in_pytorch = pytest.mark.parametrize('label', ('relu', 'lma-8') if TORCH else ())
 VOCABULARY = 23
 

@@ -19,7 +19,6 @@ from tests.models import written
 from tests.programs import metrics, train
 from tests.runs import assert_same_run, assert_teacher_is_taken, refused, results, saved_steps, whole_run
 from train.__main__ import main
-from train.commands.config import Translate
 from train.commands.readme import filled
 from train.config import TEACHER, load, recipe, save
 from train.data.corpora.buckets import numbers
@@ -29,7 +28,7 @@ from train.programs.distill_text import model_file as shipped_text
 from train.programs.distill_text import run as distill_text
 from train.programs.distill_text import table as report_text
 from train.programs.distill_text import translate
-from train.programs.distill_text.config import DistillText, check, defaults
+from train.programs.distill_text.config import DistillText, Translate, check, defaults
 from train.programs.distill_text.decode import Search
 from train.programs.distill_text.table import Row
 from train.results.rows import read_rows

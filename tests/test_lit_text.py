@@ -18,7 +18,7 @@ from train.data.texts import text
 from train.programs.lit import run as lit
 from train.programs.lit import table as report_lit
 from train.programs.lit.config import Lit
-from train.programs.lit.config_text import LitText, check_texts, defaults
+from train.programs.lit.texts import LitText, check_texts, defaults
 from train.results.rows import read_rows
 
 NARROW = ['--width', '2', '3', '3', '4', '--units', '5', '4', '--length', '64', '--batch-size', '16']

@@ -18,6 +18,7 @@ from tests.models import drawn
 from tests.runs import refused
 from train import build
 from train.activations import factory
+from train.build import of_thin
 from train.config import load, recipe, save
 from train.data import load as load_data
 from train.deploy import model_file as shipped
@@ -167,7 +168,7 @@ class TestNetworks:
   def test_a_description_makes_the_thin_one_again(self, config, act, segments):
     slimming = slimming_of(config, factory(act, segments))
     widths = tuple(width - i % 2 for i, width in enumerate(slimming.full))
-    found = shipped.of_thin(config, load_data('digits'), act, segments, widths)
+    found = of_thin(config, load_data('digits'), act, segments, widths)
     shipped.check(found, 'a file')
     assert found['width'] == list(config.width) and found['thinned'] == list(widths)
     again = slimming.shapes(shipped.model(found))

@@ -18,10 +18,11 @@ import jax
 import tyro
 
 from train import config as configs
-from train.commands.config import Evaluate, Export, Predict, Readme, Report, Translate
+from train.commands.config import Evaluate, Export, Predict, Readme, Report
 from train.config import Training, require
 from train.programs import PROGRAMS
 from train.programs.bench.config import Bench
+from train.programs.distill_text.config import Translate
 from train.programs.regions.config import Regions
 from train.runtime import distributed, folders
 from train.runtime.errors import UserError

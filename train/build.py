@@ -1,7 +1,7 @@
 """From a configuration to objects: the one table from names to things."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from train.activations import chosen, factory, label
 from train.config import TEACHER, Named, Taught, Training
 from train.data import Dataset
 from train.data.batches import Batches, characters, evaluation_batches, pixels
-from train.deploy.model_file import of_network
+from train.data.images.classes import BRIGHTEST, NAMES
 from train.engine.cohort import Cohort, Group, Plan
 from train.engine.optimizers import sgd
 from train.engine.schedules import schedule
@@ -176,3 +176,41 @@ def described(config: Named, arm: Arm | None, dataset: Dataset) -> dict[str, Any
   network = student_network(config.data, arm.width)
   found = of_network(config, dataset, *network, arm.activation, arm.segments)
   return {**found, 'activation_bits': arm.activation_bits}
+
+
+def of_thin(
+  config: Any, dataset: Dataset, activation: str, segments: int | None, widths: Sequence[int] | None
+) -> dict[str, Any]:
+  """That of a network with so many of its original's channels, or of the original."""
+  found = of_network(config, dataset, config.network, config.width, activation, segments)
+  return {**found, 'coupled': config.coupled, 'thinned': widths and list(widths)}
+
+
+def of_data(config: Training, dataset: Dataset) -> dict[str, Any]:
+  """The part that says what images a network takes and what they show."""
+  return {
+    'data': config.data,
+    'classes': list(NAMES[config.data]),
+    'image_shape': list(dataset.test.inputs.shape[1:]),
+    'pixel_mean': list(dataset.pixel_mean),
+    'pixel_std': list(dataset.pixel_std),
+    'brightest': BRIGHTEST[config.data],
+  }
+
+
+def of_network(
+  config: Training, dataset: Dataset, network: str, width: Sequence[int], activation: str, segments: int | None
+) -> dict[str, Any]:
+  """That of a network by its name in ``networks``."""
+  known: Any = {
+    **of_data(config, dataset),
+    'network': network,
+    'width': list(width),
+    'coupled': False,
+    'thinned': None,
+    'activation': activation,
+    'segments': segments,
+    'activation_bits': None,
+    'dtype': config.dtype,
+  }
+  return known

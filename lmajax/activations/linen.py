@@ -50,6 +50,29 @@ class Identity(nn.Module):
     return x
 
 
+class Elementwise(nn.Module):
+  """Any function of single elements as an activation, with the signature that every activation here has.
+
+  ``partial(Elementwise, jax.nn.hard_swish)`` is a factory.
+
+  Args:
+    function: x -> y of the same shape, without parameters.
+
+  >>> Elementwise(jax.nn.hard_swish).apply({}, jnp.array([-4., 4.])).tolist()
+  [-0.0, 4.0]
+
+  Source: not in the paper.
+  """
+
+  function: Callable[[Array], Array]
+
+  @nn.compact
+  def __call__(self, x: Values, *, where: Mask = None, train: bool | None = None, stats: Stats | None = None):
+    """Applies the function; the options change nothing."""
+    del where, train, stats
+    return self.function(x)
+
+
 class PReLU(nn.Module):
   """``lmajax.activations.prelu`` with its one slope per layer.
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmajax.activations.linen import APLU, LMA, Identity, PReLU, Quantized, ReLU, Swish
+from lmajax.activations.linen import APLU, LMA, Elementwise, Identity, PReLU, Quantized, ReLU, Swish
 from lmajax.types import Activation
 from tests import oracles
 
@@ -61,6 +61,7 @@ def quantized(inner, bits=8):
 MEMBERS = [
   pytest.param(ReLU, relu, id='relu'),
   pytest.param(Identity, lambda x, params, seen: x, id='identity'),
+  pytest.param(partial(Elementwise, jax.nn.relu), relu, id='elementwise'),
   pytest.param(PReLU, lambda x, params, seen: oracles.prelu(x, **params), id='prelu'),
   pytest.param(Swish, lambda x, params, seen: oracles.swish(x, **params), id='swish'),
   pytest.param(APLU, lambda x, params, seen: oracles.aplu(x, **params), id='aplu'),

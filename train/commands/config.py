@@ -75,23 +75,3 @@ class Predict:
   """Images: PNG, JPEG, whatever Pillow reads."""
   limits: Limits = LIMITS
   """Of what a model file may hold."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Translate:
-  """Translate text from standard input or a file, a sentence a line, by a network of a finished distill-text run."""
-
-  run: tyro.conf.Positional[Path]
-  """The run's folder."""
-  file: tyro.conf.Positional[Path | None] = None
-  """The text, UTF-8; by default standard input."""
-  student: str | None = None
-  """The name of the row in the run's results.json; by default the student with the least perplexity on validation."""
-  seed: int = 0
-  """Which of its seeds."""
-  beams: int | None = None
-  """Of the search; 1 is greedy; by default as in the run."""
-  length_penalty: float | None = None
-  """By default as in the run."""
-  limits: Limits = LIMITS
-  """Of what a model file may hold."""

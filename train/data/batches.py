@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float32, Int, Int32, Key, Shaped, UInt8
 from lmajax.types import Batch
 from train.data.images.augment import crop_and_flip
 from train.data.images.images import Examples
-from train.runtime.distributed import whole
+from train.runtime.distributed import replicated, whole
 from train.runtime.errors import UserError
 
 _STREAM = 0xDA7A  # keeps these draws apart from others of the same seed
@@ -115,7 +115,7 @@ class Batches:
   @property
   def everywhere(self) -> jax.sharding.NamedSharding | None:
     """How what is not split lies beside the batches: whole on each of their devices."""
-    return self._sharding and jax.sharding.NamedSharding(self._sharding.mesh, jax.sharding.PartitionSpec())
+    return self._sharding and replicated(self._sharding)
 
   def _spread(self, rows: Any) -> Any:
     return rows if self._sharding is None else jax.lax.with_sharding_constraint(rows, self._sharding)

@@ -12,7 +12,7 @@ import jax
 from lmajax.compress import identity
 from train import build
 from train.activations import label
-from train.build import described
+from train.build import described, of_data
 from train.config import require, text
 from train.data import Dataset
 from train.deploy import model_file as shipped
@@ -120,7 +120,7 @@ def check_same(given: Sequence[Given], expected: dict[str, Any], what: str) -> N
 
 def check_images(given: Sequence[Given], config: Any, dataset: Dataset, **expected: Any) -> None:
   """Refuses teachers of other images than those of the data set, and files whose weights are not what they say."""
-  check_same(given, shipped.of_data(config, dataset) | expected, config.data)
+  check_same(given, of_data(config, dataset) | expected, config.data)
   for each in given:
     shipped.fitting(each.shipped, each.path)
 

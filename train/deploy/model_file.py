@@ -1,7 +1,7 @@
 """A model in one file that explains itself: packed weights, statistics, and all it takes to build and to feed it."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypedDict
 
@@ -14,10 +14,7 @@ from lmajax.compress import pack, unpack
 from lmajax.types import Array, ModelStats, Packed
 from train import networks
 from train.activations import factory
-from train.config import Training
-from train.data import Dataset
 from train.data.batches import normalized
-from train.data.images.classes import BRIGHTEST, NAMES
 from train.runtime.errors import UserError
 from train.runtime.files import write_atomically
 from train.runtime.outside import LIMITS, Count, Limits, Name, Number, Segments, most, printable, typed
@@ -53,44 +50,6 @@ class Description(TypedDict):
   pixel_std: list[Number]
   brightest: Annotated[int, Meta(ge=1, le=255)]
   made_by: NotRequired[Name]  # sha256 of the configuration of the run, with the name of the file
-
-
-def of_thin(
-  config: Any, dataset: Dataset, activation: str, segments: int | None, widths: Sequence[int] | None
-) -> dict[str, Any]:
-  """That of a network with so many of its original's channels, or of the original."""
-  found = of_network(config, dataset, config.network, config.width, activation, segments)
-  return {**found, 'coupled': config.coupled, 'thinned': widths and list(widths)}
-
-
-def of_data(config: Training, dataset: Dataset) -> dict[str, Any]:
-  """The part that says what images a network takes and what they show."""
-  return {
-    'data': config.data,
-    'classes': list(NAMES[config.data]),
-    'image_shape': list(dataset.test.inputs.shape[1:]),
-    'pixel_mean': list(dataset.pixel_mean),
-    'pixel_std': list(dataset.pixel_std),
-    'brightest': BRIGHTEST[config.data],
-  }
-
-
-def of_network(
-  config: Training, dataset: Dataset, network: str, width: Sequence[int], activation: str, segments: int | None
-) -> dict[str, Any]:
-  """That of a network by its name in ``networks``."""
-  known: Any = {
-    **of_data(config, dataset),
-    'network': network,
-    'width': list(width),
-    'coupled': False,
-    'thinned': None,
-    'activation': activation,
-    'segments': segments,
-    'activation_bits': None,
-    'dtype': config.dtype,
-  }
-  return known
 
 
 def model(description: dict[str, Any]) -> nn.Module:

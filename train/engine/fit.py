@@ -16,7 +16,7 @@ from train.engine.checkpoint import Checkpoints
 from train.engine.cohort import Cohort, Errors, Progress, Starts, cohort_step, fresh, weights
 from train.engine.evaluate import scores
 from train.engine.walk import Data
-from train.runtime.distributed import settle, whole
+from train.runtime.distributed import replicated, settle, whole
 from train.runtime.errors import UserError
 from train.runtime.run import Run
 
@@ -91,7 +91,7 @@ def restore(
 
   def abstract() -> Any:
     shapes = jax.eval_shape(lambda: fresh(cohort, data.batches.blank, starts))
-    placed = functools.partial(jax.ShapeDtypeStruct, sharding=_replicated(data))
+    placed = functools.partial(jax.ShapeDtypeStruct, sharding=replicated(data.sharding))
     return jax.tree.map(lambda leaf: placed(leaf.shape, leaf.dtype), shapes)
 
   restored = checkpoints.restore(abstract, restart=restart)
@@ -104,7 +104,7 @@ def _start(
   restored = restore(checkpoints, cohort, data, starts, restart=run.restart)
   if restored is None:
     start = fresh(cohort, data.batches.blank, starts)  # not compiled: that takes longer than what it saves
-    restored = jax.tree.map(functools.partial(_put, sharding=_replicated(data)), start), []
+    restored = jax.tree.map(functools.partial(_put, sharding=replicated(data.sharding)), start), []
   run.cut_back(cohort.groups.keys(), _step(restored[0]))
   return restored
 
@@ -113,10 +113,6 @@ def _put(leaf: Array, sharding: jax.sharding.NamedSharding) -> Array:
   if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
     return whole(np.asarray(leaf), sharding)
   return jax.random.wrap_key_data(_put(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf))
-
-
-def _replicated(data: Data) -> jax.sharding.NamedSharding:
-  return jax.sharding.NamedSharding(data.sharding.mesh, jax.sharding.PartitionSpec())
 
 
 def _step(progress: dict[str, Progress]) -> int:

@@ -9,7 +9,7 @@ from train.programs.compress import config as compress
 from train.programs.distill import config as distill
 from train.programs.distill_text import config as distill_text
 from train.programs.lit import config as lit
-from train.programs.lit import config_text as lit_text
+from train.programs.lit import texts as lit_text
 from train.programs.lit_gan import config as lit_gan
 from train.programs.quantize import config as quantize
 from train.programs.regions import config as regions

@@ -32,6 +32,11 @@ def deviation(values: Sequence[float] | np.ndarray) -> float:
   return float(found.std(ddof=1)) if len(found) > 1 else 0.0
 
 
+def percent(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+  """The mean and the deviation in percent."""
+  return 100 * mean(values), 100 * deviation(values)
+
+
 def paired(accuracy: Sequence[float], base: Sequence[float]) -> Difference:
   """The mean of the differences seed by seed, with Student's interval."""
   if len(accuracy) != len(base):  # what does not depend on the seed has one figure

@@ -121,3 +121,8 @@ def settle(states: Any) -> None:
   """Several CPU devices run one program at a time: programs in flight together starve each other's collectives."""
   if jax.default_backend() == 'cpu' and jax.device_count() > 1:
     jax.block_until_ready(states)
+
+
+def replicated(sharding: jax.sharding.NamedSharding) -> jax.sharding.NamedSharding:
+  """Places arrays whole on each device of a sharding's mesh."""
+  return jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())

@@ -13,6 +13,7 @@ from lmajax.types import Batch
 from train.data.batches import placed
 from train.data.corpora.pairs import Corpus, Pairs
 from train.data.corpora.vocabulary import END, PADDING, START, Vocabulary
+from train.runtime.distributed import replicated
 from train.runtime.errors import UserError
 
 Ragged = list[Int32[np.ndarray, ' t']]
@@ -107,7 +108,7 @@ class TokenBatches:
   @property
   def everywhere(self) -> jax.sharding.NamedSharding | None:
     """How what is not split lies beside the batches: whole on each of their devices."""
-    return self._sharding and jax.sharding.NamedSharding(self._sharding.mesh, jax.sharding.PartitionSpec())
+    return self._sharding and replicated(self._sharding)
 
   def __getitem__(self, step: int) -> Batch:
     epoch, position = divmod(step, self.steps_per_epoch)

@@ -2,14 +2,27 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from train.activations import ACTIVATIONS
 from train.config import require, text
 from train.data.corpora.vocabulary import UNKNOWN
 
-Label = Literal['relu', 'prelu', 'swish', 'gelu', 'aplu-8', 'lma-4', 'lma-8', 'lma-16', 'lma-joined-8']
+if TYPE_CHECKING:
+  Label = str
+else:
+  Label = Literal[
+    (
+      *(
+        f'{name}-{k}' if kind.segmented else name
+        for name, kind in ACTIVATIONS.items()
+        for k in ((4, 8, 16) if kind.segmented else (0,))
+      ),
+      'gelu',
+    )
+  ]
 NetworkName = Literal['student-1', 'student-2', 'student-3', 'wrn-10-4', 'mlp']
 PairName = Literal['wrn-10-1', 'wrn-16-1']
 Translator = Literal['teacher', 'student']

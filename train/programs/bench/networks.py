@@ -1,5 +1,6 @@
 """The networks that are timed, with drawn parameters: what is timed must not depend on a training."""
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -9,6 +10,7 @@ import numpy as np
 import optax
 
 from lmajax import models, tree
+from lmajax.activations.linen import Elementwise
 from lmajax.training import TrainState
 from lmajax.types import ActivationFactory, Array, Batch
 from train.activations import factory
@@ -17,18 +19,10 @@ IMAGE = (32, 32, 3)
 _ONES = ('var', 'std', 'weight', 'scale', 'slope')
 
 
-class GELU(nn.Module):
-  """GELU by its tanh, which is JAX's default."""
-
-  @nn.compact
-  def __call__(self, x: Array, **_: Any) -> Array:
-    return jax.nn.gelu(x)
-
-
 def labelled(label: str) -> ActivationFactory:
   """The factory behind a label such as ``lma-8``."""
   if label == 'gelu':
-    return GELU
+    return partial(Elementwise, jax.nn.gelu)  # by its tanh
   name, _, last = label.rpartition('-')
   return factory(name, int(last)) if last.isdigit() else factory(label, None)
 

@@ -7,11 +7,11 @@ from types import ModuleType
 
 
 def pytorch() -> ModuleType | None:
-  """Our PyTorch networks (``torch_peers``) on as many threads as there are cores; None without PyTorch."""
+  """Our PyTorch networks (``pytorch``) on as many threads as there are cores; None without PyTorch."""
   if util.find_spec('torch') is None:
     print('PyTorch is not installed and its rows are left out: pip install ".[bench]"', file=sys.stderr)
     return None
-  from train.programs.bench import torch_peers
+  from train.programs.bench import pytorch
 
-  torch_peers.torch.set_num_threads(os.cpu_count() or 1)
-  return torch_peers
+  pytorch.torch.set_num_threads(os.cpu_count() or 1)
+  return pytorch

@@ -90,13 +90,13 @@ def contestant(model: Transformer, pairs: Batch) -> Callable[[], Progress]:
 
 def _theirs(model: Transformer, label: str, pairs: Batch) -> timing.Contestant:
   """The same recipe in PyTorch, on a network of as many parameters."""
-  from train.programs.bench import torch_peers, torch_text
+  from train.programs.bench import pytorch, transformer
 
-  theirs, ours = torch_text.network(model, label), parameters(model, pairs)
-  assert torch_peers.size(theirs) == ours, f'{torch_peers.size(theirs)} parameters in PyTorch, {ours} here'
-  how = torch_text.Recipe(_RECIPE.learning_rate, _RECIPE.warmup, _RECIPE.clip, _RECIPE.label_smoothing)
+  theirs, ours = transformer.network(model, label), parameters(model, pairs)
+  assert pytorch.size(theirs) == ours, f'{pytorch.size(theirs)} parameters in PyTorch, {ours} here'
+  how = transformer.Recipe(_RECIPE.learning_rate, _RECIPE.warmup, _RECIPE.clip, _RECIPE.label_smoothing)
   source, target = map(np.asarray, pairs.inputs)
-  return torch_text.training(theirs, (source, target), np.asarray(pairs.labels), how)
+  return transformer.training(theirs, (source, target), np.asarray(pairs.labels), how)
 
 
 def by_length(config: Translation) -> list[Row]:

@@ -13,10 +13,10 @@ from lmajax.training import Stages, blockwise, check_boundaries, distill, in_sta
 from lmajax.types import Reparam, Widths
 from train import build
 from train.activations import chosen, factory, label
+from train.build import of_thin
 from train.data import Dataset, load
 from train.deploy import given
 from train.deploy.given import Given
-from train.deploy.model_file import of_thin
 from train.deploy.score import Scoring, Trained
 from train.engine.cohort import Cohort, Group, Start, fresh, going_on
 from train.engine.evaluate import member

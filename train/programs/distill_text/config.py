@@ -5,8 +5,11 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
+import tyro
+
 from train.activations import ActivationName
 from train.config import Training, check_soft_targets, check_training, require, text
+from train.runtime.outside import LIMITS, Limits
 
 MethodName = Literal['hard', 'kd', 'sequence']
 LEAST_MAX_LENGTH = 4
@@ -141,3 +144,23 @@ def check(config: DistillText) -> None:
 def name_of(data: str) -> str:
   """The data set in the name of a folder."""
   return Path(data).name
+
+
+@dataclasses.dataclass(frozen=True)
+class Translate:
+  """Translate text from standard input or a file, a sentence a line, by a network of a finished distill-text run."""
+
+  run: tyro.conf.Positional[Path]
+  """The run's folder."""
+  file: tyro.conf.Positional[Path | None] = None
+  """The text, UTF-8; by default standard input."""
+  student: str | None = None
+  """The name of the row in the run's results.json; by default the student with the least perplexity on validation."""
+  seed: int = 0
+  """Which of its seeds."""
+  beams: int | None = None
+  """Of the search; 1 is greedy; by default as in the run."""
+  length_penalty: float | None = None
+  """By default as in the run."""
+  limits: Limits = LIMITS
+  """Of what a model file may hold."""

@@ -9,12 +9,12 @@ from typing import BinaryIO
 
 import numpy as np
 
-from train.commands.config import Translate
 from train.config import TEACHER, recipe_of, require
 from train.data.corpora.buckets import numbers
 from train.deploy.model_file import file_name
 from train.programs.distill_text import build as build_text
 from train.programs.distill_text import model_file as shipped_text
+from train.programs.distill_text.config import Translate
 from train.programs.distill_text.decode import Lines, Search, translated, translator
 from train.programs.distill_text.table import Row
 from train.results.rows import read_rows

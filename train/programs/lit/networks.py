@@ -12,7 +12,7 @@ from train import networks
 from train.data import Dataset, load
 from train.data.texts import text
 from train.programs.lit.config import Lit, Shallow
-from train.programs.lit.config_text import LitText
+from train.programs.lit.texts import LitText
 from train.runtime.errors import UserError
 
 

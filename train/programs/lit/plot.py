@@ -14,7 +14,7 @@ from matplotlib.transforms import ScaledTranslation
 from train.config import TEACHER
 from train.programs.lit.table import Arm, Row
 from train.results.plots import save
-from train.results.statistics import deviation, mean
+from train.results.statistics import mean, percent
 
 matplotlib.use('agg')
 _COLORS = {
@@ -38,7 +38,7 @@ def accuracy(path: Path, rows: Sequence[Row]) -> None:
   for axis, (name, cost) in zip(axes.flat, _COSTS.items(), strict=True):
     _panel(axis, rows, cost)
     axis.set_xlabel(name, fontsize=9)
-  means, spreads = np.transpose([_spread(row) for row in rows])
+  means, spreads = np.transpose([percent(row.accuracy) for row in rows])
   low, high = (means - spreads).min(), (means + spreads).max()
   axes[0, 0].set_ylim(low - 0.05 * (high - low) - 0.1, high + 0.05 * (high - low) + 0.1)
   for axis in axes[:, 0]:
@@ -59,7 +59,7 @@ def _panel(axis: Axes, rows: Sequence[Row], cost: Callable[[Row], float]) -> Non
   for row in rows:
     alike = [other for other in rows if other.network == row.network]
     aside = ScaledTranslation((alike.index(row) - (len(alike) - 1) / 2) / 9, 0, axis.figure.dpi_scale_trans)
-    mean, deviation = _spread(row)
+    mean, deviation = percent(row.accuracy)
     axis.errorbar(
       cost(row), mean, deviation, color=_COLORS[row.method],
       marker=_MARKERS[labels.index(row.label) % len(_MARKERS)], markersize=5, linewidth=1, capsize=2, linestyle='none',
@@ -67,10 +67,6 @@ def _panel(axis: Axes, rows: Sequence[Row], cost: Callable[[Row], float]) -> Non
     )  # fmt: skip
     if row.method == TEACHER:
       axis.axhline(mean, color='#bbbbbb', linewidth=0.8, zorder=0)
-
-
-def _spread(row: Row) -> tuple[float, float]:
-  return 100 * mean(row.accuracy), 100 * deviation(row.accuracy)
 
 
 def _name(row: Row | Arm, labels: Sequence[str]) -> str:

@@ -13,13 +13,13 @@ from lmajax import models, tree
 from lmajax.training import as_it_is, teach
 from train import build
 from train.activations import chosen, label
+from train.build import of_network
 from train.config import TEACHER
 from train.data import Dataset
 from train.data.texts.text import VOCABULARY
 from train.deploy import given
 from train.deploy import model_file as shipped
 from train.deploy.given import Given
-from train.deploy.model_file import of_network
 from train.deploy.score import timed
 from train.engine.cohort import Cohort, Start, between_ends, going_on, weights
 from train.engine.evaluate import member, scores
@@ -27,10 +27,10 @@ from train.engine.fit import fit, saved
 from train.engine.walk import Data
 from train.programs.lit import plot as draw_lit
 from train.programs.lit.config import Lit, Shallow, check
-from train.programs.lit.config_text import LitText, check_texts
 from train.programs.lit.methods import TRANSPLANTED, Pair, Phase, arms, group, named, pair, phases
 from train.programs.lit.networks import read
 from train.programs.lit.table import Arm, Row, text
+from train.programs.lit.texts import LitText, check_texts
 from train.results.rows import write_results
 from train.runtime.distributed import first
 from train.runtime.files import noted

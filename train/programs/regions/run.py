@@ -18,12 +18,12 @@ from lmajax.training import supervised, vmapped
 from lmajax.types import Batch
 from train import build
 from train.activations import chosen, factory, label
+from train.config import PUBLISHED, Named
 from train.data import load
 from train.engine.cohort import Cohort, Group, fresh, weights
 from train.engine.evaluate import measured_again, member, scores
 from train.engine.fit import fit
 from train.engine.walk import Data
-from train.programs.distill.config import defaults
 from train.programs.regions import count as regions
 from train.programs.regions import plot as draw_regions
 from train.programs.regions.config import Regions, check
@@ -66,7 +66,7 @@ class Experiment(NamedTuple):
 def experiment(asked: Regions) -> Experiment:
   """Checks the options, reads the data and builds every network, before anything is trained or written."""
   check(asked)
-  students = defaults(asked.data)
+  students = Named(data=asked.data, **PUBLISHED[asked.data])
   dataset = load(asked.data, data_dir=asked.data_dir)
   data, test = build.data(students, dataset)
 

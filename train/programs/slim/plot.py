@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from train.programs.slim.table import ORIGINAL, Row
 from train.results.plots import save
-from train.results.statistics import deviation, mean
+from train.results.statistics import percent
 
 matplotlib.use('agg')
 _COLORS = {'pca': '#d55e00', 'null': '#999999', 'uniform': '#0072b2', 'random': '#009e73', 'norm-scale': '#cc79a7'}
@@ -39,11 +39,11 @@ def accuracy(path: Path, rows: Sequence[Row]) -> None:
 
 def _panel(axis: Axes, of_panel: Sequence[Row], rows: Sequence[Row], label: str) -> None:
   original = next(row for row in rows if (row.label, row.rule) == (label, ORIGINAL))
-  axis.axhline(_spread(original)[0], color='#bbbbbb', linewidth=0.8, label=ORIGINAL)
+  axis.axhline(percent(original.accuracy)[0], color='#bbbbbb', linewidth=0.8, label=ORIGINAL)
   rules = list(dict.fromkeys(row.rule for row in of_panel))
   for number, rule in enumerate(rules):
     line = [row for row in of_panel if row.rule == rule]
-    means, deviations = zip(*map(_spread, line), strict=True)
+    means, deviations = zip(*(percent(row.accuracy) for row in line), strict=True)
     aside = 1 + 0.03 * (number - (len(rules) - 1) / 2)  # or the bars would hide each other
     axis.errorbar(
       [100 * (1 - row.reached) * aside for row in line], means, deviations, color=_COLORS[rule],
@@ -53,10 +53,6 @@ def _panel(axis: Axes, of_panel: Sequence[Row], rows: Sequence[Row], label: str)
   ticks = sorted({round(100 * (1 - row.rate), 6) for row in of_panel})
   axis.set_xticks(ticks, [f'{tick:g}' for tick in ticks])
   axis.minorticks_off()
-
-
-def _spread(row: Row) -> tuple[float, float]:
-  return 100 * mean(row.accuracy), 100 * deviation(row.accuracy)
 
 
 def widths(path: Path, rows: Sequence[Row]) -> None:

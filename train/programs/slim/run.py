@@ -13,10 +13,10 @@ from lmajax.training import distill, mixed, penalized, supervised, teach
 from lmajax.types import Widths
 from train import build
 from train.activations import chosen, factory, label
+from train.build import of_thin
 from train.config import require
 from train.data import Dataset, load
 from train.deploy import given
-from train.deploy.model_file import of_thin
 from train.deploy.score import MEASURING, timed
 from train.engine.cohort import Cohort, Group, Start, going_on, weights
 from train.engine.evaluate import measured_again, member, scores

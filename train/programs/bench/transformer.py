@@ -8,7 +8,7 @@ import numpy as np
 
 from lmajax.models import Transformer
 from train.data.corpora.vocabulary import PADDING
-from train.programs.bench.torch_peers import activation, functional, nn, torch
+from train.programs.bench.pytorch import activation, functional, nn, torch
 
 _EPSILON = 1e-6  # Flax's, of the norms
 
