@@ -17,12 +17,13 @@ import numpy as np
 import pooch
 import pytest
 
-from train.data import Examples, fetch, load
+from train.data import Examples, load
 from train.data.batches import Batches, evaluation_batches, pixels
 from train.data.files import read_bytes
 from train.data.images import cifar, idx
 from train.data.images.augment import crop_and_flip
 from train.data.images.images import stratified_order
+from train.data.specs import SPECS
 from train.runtime.errors import UserError
 
 SHARED = Path(__file__).parents[2] / 'shared' / 'data'
@@ -330,7 +331,7 @@ class TestLoad:
       assert part.inputs.shape == (count, 28, 28, 1) and (np.bincount(part.labels) == count // 10).all()
     assert data.train.inputs.mean() == pytest.approx(data.pixel_mean[0], rel=2e-3)
     assert data.train.inputs.std() == pytest.approx(data.pixel_std[0], rel=2e-3)
-    for name, md5 in fetch.FILES['fashion-mnist'].items():
+    for name, md5 in SPECS['fashion-mnist'].files.items():
       assert hashlib.md5((SHARED / 'fashion-mnist' / name).read_bytes()).hexdigest() == md5
 
 
@@ -376,8 +377,8 @@ def server(tmp_path, monkeypatch):
 
 def publish(server, monkeypatch, name, files):
   server.files = dict(files)
-  monkeypatch.setitem(fetch.BASE_URLS, name, server.url)
-  monkeypatch.setitem(fetch.FILES, name, {file: hashlib.md5(body).hexdigest() for file, body in files.items()})
+  known = {file: hashlib.md5(body).hexdigest() for file, body in files.items()}
+  monkeypatch.setitem(SPECS, name, SPECS[name]._replace(url=server.url, files=known))
 
 
 class TestFetch:
@@ -411,9 +412,10 @@ class TestFetch:
       server.files = {}
     else:
       with socket.create_server(('127.0.0.1', 0)) as free:
-        monkeypatch.setitem(fetch.BASE_URLS, 'cifar10', f'http://127.0.0.1:{free.getsockname()[1]}/')
+        url = f'http://127.0.0.1:{free.getsockname()[1]}/'
+        monkeypatch.setitem(SPECS, 'cifar10', SPECS['cifar10']._replace(url=url))
     message = error_of('cifar10', None)
-    assert fetch.BASE_URLS['cifar10'] + name in message and '--data-dir' in message
+    assert SPECS['cifar10'].url + name in message and '--data-dir' in message
     assert [path for path in tmp_path.rglob('*') if path.is_file()] == []
 
   def test_an_unsafe_archive_is_refused(self, server, monkeypatch, tmp_path):

@@ -16,7 +16,7 @@ from train.__main__ import main
 from train.build import described
 from train.commands import export
 from train.data import load
-from train.data.images.classes import BRIGHTEST, NAMES
+from train.data.specs import SPECS
 from train.deploy import model_file as shipped
 from train.deploy import serve
 from train.programs.distill import run as distill
@@ -68,11 +68,11 @@ class TestDescription:
     assert len(np.unique(taps[-1])) <= 8
 
   def test_every_class_has_a_name(self):
-    assert {name: len(names) for name, names in NAMES.items()} == {**dict.fromkeys(NAMES, 10), 'cifar100': 100}
-    assert list(NAMES['cifar100']) == sorted(set(NAMES['cifar100']))
+    assert {name: len(spec.classes) for name, spec in SPECS.items()} == {**dict.fromkeys(SPECS, 10), 'cifar100': 100}
+    assert list(SPECS['cifar100'].classes) == sorted(set(SPECS['cifar100'].classes))
 
   def test_digits_are_as_bright_as_said(self):
-    assert load('digits').train.inputs.max() == BRIGHTEST['digits']
+    assert load('digits').train.inputs.max() == SPECS['digits'].brightest
 
 
 class TestExport:

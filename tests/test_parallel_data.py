@@ -198,7 +198,7 @@ class TestMulti30k:
       return  # published files, which do not come with a package
     corpus = parallel.load('multi30k', data_dir=SHARED)
     assert [len(side) for part in corpus[1:] for side in part] == [29_000] * 2 + [1_014] * 2 + [1_000] * 2
-    for name, known in fetch.FILES['multi30k'].items():
+    for name, known in parallel.FILES.items():
       assert f'sha256:{hashlib.sha256((SHARED / name).read_bytes()).hexdigest()}' == known
 
 

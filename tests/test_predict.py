@@ -16,7 +16,7 @@ from tests.test_export import FORMATS, ONNX
 from train.__main__ import main
 from train.commands import predict
 from train.data import load
-from train.data.images.classes import NAMES
+from train.data.specs import SPECS
 from train.deploy import serve
 from train.runtime.errors import UserError
 
@@ -232,7 +232,7 @@ def test_colours_reach_a_model_of_colours(capsys, tmp_path):
   lines = capsys.readouterr().out.splitlines()
   best = serve.load(tmp_path / 'a.safetensors').logits(load('cifar10', data_dir=data_dir).test.inputs[:2]).argmax(-1)
   for line, number in zip(lines, best, strict=True):
-    assert re.search(r'png: (\w+) ', line)[1] == NAMES['cifar10'][number]
+    assert re.search(r'png: (\w+) ', line)[1] == SPECS['cifar10'].classes[number]
 
 
 @pytest.mark.parametrize(

@@ -19,22 +19,12 @@ from train.activations import chosen, factory, label
 from train.config import TEACHER, Named, Taught, Training
 from train.data import Dataset
 from train.data.batches import Batches, characters, evaluation_batches, pixels
-from train.data.images.classes import BRIGHTEST, NAMES
+from train.data.specs import SPECS
 from train.engine.cohort import Cohort, Group, Plan
 from train.engine.optimizers import sgd
 from train.engine.schedules import schedule
 from train.engine.walk import Data, looped, stepped
 from train.runtime.errors import UserError
-
-_CIFAR10_STUDENTS = {75: 1, 50: 2, 25: 3}
-_TEACHERS = {
-  'digits': ('mlp', (64, 64)),
-  'mnist': ('mlp', (256, 256)),
-  'fashion-mnist': ('mlp', (256, 256)),
-  'cifar10': ('cifar10-teacher', ()),
-  'cifar100': ('wide-resnet-16-10', ()),
-}
-"""The teacher where none is named: the paper's for its data, else a perceptron that is wide beside its students."""
 
 
 class Arm(NamedTuple):
@@ -76,7 +66,7 @@ class Network(NamedTuple):
 
 def teacher(config: Named) -> Network:
   """The teacher that is asked for, or that of the data; all have ReLU."""
-  name, width = _TEACHERS[config.data]
+  name, width = SPECS[config.data].teacher
   return Network(config.teacher or name, config.teacher_width or (() if config.teacher else width))
 
 
@@ -114,13 +104,14 @@ def network(config: Training, act: ActivationFactory, width: int, num_classes: i
 
 def student_network(data: str, width: int) -> Network:
   """The students' network for a data set."""
-  if data == 'cifar10':
-    if width not in _CIFAR10_STUDENTS:
-      raise UserError(f'--width {width}: the cifar10 students have 75, 50 or 25 channels first')
-    return Network(f'cifar10-student-{_CIFAR10_STUDENTS[width]}', ())
-  if data == 'cifar100':
-    return Network(f'wide-resnet-10-{width}', ())
-  return Network('mlp', (width,))
+  known = SPECS[data].student
+  if isinstance(known, str):
+    name = known.format(width=width)
+    return Network(name, () if name != known else (width,))
+  if width not in known:
+    *first, last = map(str, known)
+    raise UserError(f'--width {width}: the {data} students have {", ".join(first)} or {last} channels first')
+  return Network(known[width], ())
 
 
 def width(model: nn.Module) -> int:
@@ -190,11 +181,11 @@ def of_data(config: Training, dataset: Dataset) -> dict[str, Any]:
   """The part that says what images a network takes and what they show."""
   return {
     'data': config.data,
-    'classes': list(NAMES[config.data]),
+    'classes': list(SPECS[config.data].classes),
     'image_shape': list(dataset.test.inputs.shape[1:]),
     'pixel_mean': list(dataset.pixel_mean),
     'pixel_std': list(dataset.pixel_std),
-    'brightest': BRIGHTEST[config.data],
+    'brightest': SPECS[config.data].brightest,
   }
 
 

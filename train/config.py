@@ -12,13 +12,13 @@ import jax
 import tyro
 
 from train.activations import ActivationName
+from train.data.specs import SPECS, DataName
 from train.runtime.errors import UserError
 from train.runtime.files import write_atomically
 from train.runtime.outside import made, read_json
 
 TEACHER = 'teacher'
 """The name of its row, its phase and its files."""
-DataName = Literal['digits', 'mnist', 'fashion-mnist', 'cifar10', 'cifar100']
 ScheduleName = Literal['cosine', 'warmup-cosine', 'plateau', 'steps', 'constant']
 
 
@@ -119,20 +119,6 @@ class Named(Taught):
   """Its units or channels, where its name does not say them; by default the published ones."""
 
 
-_MNIST: dict[str, Any] = {'seeds': 5, 'width': (6,), 'epochs': 20, 'batch_size': 128, 'save_every': 5}
-_CIFAR: dict[str, Any] = {'seeds': 5, 'epochs': 200, 'save_every': 1}
-PUBLISHED: dict[str, dict[str, Any]] = {
-  'digits': {},
-  'mnist': _MNIST,
-  'fashion-mnist': _MNIST,
-  'cifar10': {'width': (75, 50, 25), 'schedule': 'plateau', 'learning_rate': 0.01, **_CIFAR},
-  'cifar100': {
-    'width': (4, 2), 'schedule': 'steps', 'learning_rate': 0.1, 'weight_decay': 5e-4, 'batch_size': 128, **_CIFAR
-  },
-}  # fmt: skip
-"""What differs from the digits' defaults, by data set: the paper's numbers for the paper's data."""
-
-
 def check_taught(config: Taught) -> None:
   own = [name for name in vars(config) if name.startswith('teacher') and name not in ('teacher_from', *_HIDDEN)]
   for name in own if config.teacher_from else ():
@@ -165,7 +151,7 @@ def check_training(config: Training) -> None:
   require(min(config.width) >= 1, 'width', min(config.width), 'give positive numbers')
   require(0 <= config.weight_decay < math.inf, 'weight_decay', config.weight_decay, 'give 0 or more')
   require(config.activations != ('aplu',) or max(config.segments) > 2, 'segments', 2, 'give aplu 3 or more')
-  packaged = config.data in ('digits', 'descriptions', 'numbers')
+  packaged = config.data in ('descriptions', 'numbers') or (config.data in SPECS and not SPECS[config.data].url)
   require(not packaged or config.data_dir is None, 'data_dir', config.data_dir, f'{config.data} need none')
 
 

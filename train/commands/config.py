@@ -6,7 +6,7 @@ from typing import Literal
 
 import tyro
 
-from train.config import DataName
+from train.data.specs import DataName
 from train.runtime.outside import LIMITS, Limits
 
 

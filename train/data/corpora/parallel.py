@@ -13,6 +13,15 @@ from train.runtime.errors import UserError
 
 __all__ = ['Corpus', 'Pairs', 'load']
 
+_URL = 'https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw/'
+FILES = {  # the publisher gives no checksums: these are of its files
+  'train.de.gz': 'sha256:726e39b2fa9eb9ffb6dc763fb35a179f80fae06ffc5d28b6ace5faa883de28a6',
+  'train.en.gz': 'sha256:d79cfa999dd4c51d2cb42499b6796d5a882c3a8a961923c25a898c90f8bbd56f',
+  'val.de.gz': 'sha256:f0cba2f995189cf5770f29a8a9a537a3ad3f51657ad873405082ff6863a5e75a',
+  'val.en.gz': 'sha256:14f7d25ddd868909a9213e361768460edcacdd6ab9d1e77b92560dc10c10dc28',
+  'test_2016_flickr.de.gz': 'sha256:9204244e408ccb38d2a55cfcd344df15005fc42a07a6e55ca6c52b6ababb8cc8',
+  'test_2016_flickr.en.gz': 'sha256:611d361c6334bc7246101d48097c13cf5c4413c5befc793cc629934359d532d9',
+}
 _TRAIN, _VALIDATION, _TEST = ('train',), ('val',), ('test', 'test_2016_flickr')
 
 
@@ -67,7 +76,7 @@ def _multi30k(source: str, target: str) -> Path:
     raise UserError(
       f'multi30k: is downloaded in de and en, not in {source} and {target}; pass a folder with them as --data-dir'
     )
-  return fetch.fetch('multi30k')
+  return fetch.fetch('multi30k', _URL, FILES)
 
 
 def _read(name: str, folder: Path, languages: tuple[str, str]) -> Corpus:

@@ -5,7 +5,8 @@ import math
 from typing import Any
 
 from train.activations import ActivationName
-from train.config import DataName, require
+from train.config import require
+from train.data.specs import SPECS, DataName
 from train.programs.slim.config import CIFAR, Slimmed, check_rate, check_slimmed
 
 
@@ -51,8 +52,8 @@ _CIFAR: dict[str, Any] = {**CIFAR, 'finetune_epochs': 10, 'finetune_learning_rat
 
 def defaults(data: DataName) -> Compress:
   """What stands where a person gives nothing."""
-  by_data: dict[DataName, dict[str, Any]] = {'digits': {}, 'mnist': _MNIST, 'fashion-mnist': _MNIST}
-  return Compress(data=data, **by_data.get(data, _CIFAR))
+  by_size: dict[str, dict[str, Any]] = {'toy': {}, 'gray': _MNIST, 'color': _CIFAR}
+  return Compress(data=data, **by_size[SPECS[data].size])
 
 
 def check(config: Compress) -> None:

@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from train.config import PUBLISHED, DataName, Named, check_soft_targets, check_taught, check_training, require, text
+from train.config import Named, check_soft_targets, check_taught, check_training, require, text
+from train.data.specs import SPECS, DataName
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Distill(Named):
 
 def defaults(data: DataName) -> Distill:
   """What stands where a person gives nothing."""
-  return Distill(data=data, **PUBLISHED[data])
+  return Distill(data=data, **SPECS[data].published)
 
 
 def check(config: Distill) -> None:

@@ -5,7 +5,8 @@ import math
 from typing import Any, Literal
 
 from train.activations import ActivationName
-from train.config import DataName, ScheduleName, Training, check_soft_targets, check_training, require, text
+from train.config import ScheduleName, Training, check_soft_targets, check_training, require, text
+from train.data.specs import SPECS, DataName
 
 Method = Literal[
   'hard', 'kd', 'hint', 'born-again', 'lit', 'lit-own-inputs', 'lit-one-boundary', 'lit-beta-0', 'lit-beta-1',
@@ -80,12 +81,12 @@ class Lit(Shallow):
 
 
 _LARGER: dict[str, Any] = {'width': (8, 16, 32), 'batch_size': 128, 'save_every': 1}
-_BY_DATA: dict[str, dict[str, Any]] = {'digits': {}, 'cifar10': {**_LARGER, 'train_images': 10_000}}
 
 
 def defaults(data: DataName) -> Lit:
   """What stands where a person gives nothing."""
-  return Lit(data=data, **_BY_DATA.get(data, _LARGER))
+  fewer: dict[str, Any] = {'train_images': 10_000} if data == 'cifar10' else {}
+  return Lit(data=data, **({} if SPECS[data].size == 'toy' else {**_LARGER, **fewer}))
 
 
 def check(config: Shallow) -> None:

@@ -2,17 +2,18 @@
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Any
 
 from train.activations import ActivationName
 from train.config import Images, ScheduleName, check_training, require, text
+from train.data.specs import SPECS, DataName
 
 
 @dataclasses.dataclass(frozen=True)
 class LitGan(Images):
   """Train a generator that takes images from style to style, then one of fewer blocks on its representations."""
 
-  data: Literal['digits', 'mnist', 'fashion-mnist'] = 'digits'
+  data: DataName = 'digits'
   """The images; digits come with scikit-learn, the others from --data-dir or the internet."""
   seeds: int = 3
   """How many paired seeds."""
@@ -56,14 +57,15 @@ class LitGan(Images):
 _MNIST: dict[str, Any] = {'epochs': 2, 'finetune_epochs': 3, 'classifier_epochs': 2, 'save_every': 1}
 
 
-def defaults(data: Literal['digits', 'mnist', 'fashion-mnist']) -> LitGan:
+def defaults(data: DataName) -> LitGan:
   """What stands where a person gives nothing."""
-  return LitGan(data=data, teacher_epochs=80) if data == 'digits' else LitGan(data=data, **_MNIST)
+  return LitGan(data=data, teacher_epochs=80) if SPECS[data].size == 'toy' else LitGan(data=data, **_MNIST)
 
 
 def check(config: LitGan) -> None:
   """Refuses what cannot be run, naming the option."""
   check_training(config)
+  require(SPECS[config.data].size != 'color', 'data', config.data, 'the styles are of gray images; give such a set')
   require(len(config.width) == 1, 'width', text(config.width), 'give one number')
   require(config.schedule != 'plateau', 'schedule', 'plateau', 'give one that has as many steps for every method')
   for name in ('teacher_blocks', 'student_blocks', 'finetune_epochs', 'classifier_epochs', 'critic_steps'):

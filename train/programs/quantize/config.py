@@ -5,7 +5,8 @@ import math
 from typing import Literal
 
 from train.activations import ActivationName
-from train.config import PUBLISHED, DataName, Named, check_soft_targets, check_taught, check_training, require, text
+from train.config import Named, check_soft_targets, check_taught, check_training, require, text
+from train.data.specs import SPECS, DataName
 
 Method = Literal['post-training', 'uniform', 'noise', 'points', 'product', 'product-noise']
 
@@ -55,8 +56,8 @@ class Quantize(Named):
 
 def defaults(data: DataName) -> Quantize:
   """What stands where a person gives nothing."""
-  own = {'width': (64,)} if data in ('mnist', 'fashion-mnist') else {}
-  return Quantize(data=data, **{**PUBLISHED[data], **own})
+  own = {'width': (64,)} if SPECS[data].size == 'gray' else {}
+  return Quantize(data=data, **{**SPECS[data].published, **own})
 
 
 def check(config: Quantize) -> None:

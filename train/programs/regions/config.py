@@ -2,10 +2,10 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
 
 from train.activations import ActivationName
 from train.config import require, text
+from train.data.specs import DataName
 from train.programs.regions.pieces import MOST_PIECES
 
 
@@ -13,7 +13,7 @@ from train.programs.regions.pieces import MOST_PIECES
 class Regions:
   """Count the linear regions of small networks of equal size, before and after training, and draw a plane of them."""
 
-  data: Literal['digits', 'mnist', 'fashion-mnist'] = 'digits'
+  data: DataName = 'digits'
   """The images; digits come with scikit-learn, the others from --data-dir or the internet."""
   data_dir: Path | None = None
   """A folder with the published files of the data set."""

@@ -18,8 +18,9 @@ from lmajax.training import supervised, vmapped
 from lmajax.types import Batch
 from train import build
 from train.activations import chosen, factory, label
-from train.config import PUBLISHED, Named
+from train.config import Named
 from train.data import load
+from train.data.specs import SPECS
 from train.engine.cohort import Cohort, Group, fresh, weights
 from train.engine.evaluate import measured_again, member, scores
 from train.engine.fit import fit
@@ -66,7 +67,7 @@ class Experiment(NamedTuple):
 def experiment(asked: Regions) -> Experiment:
   """Checks the options, reads the data and builds every network, before anything is trained or written."""
   check(asked)
-  students = Named(data=asked.data, **PUBLISHED[asked.data])
+  students = Named(data=asked.data, **SPECS[asked.data].published)
   dataset = load(asked.data, data_dir=asked.data_dir)
   data, test = build.data(students, dataset)
 

@@ -5,7 +5,8 @@ import math
 from typing import Any, Literal
 
 from train.activations import ActivationName
-from train.config import DataName, Taught, check_soft_targets, check_taught, check_training, require, text
+from train.config import Taught, check_soft_targets, check_taught, check_training, require, text
+from train.data.specs import SPECS, DataName
 
 RuleName = Literal['pca', 'null', 'uniform', 'random', 'norm-scale']
 Start = Literal['pruned', 'distilled', 'scratch']
@@ -71,15 +72,13 @@ CIFAR: dict[str, Any] = {
   'network': 'vgg-16', 'width': (16, 16, 32, 32, 64, 64, 64, 128, 128, 128, 128, 128, 128), 'seeds': 3, 'epochs': 20,
   'batch_size': 128, 'save_every': 1,
 }  # fmt: skip
-_BY_DATA: dict[DataName, dict[str, Any]] = {
-  'digits': {}, 'mnist': _MNIST, 'fashion-mnist': _MNIST, 'cifar10': CIFAR, 'cifar100': CIFAR,
-}  # fmt: skip
-"""What differs from the digits' defaults, by data set."""
+_BY_SIZE: dict[str, dict[str, Any]] = {'toy': {}, 'gray': _MNIST, 'color': CIFAR}
+"""What differs from the digits' defaults."""
 
 
 def defaults(data: DataName) -> Slim:
   """What stands where a person gives nothing."""
-  return Slim(data=data, **_BY_DATA[data])
+  return Slim(data=data, **_BY_SIZE[SPECS[data].size])
 
 
 def check(config: Slim) -> None:
