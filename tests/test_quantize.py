@@ -28,7 +28,8 @@ from train.programs.quantize import run as quantize
 from train.programs.quantize import students as quantizers
 from train.programs.quantize import table as report_quantize
 from train.programs.quantize.config import Quantize, check, defaults, soft_targets
-from train.programs.quantize.students import FLOAT, LEFT_OUT, ORIGINS
+from train.programs.quantize.methods import FLOAT, LEFT_OUT
+from train.programs.quantize.methods import METHODS as KNOWN
 from train.programs.quantize.table import Row, base_of, counterpart, relu_of
 from train.results.rows import read_rows
 from train.runtime.errors import UserError
@@ -101,7 +102,7 @@ class TestArms:
     # float and left out, four methods of bits and the activations', two of codebooks; ReLU and LMA
     assert len(arms) == several * 2 * (2 + 5 * 2 + 2 * 2)
     assert len({arm.name for arm in arms}) == len(arms)
-    begun = [arm for arm in arms if arm.method in ORIGINS]
+    begun = [arm for arm in arms if KNOWN[arm.method].origin]
     assert {arm.method for arm in begun} == {'post-training', 'points', 'product', 'product-noise'}
     for arm in begun:
       assert arm.origin in arms

@@ -27,7 +27,7 @@ from train.programs.quantize import run as quantize
 from train.programs.quantize import students as quantizers
 from train.programs.quantize import table as report_quantize
 from train.programs.quantize.config import Quantize
-from train.programs.quantize.students import FROM_SCRATCH
+from train.programs.quantize.methods import METHODS as KNOWN
 from train.results.rows import read_rows
 
 METHODS = ['post-training', 'uniform', 'noise', 'points', 'product', 'product-noise']
@@ -134,7 +134,10 @@ class TestScores:
 
   @pytest.mark.parametrize('kind', ['float', 'uniform-4', 'noise-4'])
   def test_a_file_holds_the_trained_weights_on_their_levels_and_other_statistics(self, whole, rows, plan, kind):
-    arms = {arm: quantizers.reparam(plan.config, arm) for arm in plan.of(*FROM_SCRATCH)}
+    arms = {
+      arm: quantizers.reparam(plan.config, arm)
+      for arm in plan.of(*(name for name, method in KNOWN.items() if method.origin is None))
+    }
     groups = {arm.name: quantize.group(plan, arm, reparam) for arm, reparam in arms.items()}
     cohort = Cohort(groups, build.plan(plan.config, plan.config.epochs))
     name = f'lma-8-w3-{kind}'

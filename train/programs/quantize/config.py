@@ -2,13 +2,11 @@
 
 import dataclasses
 import math
-from typing import Literal
 
 from train.activations import ActivationName
 from train.config import Named, check_soft_targets, check_taught, check_training, require, text
 from train.data.specs import SPECS, DataName
-
-Method = Literal['post-training', 'uniform', 'noise', 'points', 'product', 'product-noise']
+from train.programs.quantize.methods import MethodName
 
 SOFT_TARGETS = {1: (1.0, 0.95), 2: (1.0, 0.3), 3: (2.0, 0.3), 4: (2.0, 0.95), 8: (2.0, 0.3), 32: (2.0, 0.95)}
 """Bits -> the temperature and the weight of the soft targets that were best in results/quantize-grid."""
@@ -24,7 +22,7 @@ class Quantize(Named):
   """The students' widths: hidden units for digits (16) and the MNISTs (64), else as in distill."""
   bits: tuple[int, ...] = (2, 4, 8)
   """Of every convolution and dense kernel, 1 to 8; the other parameters stay as they are."""
-  methods: tuple[Method, ...] = ('post-training', 'uniform')
+  methods: tuple[MethodName, ...] = ('post-training', 'uniform')
   """uniform: quantized at every training step; post-training: only afterwards; noise: a random part at every step;
   points: the levels of a trained student are trained; product: its blocks become rows of codebooks, layer by layer, and
   the codebooks are trained; product-noise: the same after training with blocks left out at random."""

@@ -9,21 +9,19 @@ from matplotlib.figure import Figure
 
 from train.activations import COLORS
 from train.config import TEACHER
+from train.programs.quantize.methods import METHODS
 from train.programs.quantize.table import Row
 from train.results.plots import save
 from train.results.statistics import deviation, mean
 
 matplotlib.use('agg')
-_MARKERS = {
-  'post-training': 'v', 'uniform': 'o', 'noise': 's', 'points': '^', 'product': 'D', 'product-noise': 'd'
-}  # fmt: skip
 _STYLES = ('-', '--', ':', '-.')
 _COLUMNS = 4
 
 
 def accuracy(path: Path, rows: Sequence[Row]) -> None:
   """Draws a panel for each method, a line for each activation with its spread over the seeds, float32 as a level."""
-  students = [row for row in rows if row.method in _MARKERS]
+  students = [row for row in rows if row.method in METHODS and METHODS[row.method].marker]
   methods = list(dict.fromkeys(map(_method, students)))
   lines = -(-(len(methods) + 1) // _COLUMNS)
   figure = Figure(figsize=(3.1 * min(len(methods) + 1, _COLUMNS), 2.9 * lines + 0.5), layout='constrained')
@@ -55,7 +53,7 @@ def _panel(axis: Axes, rows: Sequence[Row], of_run: Sequence[Row]) -> None:
     alike = list(dict.fromkeys(_line(row) for row in rows if row.activation == line[0].activation))
     axis.errorbar(
       [row.bits for row in line], [_mean(row) for row in line], [_spread(row) for row in line], label=name,
-      color=COLORS[line[0].activation], marker=_MARKERS[line[0].method], markersize=4, linewidth=1, capsize=2,
+      color=COLORS[line[0].activation], marker=METHODS[line[0].method].marker, markersize=4, linewidth=1, capsize=2,
       linestyle=_STYLES[alike.index(name) % len(_STYLES)],
     )  # fmt: skip
   ticks = sorted({round(row.bits, 2) for row in rows})
@@ -69,7 +67,7 @@ def _against_bytes(axis: Axes, students: Sequence[Row], rows: Sequence[Row]) -> 
   _levels(axis, rows)
   for row in students:
     fill = 'none' if row.activation_bits else 'full'
-    color, marker = COLORS[row.activation], _MARKERS[row.method]
+    color, marker = COLORS[row.activation], METHODS[row.method].marker
     axis.plot(row.bytes, _mean(row), marker=marker, markersize=5, color=color, fillstyle=fill)
   axis.set_title('all, marked as in their panels', fontsize=9)
   axis.set_xlabel('bytes of the file', fontsize=8)

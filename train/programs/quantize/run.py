@@ -25,7 +25,8 @@ from train.engine.walk import Data
 from train.programs.quantize import plot as draw_quantize
 from train.programs.quantize import students as quantizers
 from train.programs.quantize.config import Quantize, check
-from train.programs.quantize.students import FLOAT, FROM_SCRATCH, Arm
+from train.programs.quantize.methods import FLOAT, METHODS
+from train.programs.quantize.students import Arm
 from train.programs.quantize.table import Row, text
 from train.results.rows import read_rows, write_results
 from train.runtime.distributed import first
@@ -33,7 +34,6 @@ from train.runtime.errors import UserError
 from train.runtime.files import noted
 from train.runtime.run import Run
 
-_SHADOWED = ('uniform', 'noise')  # methods whose theta holds weights that are not shipped
 _SHARING = 5  # training batches whose gradients share the points out
 LEFT = 'results.json, results.md, accuracy.png, models'
 
@@ -107,7 +107,7 @@ def student_row(plan: Experiment, scoring: Scoring, arm: Arm, trained: Trained) 
   student = arm.student
   about = described(plan.config, student, plan.dataset)
   scored = scoring.scored(arm.name, trained, about, entropy=plan.config.entropy)
-  shadow = scoring.shadow_accuracy(trained) if arm.method in _SHADOWED else None
+  shadow = scoring.shadow_accuracy(trained) if METHODS[arm.method].shadowed else None
   size = tree.size(jax.eval_shape(trained.params)) // len(trained.group.seeds)
   milliseconds = scoring.milliseconds(f'{student.label}-w{student.width}-a{student.activation_bits}', trained)
   return Row(
@@ -136,7 +136,10 @@ def again(plan: Experiment, folder: Path) -> list[Row]:
 
 def from_scratch(plan: Experiment, to: Run, teacher: Any) -> dict[Arm, Trained]:
   """Trains the students that start from new weights: of float32, and those quantized at every step."""
-  arms = {arm: group(plan, arm, quantizers.reparam(plan.config, arm)) for arm in plan.of(*FROM_SCRATCH)}
+  arms = {
+    arm: group(plan, arm, quantizers.reparam(plan.config, arm))
+    for arm in plan.of(*(name for name, method in METHODS.items() if method.origin is None))
+  }
   return _fitted(plan, to, 'students', arms, build.plan(plan.config, plan.config.epochs), teacher, {})
 
 

@@ -6,19 +6,13 @@ from functools import reduce
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lmajax import compress, tree
 from lmajax.types import Array, Reparam
 from train import build
 from train.programs.quantize.config import Quantize, soft_targets
-
-FLOAT, LEFT_OUT = 'float', 'left-out'
-FROM_SCRATCH = (FLOAT, LEFT_OUT, 'uniform', 'noise')
-ORIGINS = {'post-training': FLOAT, 'points': FLOAT, 'product': FLOAT, 'product-noise': LEFT_OUT}
-"""Method -> that of the student it starts from."""
-_TRAINED_AT_BITS = ('uniform', 'noise', 'points')
+from train.programs.quantize.methods import FLOAT, METHODS
 
 
 class Arm(NamedTuple):
@@ -41,7 +35,7 @@ class Arm(NamedTuple):
   @property
   def origin(self) -> 'Arm':
     """The student that this one starts from."""
-    begun = self._replace(method=ORIGINS[self.method], size=None)
+    begun = self._replace(method=METHODS[self.method].origin, size=None)
     return begun._replace(**{name: _soft_targets(begun.method, None)[name] for name in self.chosen})
 
 
@@ -58,38 +52,28 @@ def arms(config: Quantize) -> Iterator[Arm]:
 
 def _soft_targets(method: str, size: int | None) -> dict[str, float]:
   """Those chosen for the bits that are trained: of float32 where weights are quantized only afterwards."""
-  bits = size if method in _TRAINED_AT_BITS else None
+  bits = size if METHODS[method].trained_at_bits else None
   return dict(zip(('temperature', 'soft_weight'), soft_targets(bits or 32), strict=True))
 
 
 def _kinds(config: Quantize) -> Iterator[tuple[str, int | None, int | None]]:
-  """Methods, their sizes, and the bits of the activations."""
-  yield FLOAT, None, None
-  if 'product-noise' in config.methods:
-    yield LEFT_OUT, None, None
+  """Methods, those that others start from first, their sizes, and the bits of the activations."""
+  origins = {METHODS[method].origin for method in config.methods}
+  yield from (
+    (name, None, None) for name, method in METHODS.items() if name == FLOAT or (not method.size and name in origins)
+  )
   for method in config.methods:
-    sizes = config.centroids if method.startswith('product') else config.bits
-    yield from ((method, size, None) for size in sizes)
+    yield from ((method, size, None) for size in getattr(config, METHODS[method].size or ''))
   if config.activation_bits:
     yield from (('uniform', size, config.activation_bits) for size in config.bits)
 
 
 def reparam(config: Quantize, arm: Arm, *, layers: tuple[str, ...] = (), shares: Any = None) -> Reparam:
   """What the weights of a student are made from; ``layers`` are those that its codebooks stand for so far."""
-  if arm.method == FLOAT:
-    return compress.identity()
-  if arm.method == LEFT_OUT:
-    noise = compress.noise(
-      compress.identity(), config.product_noise_rate, block_size=config.block_size, replacement=jnp.zeros_like
-    )
-    return compress.masked(noise)
-  assert arm.size is not None
-  if arm.method == 'points':
-    return compress.masked(compress.points(arm.size, bucket_size=config.bucket_size, shares=shares))
-  if arm.method.startswith('product'):
-    return reduce(lambda rest, layer: coded(config, arm, layer, rest), reversed(layers), compress.identity())
-  uniform = compress.uniform(arm.size, bucket_size=config.bucket_size)
-  return compress.masked(compress.noise(uniform, config.noise_rate) if arm.method == 'noise' else uniform)
+  made = METHODS[arm.method].weights
+  if made is not None:
+    return made(config, arm.size, shares)
+  return reduce(lambda rest, layer: coded(config, arm, layer, rest), reversed(layers), compress.identity())
 
 
 def coded(config: Quantize, arm: Arm, layer: str, rest: Reparam) -> Reparam:

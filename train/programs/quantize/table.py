@@ -5,13 +5,8 @@ from typing import NamedTuple
 
 from train.activations import label
 from train.config import TEACHER
+from train.programs.quantize.methods import METHODS
 from train.results.statistics import difference, markdown, mean, spread
-
-AGAINST = {
-  'post-training': 'float', 'uniform': 'post-training', 'noise': 'uniform', 'points': 'uniform', 'left-out': 'float',
-  'product': 'float', 'product-noise': 'product',
-}  # fmt: skip
-"""Method -> what it is compared with."""
 
 
 class Row(NamedTuple):
@@ -69,8 +64,8 @@ def base_of(row: Row, rows: Sequence[Row]) -> Row | None:
   """The student that this one's method is compared with."""
   if row.activation_bits:
     return counterpart(row, rows, activation_bits=None)
-  method = AGAINST.get(row.method)
-  size = row.size if method in ('post-training', 'uniform', 'product') else None
+  method = METHODS[row.method].against if row.method in METHODS else None
+  size = row.size if method and METHODS[method].size else None
   base = None if method is None else counterpart(row, rows, method=method, size=size)
   if base is None and row.name != TEACHER and row.method != 'float':
     return counterpart(row, rows, method='float', size=None)
