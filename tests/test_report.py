@@ -125,6 +125,11 @@ class TestSeeds:
     with pytest.raises(UserError, match=r'relu in .*later differs'):
       joined([first, later])
 
+  def test_count_each_where_all_figures_are_alike(self, tmp_path):
+    runs = [written(tmp_path / f'{i}', [TEACHER, RELU._replace(accuracy=[0.6])], seeds=1, first_seed=i) for i in (0, 1)]
+    teacher, relu = joined(runs).rows
+    assert (teacher, relu.accuracy) == (TEACHER, [0.6, 0.6])
+
   def test_make_no_row_of_networks_that_differ(self, tmp_path):
     first = written(tmp_path / 'first', [RELU], seeds=3)
     later = written(tmp_path / 'later', [LATER[1]._replace(parameters=11)], seeds=2, first_seed=3)

@@ -53,7 +53,8 @@ def joined(folders: Sequence[Path]) -> Joined:
   for i in order:
     seeds = _seeds(found[i])
     for row in read_rows(folders[i], command, kind):
-      rows[row.name] = (row, seeds) if row.name not in rows else _together(*rows[row.name], row, seeds, folders[i])
+      known = rows.get(row.name)
+      rows[row.name] = _together(*known, row, seeds, found[i], folders[i]) if known else (row, seeds)
   names = list(dict.fromkeys(row['name'] for results in found for row in results['rows']))
   whole = [rows[name][0] for name in names]
   seeds = set[int]().union(*map(_seeds, found))
@@ -105,10 +106,13 @@ def _seeds(results: dict[str, Any]) -> set[int]:
   return set(range(start, start + results['config']['seeds']))
 
 
-def _together(row: Any, seeds: set[int], other: Any, more: set[int], folder: Path) -> tuple[Any, set[int]]:
-  """One row of two, of which neither or every seed is in both."""
+def _together(
+  row: Any, seeds: set[int], other: Any, more: set[int], results: dict[str, Any], folder: Path
+) -> tuple[Any, set[int]]:
+  """Joins two rows of one name, of which neither or every seed is in both."""
   ours = {name: value for name, value in row._asdict().items() if name not in _TIMED}
-  if ours == {name: getattr(other, name) for name in ours}:
+  one = row.name.endswith('teacher') or (results['config'].get('teacher_digests') and row.name.endswith('original'))
+  if ours == {name: getattr(other, name) for name in ours} and (one or seeds & more):
     return row, seeds
   by_seed = [name for name in _by_seed(type(row)) if getattr(row, name) is not None]
   different = [name for name in ours if name not in by_seed and getattr(row, name) != getattr(other, name)]
