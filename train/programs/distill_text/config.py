@@ -1,4 +1,4 @@
-"""What a person may ask of students that translate."""
+"""Options of distill-text and translate."""
 
 import dataclasses
 import math
@@ -108,12 +108,12 @@ _SENTENCES: dict[str, Any] = {
 
 
 def defaults(data: str) -> DistillText:
-  """What stands where a person gives nothing."""
+  """Returns the default options for a data set."""
   return DistillText(data=data, **({} if data == 'numbers' else _SENTENCES))
 
 
 def check(config: DistillText) -> None:
-  """Refuses what cannot be run, naming the option."""
+  """Raises UserError for what cannot be run, naming the option."""
   check_training(config)
   check_soft_targets([config.temperature], [config.soft_weight])
   numbers = vars(config)
@@ -142,7 +142,7 @@ def check(config: DistillText) -> None:
 
 
 def name_of(data: str) -> str:
-  """The data set in the name of a folder."""
+  """Returns the name of a data set (given by name or folder) for the name of a run folder."""
   return Path(data).name
 
 
