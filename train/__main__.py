@@ -1,4 +1,4 @@
-"""The command line: arguments -> configuration -> recipe, nothing else."""
+"""Runs the command line: arguments -> configuration -> recipe, nothing else."""
 
 import signal
 
@@ -42,7 +42,7 @@ Command: Any = functools.reduce(
 
 
 def program(arguments: list[str]) -> int:
-  """``main`` in a process of its own, which trains together with the others of its cluster."""
+  """Runs ``main`` in a process of its own, which joins its cluster's other processes to train with them."""
   one_line_warnings()
   found: list[Any] = []
   code = _ended(lambda: found.append(_command(arguments)))
@@ -52,7 +52,7 @@ def program(arguments: list[str]) -> int:
 
 
 def main(arguments: list[str]) -> int:
-  """Runs a command."""
+  """Runs a command and returns its exit code."""
 
   def work() -> None:
     command = bounded(_command(arguments))
@@ -78,7 +78,7 @@ def _join(command: Any) -> None:
 
 
 def _ended(work: Callable[[], None]) -> int:
-  """Its exit code; what its user can mend is one line and exit code 2."""
+  """Runs ``work`` and returns its exit code; an error that the user can mend is one line and exit code 2."""
   try:
     work()
     sys.stdout.flush()  # else a reader who has left shows at the end of Python, as a trace
@@ -112,7 +112,7 @@ def _train(command: Any, arguments: list[str]) -> None:
 
 
 def _run(recipe: Any, command: Any, default: Any, arguments: list[str]) -> tuple[Path, list]:
-  """A new run, or an old one to its end; nothing is written before the data and every option are known to be good."""
+  """Runs a new or resumed run to its end; writes nothing before the data and every option are known to be good."""
   config = _resumed(command, arguments) if command.resume else _parsed(default, arguments)
   require(command.resume or not command.restart, 'restart', True, 'it goes with --resume; a new run has no checkpoints')
   if not command.resume:
@@ -136,7 +136,7 @@ def _run(recipe: Any, command: Any, default: Any, arguments: list[str]) -> tuple
 
 
 def _parsed(default: Any, arguments: list[str]) -> Any:
-  """The options again, over other defaults: those of the data set, or those of a run to go on with."""
+  """Parses the options again over other defaults: those of the data set, or of a run to resume."""
   with in_one_line():
     return tyro.cli(type(default), args=arguments[1:], default=default)
 
@@ -150,7 +150,7 @@ def _resumed(command: Any, arguments: list[str]) -> Any:
 
 
 def _check_folder(command: Any) -> None:
-  """Refuses a folder that a new run cannot have, before anything is read."""
+  """Refuses a folder that a new run cannot use, before anything is read."""
   if distributed.several() and command.workdir is None:
     raise UserError('several processes need --workdir: a folder that all of them see')
   if distributed.first() and command.workdir is not None:

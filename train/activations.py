@@ -1,4 +1,4 @@
-"""Activations by name: the one table of what options, model files and pictures can say."""
+"""The one table of activations by name, for options, model files and pictures."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -39,7 +39,7 @@ else:
 
 
 def chosen(config: Any) -> Iterator[tuple[str, int | None]]:
-  """The activations that a configuration asks for, those that have segments with each number of them."""
+  """Yields a configuration's activations, those with segments once for each number of segments."""
   for name in config.activations:
     for segments in config.segments if ACTIVATIONS[name].segmented else (None,):
       if (name, segments) != ('aplu', 2):  # it has no hinge: it is ReLU
@@ -47,12 +47,12 @@ def chosen(config: Any) -> Iterator[tuple[str, int | None]]:
 
 
 def factory(name: str, segments: int | None, bits: int | None = None) -> ActivationFactory:
-  """The factory behind a name; ``segments`` is None for those that have none, ``bits`` where nothing is quantized."""
+  """Returns the factory of a name; ``segments`` is None for those without, ``bits`` where nothing is quantized."""
   kind = ACTIVATIONS[name]
   act = partial(kind.make, num_segments=segments or 2) if kind.segmented else kind.make
   return act if bits is None else partial(linen.Quantized, act, bits=bits)
 
 
 def label(activation: str, segments: int | None) -> str:
-  """What an activation is called, with its number of segments where it has one."""
+  """Returns an activation's label, with its number of segments where it has one."""
   return activation if segments is None else f'{activation}-{segments}'

@@ -1,4 +1,4 @@
-"""From a configuration to objects: the one table from names to things."""
+"""Builds networks, cohorts, plans, batches and descriptions from a configuration."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -46,7 +46,7 @@ class Arm(NamedTuple):
 
 
 def arms(config: Training) -> Iterator[Arm]:
-  """Every kind of student that a configuration asks for."""
+  """Yields every kind of student that a configuration asks for."""
   for width in config.width:
     for activation, segments in chosen(config):
       for hard_label in (False, True):
@@ -54,36 +54,36 @@ def arms(config: Training) -> Iterator[Arm]:
 
 
 class Network(NamedTuple):
-  """A network by its name in ``networks``, as a model file says it."""
+  """A network's name in ``networks`` and its width, as in a model file."""
 
   name: str
   width: tuple[int, ...]
 
   def built(self, act: ActivationFactory, num_classes: int, dtype: str) -> nn.Module:
-    """The module."""
+    """Builds the module."""
     return networks.build(self.name, act, num_classes=num_classes, width=self.width, dtype=jnp.dtype(dtype))
 
 
 def teacher(config: Named) -> Network:
-  """The teacher that is asked for, or that of the data; all have ReLU."""
+  """Returns the teacher that is asked for, or the data set's default; all have ReLU."""
   name, width = SPECS[config.data].teacher
   return Network(config.teacher or name, config.teacher_width or (() if config.teacher else width))
 
 
 def teacher_network(config: Named, dataset: Dataset, inputs: Any) -> nn.Module:
-  """The teacher's module, tried on inputs."""
+  """Builds the teacher's module and tries it on inputs."""
   own = teacher(config)
   return networks.tried('teacher', own.name, lambda: own.built(linen.ReLU, dataset.num_classes, config.dtype), inputs)
 
 
 def teachers(config: Taught, model: nn.Module) -> Cohort:
-  """A teacher as a cohort of its own, on the labels alone."""
+  """Builds a cohort of the teacher alone, trained on the labels alone."""
   objective = supervised(model, label_smoothing=config.teacher_label_smoothing)
   return Cohort({TEACHER: Group(model, objective, (0,), unrolled)}, teacher_plan(config))
 
 
 def teacher_plan(config: Taught) -> Plan:
-  """The optimizer's part of a teacher's recipe: the students', where it has none of its own."""
+  """Returns the optimizer's part of a teacher's recipe: its own, or else the students'."""
   own = {
     name: value
     for name in ('learning_rate', 'weight_decay', 'schedule')
@@ -93,17 +93,17 @@ def teacher_plan(config: Taught) -> Plan:
 
 
 def student(config: Training, arm: Arm, num_classes: int) -> nn.Module:
-  """The student of an arm."""
+  """Builds the student of an arm."""
   return network(config, factory(arm.activation, arm.segments, arm.activation_bits), arm.width, num_classes)
 
 
 def network(config: Training, act: ActivationFactory, width: int, num_classes: int) -> nn.Module:
-  """The students' network for a data set, with any activation; of the configuration, the data and the dtype count."""
+  """Builds the students' network with any activation; of the configuration only the data and dtype count."""
   return student_network(config.data, width).built(act, num_classes, config.dtype)
 
 
 def student_network(data: str, width: int) -> Network:
-  """The students' network for a data set."""
+  """Returns the students' network for a data set."""
   known = SPECS[data].student
   if isinstance(known, str):
     name = known.format(width=width)
@@ -115,30 +115,30 @@ def student_network(data: str, width: int) -> Network:
 
 
 def width(model: nn.Module) -> int:
-  """The number that stands in the table's column: first units, first channels, or the widening factor."""
+  """Returns the width in the table's column: first units, first channels, or the widening factor."""
   if isinstance(model, models.WideResNet):
     return model.widen
   return model.units[0] if isinstance(model, models.MLP) else model.channels[0]
 
 
 def over(model: nn.Module) -> Callable[[Callable], Callable]:
-  """How a cohort of seeds runs fastest: on the CPU, convolutions one seed after another, matrix products together."""
+  """Chooses the fastest way to run a cohort: on the CPU, convolutions seed after seed, matrix products together."""
   return vmapped if isinstance(model, models.MLP) or jax.default_backend() != 'cpu' else unrolled
 
 
 def plan(config: Training, epochs: int) -> Plan:
-  """The optimizer's part of a configuration."""
+  """Returns the optimizer's part of a configuration."""
   return Plan(config.learning_rate, sgd(config.weight_decay), schedule(config.schedule, epochs), config.save_every)
 
 
 def sharding() -> NamedSharding:
-  """Batches spread over all devices; Auto axes, so that Flax and optax run as they are."""
+  """Returns the sharding of batches over all devices; Auto axes, so that Flax and optax run as they are."""
   mesh = jax.make_mesh((jax.device_count(),), ('data',), axis_types=(AxisType.Auto,))
   return NamedSharding(mesh, PartitionSpec('data'))
 
 
 def data(config: Training, dataset: Dataset) -> tuple[Data, list]:
-  """What the phases read, and the test set as batches with masks."""
+  """Returns the data of the phases, and the test set as batches with masks."""
   how = _how(config, dataset)
   evaluated = partial(evaluation_batches, batch_size=8 * config.batch_size, **how)
   walk = stepped if jax.default_backend() == 'cpu' else looped
@@ -147,7 +147,7 @@ def data(config: Training, dataset: Dataset) -> tuple[Data, list]:
 
 
 def teacher_data(config: Taught, dataset: Dataset, data: Data) -> Data:
-  """What the teacher's phase reads: the students' data in batches of its own size."""
+  """Returns the data of the teacher's phase: the students', in batches of its own size."""
   if config.teacher_batch_size is None:
     return data
   return data._replace(
@@ -161,7 +161,7 @@ def _how(config: Training, dataset: Dataset) -> dict[str, Any]:
 
 
 def described(config: Named, arm: Arm | None, dataset: Dataset) -> dict[str, Any]:
-  """That of the student of an arm, or without one of the teacher."""
+  """Describes the student of an arm, or the teacher where there is none, for a model file."""
   if arm is None:
     return of_network(config, dataset, *teacher(config), 'relu', None)
   network = student_network(config.data, arm.width)
@@ -172,13 +172,13 @@ def described(config: Named, arm: Arm | None, dataset: Dataset) -> dict[str, Any
 def of_thin(
   config: Any, dataset: Dataset, activation: str, segments: int | None, widths: Sequence[int] | None
 ) -> dict[str, Any]:
-  """That of a network with so many of its original's channels, or of the original."""
+  """Describes a network thinned to ``widths`` channels, or the original where they are None."""
   found = of_network(config, dataset, config.network, config.width, activation, segments)
   return {**found, 'coupled': config.coupled, 'thinned': widths and list(widths)}
 
 
 def of_data(config: Training, dataset: Dataset) -> dict[str, Any]:
-  """The part that says what images a network takes and what they show."""
+  """Describes the images that a network takes and what they show."""
   return {
     'data': config.data,
     'classes': list(SPECS[config.data].classes),
@@ -192,7 +192,7 @@ def of_data(config: Training, dataset: Dataset) -> dict[str, Any]:
 def of_network(
   config: Training, dataset: Dataset, network: str, width: Sequence[int], activation: str, segments: int | None
 ) -> dict[str, Any]:
-  """That of a network by its name in ``networks``."""
+  """Describes a network by its name in ``networks``."""
   known: Any = {
     **of_data(config, dataset),
     'network': network,

@@ -1,4 +1,4 @@
-"""What a person may ask for, as plain dataclasses; tyro makes the command line of them."""
+"""Options of the programs as plain dataclasses, of which tyro makes the command line."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ ScheduleName = Literal['cosine', 'warmup-cosine', 'plateau', 'steps', 'constant'
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-  """What every command that trains a teacher and students under it asks for."""
+  """Options of every command that trains a teacher and its students."""
 
   data: str
   """The data set."""
@@ -84,7 +84,7 @@ class Training:
 
 @dataclasses.dataclass(frozen=True)
 class Images(Training):
-  """What the commands for images ask for besides."""
+  """Further options of the commands for images."""
 
   data: DataName = 'digits'
   """The images; digits come with scikit-learn, the others from --data-dir or the internet."""
@@ -94,7 +94,7 @@ class Images(Training):
 
 @dataclasses.dataclass(frozen=True)
 class Taught(Images):
-  """What is asked of a teacher of images that has a recipe of its own; the students keep theirs."""
+  """Options of a teacher of images that has a recipe of its own; the students keep theirs."""
 
   teacher_learning_rate: float | None = None
   """The teacher's learning rate at the start; by default that of the students."""
@@ -110,7 +110,7 @@ class Taught(Images):
 
 @dataclasses.dataclass(frozen=True)
 class Named(Taught):
-  """What is asked of a teacher whose network the students do not share."""
+  """Options of a teacher whose network the students do not share."""
 
   teacher: str | None = None
   """The teacher's network: mlp, cnn, vgg-16, cifar10-teacher, cifar10-student-3, or resnet-20, resnext-20,
@@ -169,7 +169,7 @@ def require(holds: bool, name: str, value: Any, mend: str) -> None:
 
 
 def option(name: str) -> str:
-  """A field's name on the command line."""
+  """Returns a field's name on the command line."""
   return name.replace('_', '-')
 
 
@@ -179,7 +179,7 @@ _HIDDEN = ('teacher_digests',)  # no option
 
 
 def published(config: Any) -> dict[str, Any]:
-  """Everything that decides a run's numbers, without the folders of the machine it ran on."""
+  """Returns everything that decides a run's numbers, without the folders of the machine it ran on."""
   values = dataclasses.asdict(config)
   return {name: value for name, value in values.items() if name not in (*_NOT_SAVED, *_OF_THE_MACHINE)}
 
@@ -194,17 +194,17 @@ def save(config: Any, folder: Path) -> None:
 
 
 def recipe(config: Any) -> str:
-  """The command that a configuration belongs to."""
+  """Returns the command that a configuration belongs to."""
   return command(type(config))
 
 
 def command(kind: type[Any]) -> str:
-  """The name of a kind of configuration on the command line."""
+  """Returns the command line's name of a configuration class."""
   return re.sub('(?<=[a-z])(?=[A-Z])', '-', kind.__name__).lower()
 
 
 def recipe_of(folder: Path) -> str:
-  """The command that made a run's folder."""
+  """Returns the command that made a run's folder."""
   values = read_json(folder / 'config.json')
   found = values.get('recipe') if isinstance(values, dict) else None
   if not isinstance(found, str):
@@ -213,7 +213,7 @@ def recipe_of(folder: Path) -> str:
 
 
 def load(kind: type[Any], folder: Path) -> Any:
-  """Reads the ``config.json`` of a run of that kind; a spoilt value is named."""
+  """Reads the ``config.json`` of a run of that kind; an error names the invalid value."""
   path = folder / 'config.json'
   values = read_json(path)
   names = {field.name for field in dataclasses.fields(kind)} - set(_NOT_SAVED)
@@ -223,14 +223,14 @@ def load(kind: type[Any], folder: Path) -> Any:
 
 
 def made_by(folder: Path) -> dict[str, Any]:
-  """All of the configuration of a run's folder that decides its numbers; nothing where the folder has none."""
+  """Returns the saved configuration values that decide a run's numbers; empty where the folder has none."""
   path = folder / 'config.json'
   values = read_json(path, dict[str, Any]) if path.exists() else {}
   return {name: value for name, value in values.items() if name not in _OF_THE_MACHINE}
 
 
 def refuse_differences(given: Any, saved: Any) -> None:
-  """A resumed run keeps its configuration: an option that differs is named with both values."""
+  """Refuses a resumed run's option that differs from the saved configuration, naming both values."""
   for field in dataclasses.fields(saved):
     asked, kept = getattr(given, field.name), getattr(saved, field.name)
     asked = jax.tree.map(lambda each: each.resolve() if isinstance(each, Path) else each, asked)
@@ -242,5 +242,5 @@ def refuse_differences(given: Any, saved: Any) -> None:
 
 
 def text(value: Any) -> str:
-  """A value as it is given on the command line."""
+  """Formats a value as it is given on the command line."""
   return ' '.join(map(str, value)) if isinstance(value, tuple | list) else str(value)

@@ -1,4 +1,4 @@
-"""Networks by name: the one table of what options and model files can say."""
+"""The one table of networks by name, for options and model files."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -87,7 +87,7 @@ def parsed(name: str) -> tuple[Family, tuple[int, ...]]:
 
 
 def layers(name: str, width: Sequence[int]) -> int:
-  """At least so many layers with weights does the network of a name have, if there is one; 0 if not."""
+  """Returns a lower bound on a named network's layers with weights; 0 if there is no such network."""
   try:
     _, numbers = parsed(name)
   except ValueError:
@@ -108,13 +108,13 @@ def build(
   coupled: bool = False,
   dtype: DTypeLike | None = None,
 ) -> Any:
-  """Builds the network of a name.
+  """Builds a network by its name.
 
   Args:
     name: as in ``FAMILIES``, with its numbers.
     act: a factory, called once per activation.
-    num_classes: of the logits.
-    width: units or channels; none: the published ones.
+    num_classes: the number of logits.
+    width: units or channels; empty: the published ones.
     coupled: whether a resnet's shortcuts have weights, so that its stages can lose channels.
     dtype: of the computation.
 
@@ -129,17 +129,17 @@ def build(
 
 
 def tried(option: str, name: str, make: Callable[[], Any], inputs: Any, *, said: str | None = None) -> Any:
-  """The network that an option names, once it was seen to take the inputs; nothing is computed.
+  """Builds the network that an option names and checks that it takes the inputs, without computing.
 
   Args:
-    option: without its dashes.
-    name: that the option was given.
+    option: its name, without dashes.
+    name: the option's value.
     make: builds the network.
-    inputs: of one example.
+    inputs: one example's.
     said: the options that an error of ``make`` is about; by default this one.
 
   Raises:
-    UserError: it cannot be built or does not take them.
+    UserError: the network cannot be built or does not take the inputs.
   """
   try:
     model = make()
@@ -152,7 +152,7 @@ def tried(option: str, name: str, make: Callable[[], Any], inputs: Any, *, said:
 
 
 def slimmable(config: Any, act: ActivationFactory, *, num_classes: int, inputs: Any) -> Any:
-  """The network that ``--network`` and ``--width`` name; tried on inputs, without computing."""
+  """Builds the network that ``--network`` and ``--width`` name and tries it on inputs, without computing."""
   name, width = config.network, config.width
   family, _, depth = name.partition('-')
   if name not in ('mlp', 'cnn', 'vgg-16') and not (family == 'resnet' and depth.isdecimal()):

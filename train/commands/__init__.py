@@ -1,1 +1,1 @@
-"""Commands on what is finished: runs, results and model files."""
+"""Commands on finished runs, results and model files."""

@@ -1,4 +1,4 @@
-"""What a person may ask of runs and models that are finished."""
+"""Options of the commands on finished runs and models."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A trained network as a file that runs elsewhere, loaded again and compared with the network on real images."""
+"""Exports a trained network to a file that runs elsewhere, and compares the reloaded file with it on real images."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -44,7 +44,7 @@ _MEASURED = 512  # training images a batch: batch norm remembers about ten of th
 
 
 class Source(NamedTuple):
-  """A network to export, as the content of a packed file, and the folder with its images where they need one."""
+  """A network to export, as the bytes of a packed file, and the folder of its data set if that needs one."""
 
   path: Path
   content: bytes
@@ -52,12 +52,12 @@ class Source(NamedTuple):
   limits: Limits
 
   def shipped(self) -> Shipped:
-    """What the file holds, once it was seen to be a network."""
+    """Parses the file; refuses one that is not a network."""
     return fitting(of_bytes(self.content, self.path, self.limits), self.path)
 
 
 class Agreement(NamedTuple):
-  """How an export's logits differ from those of the network, image by image."""
+  """Differences between an export's logits and the network's, image by image."""
 
   greatest: float  # difference of two logits
   scale: float  # the largest logit
@@ -66,7 +66,7 @@ class Agreement(NamedTuple):
 
   @property
   def holds(self) -> bool:
-    """Near a cut of LMA rounding may choose the neighbouring piece: a few images in a hundred may differ by more."""
+    """Lets a few images in a hundred differ by more: near a cut of LMA rounding may choose the neighbouring piece."""
     return self.within >= 0.9 and self.same >= 0.99
 
   def __str__(self) -> str:
@@ -77,14 +77,14 @@ class Agreement(NamedTuple):
 
 
 def check(command: Export) -> None:
-  """Refuses what cannot be written, naming the option."""
+  """Refuses ``--bits`` out of range or with another format than safetensors, naming the option."""
   bits = command.bits
   require(bits is None or 1 <= bits <= 8, 'bits', bits, 'give 1 to 8')
   require(bits is None or command.format == 'safetensors', 'bits', bits, 'give --format safetensors')
 
 
 def source(model: Path, student: str | None, limits: Limits = LIMITS) -> Source:
-  """The network that is meant: a packed file, or a row of a run's results."""
+  """Finds the network to export: a packed file, or a row of a run's results."""
   if not model.is_dir():
     return Source(model, read_bytes(model), None, limits)
   results = read_results(model)
@@ -118,7 +118,7 @@ def _chosen(names: Sequence[str], student: str | None, folder: Path) -> str:
 
 
 def _of_distill(config: Distill, folder: Path, name: str) -> bytes:
-  """The first seed of a row, its weights as they are."""
+  """Packs the first seed of a row, its weights unchanged."""
   distill = PROGRAMS['distill'].run()
   plan = distill.experiment(config)
   variables = jax.device_get(member(distill.restored(plan, folder)[name], 0))
@@ -129,7 +129,7 @@ def _of_distill(config: Distill, folder: Path, name: str) -> bytes:
 
 
 def quantized(source: Source, bits: int, data_dir: Path | None) -> Source:
-  """The source with its kernels quantized, and with statistics that are measured under them on training images."""
+  """Quantizes the source's kernels and measures its statistics under them on training images."""
   found = source.shipped()
   dataset = load(found.description['data'], data_dir=data_dir or source.data_dir)
   model, params = build_model(found.description), jax.tree.map(jnp.asarray, found.packed.decode())
@@ -147,7 +147,7 @@ def quantized(source: Source, bits: int, data_dir: Path | None) -> Source:
 
 
 def write(source: Source, path: Path, form: Format, data_dir: Path | None) -> Agreement:
-  """Writes an export and its digest where they are asked for, once they were loaded from disk and agree."""
+  """Writes an export and its digest; keeps them only if the file, loaded from disk, agrees with the network."""
   if path.suffix != f'.{form}':
     raise UserError(f'--out is {path}: give a name that ends in .{form}')
   shipped = source.shipped()
@@ -168,14 +168,14 @@ def write(source: Source, path: Path, form: Format, data_dir: Path | None) -> Ag
 
 
 def tolerance(description: dict[str, Any]) -> float:
-  """Of a logit, as a part of the largest: rounding inside the network makes whole steps of the last bit's noise."""
+  """Returns the tolerance relative to the largest logit: inner rounding turns last-bit noise into whole steps."""
   bits = description['activation_bits']
   steps = 0.0 if bits is None else 2.0**-bits
   return max(1e-4, steps, 2.0**-6 if description['dtype'] == 'bfloat16' else 0.0)
 
 
 def compared(own: np.ndarray, other: np.ndarray, tolerance: float) -> Agreement:
-  """NaN agrees with nothing."""
+  """Compares the logits of two networks; NaN agrees with nothing."""
   if own.shape != other.shape:
     return Agreement(np.inf, float(np.abs(own).max()), 0.0, 0.0)
   difference, scale = np.abs(own - other), float(np.abs(own).max())
@@ -192,12 +192,12 @@ def _program(shipped: Shipped, decoded: Callable[[Packed], Any]) -> Callable:
 
 
 def _any_number(shipped: Shipped) -> jax.ShapeDtypeStruct:
-  """Images as the programs take them, a batch of any size."""
+  """Returns the shape of the programs' images, for batches of any size."""
   return jax.ShapeDtypeStruct((*jax_export.symbolic_shape('b'), *shipped.description['image_shape']), jnp.uint8)
 
 
 def _stablehlo(shipped: Shipped) -> bytes:
-  """The program holds the weights packed, and decodes them."""
+  """Exports to StableHLO; the program holds the weights packed and decodes them."""
   program = jax.jit(_program(shipped, lambda packed: packed.decode(jnp)))
   exported = jax_export.export(program, platforms=PLATFORMS)(_any_number(shipped))
   try:
@@ -207,7 +207,7 @@ def _stablehlo(shipped: Shipped) -> bytes:
 
 
 def _onnx(shipped: Shipped) -> bytes:
-  """The weights are the quantized ones, decoded to float32: the file is no smaller for it."""
+  """Exports to ONNX; quantized weights are decoded to float32, so the file is no smaller for them."""
   try:
     with quiet():
       from jax2onnx import to_onnx

@@ -1,4 +1,4 @@
-"""What a model says of image files."""
+"""Classifies image files with an exported model."""
 
 import sys
 import warnings
@@ -18,7 +18,7 @@ _TOP = 3
 
 
 def lines(model: Path, files: Sequence[Path], limits: Limits = LIMITS) -> Iterator[str]:
-  """One line a file: its best class with the probability, then the best three."""
+  """Yields one line per file: its best class with the probability, then the best three."""
   if not files:
     raise UserError('predict needs at least one image file')
   served = load(model, limits)
@@ -30,7 +30,7 @@ def lines(model: Path, files: Sequence[Path], limits: Limits = LIMITS) -> Iterat
 
 
 def pixels(path: Path, description: dict[str, Any]) -> np.ndarray:
-  """An image file in the channels, the size and the range of pixels that a model takes; uint8 [h, w, c]."""
+  """Reads an image file in the channels, size and pixel range that a model takes; uint8 [h, w, c]."""
   height, width, channels = description['image_shape']
   image = _opened(path, 'L' if channels == 1 else 'RGB')
   if image.size != (width, height):
@@ -41,7 +41,7 @@ def pixels(path: Path, description: dict[str, Any]) -> np.ndarray:
 
 
 def _opened(path: Path, mode: str) -> Image.Image:
-  """An image file, turned as its camera says, in a mode."""
+  """Opens an image file in a colour mode, rotated by its EXIF orientation."""
   if path.exists() and not path.is_file():
     raise UserError(f'{path} is no image file')
   try:
@@ -62,7 +62,7 @@ def _opened(path: Path, mode: str) -> Image.Image:
 
 
 def _check(path: Path, image: Image.Image) -> None:
-  """Refuses what a conversion would clip or guess at."""
+  """Refuses an image that the conversion would clip or guess at."""
   if (frames := getattr(image, 'n_frames', 1)) > 1:
     raise UserError(f'{path} has {frames} frames: give an image of one')
   if image.mode.startswith(('I', 'F')):

@@ -1,4 +1,4 @@
-"""Tables in a Markdown file, made from committed results."""
+"""Fills the tables in a Markdown file from committed results."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ _MARKED = re.compile(r'(<!-- table of (\S+) -->\n).*?(<!-- end of table -->)', r
 
 
 def filled(text: str, root: Path) -> str:
-  """The text with every marked table put in anew: of a results folder, or of a benchmark's JSON without its suffix."""
+  """Replaces every marked table in the text; marks name a results folder, or a benchmark's JSON without suffix."""
 
   def block(marked: re.Match[str]) -> str:
     return f'{marked[1]}\n{_table(root / marked[2])}\n\n{marked[3]}'

@@ -1,4 +1,4 @@
-"""Runs that are reported together: those that differ in their students or their seeds alone."""
+"""Joins finished runs that differ only in their students or seeds, to report them as one."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -30,18 +30,18 @@ class Joined(NamedTuple):
 
   @property
   def table(self) -> str:
-    """The rows as Markdown."""
+    """Returns the rows as a Markdown table."""
     return PROGRAMS[self.command].table().text(self.rows)
 
 
 def joined(folders: Sequence[Path]) -> Joined:
   """Joins finished runs.
 
-  Rows of one name hold the figures of all seeds, in the seeds' order; what stands in two runs of one seed must be the
-  same. All that is no student and no seed must agree between the runs.
+  Rows of one name are merged: they hold the figures of all seeds, in the seeds' order; two runs of one seed must have
+  the same figures. All options but students and seeds must agree between the runs.
 
   Raises:
-    UserError: the runs are not of one command, or differ in more.
+    UserError: the runs are not of one command, or differ in other options.
   """
   found = [_results(folder) for folder in folders]
   first, command = found[0], found[0]['recipe']
@@ -109,7 +109,7 @@ def _seeds(results: dict[str, Any]) -> set[int]:
 def _together(
   row: Any, seeds: set[int], other: Any, more: set[int], results: dict[str, Any], folder: Path
 ) -> tuple[Any, set[int]]:
-  """Joins two rows of one name, of which neither or every seed is in both."""
+  """Merges two rows that have either all seeds or no seed in common."""
   ours = {name: value for name, value in row._asdict().items() if name not in _TIMED}
   one = row.name.endswith('teacher') or (results['config'].get('teacher_digests') and row.name.endswith('original'))
   if ours == {name: getattr(other, name) for name in ours} and (one or seeds & more):
@@ -122,7 +122,7 @@ def _together(
 
 
 def _by_seed(kind: Any) -> list[str]:
-  """The columns that have a figure for each seed."""
+  """Returns the columns that have a figure for each seed."""
   hints = get_type_hints(kind)
   return [name for name, hint in hints.items() if hint in (list[float], list[float] | None) and name not in _OF_LAYERS]
 

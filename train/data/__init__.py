@@ -1,4 +1,4 @@
-"""Image data sets by name: read, checked and cut into training, validation and test parts."""
+"""Loads image data sets by name: reads, checks and cuts them into training, validation and test parts."""
 
 import importlib
 from pathlib import Path

@@ -23,7 +23,7 @@ Prepare = Callable[[Key[Array, ''] | None, UInt8[Array, 'b ...']], Shaped[Array,
 
 
 class Epoch(NamedTuple):
-  """All training examples, raw, on every device, and which of them make each batch of one epoch."""
+  """All raw training examples, on every device, and the rows of each batch of one epoch."""
 
   inputs: UInt8[Array, 'n ...']
   labels: Int32[Array, ' n']
@@ -43,15 +43,15 @@ class Steps(Protocol):
 
   @property
   def everywhere(self) -> jax.sharding.NamedSharding | None:
-    """How what is not split lies beside the batches."""
+    """The sharding of what is not split, beside the batches."""
     ...
 
   def __getitem__(self, step: int, /) -> Batch:
-    """The same for the same step, whatever came before it."""
+    """Returns the batch of a step, the same whatever came before it."""
     ...
 
   def places(self, step: int) -> Int[np.ndarray, 'b ...']:
-    """Which of all labels those of a batch are, in the order of the examples; -1 for padding."""
+    """Returns the indices of a batch's labels among all, in the order of the examples; -1 for padding."""
     ...
 
 
@@ -83,7 +83,7 @@ class Batches:
 
   @property
   def blank(self) -> Array:
-    """A batch of one, of zeros; it lies on this process's own device, as a batch of several processes does not."""
+    """A batch of one, of zeros; it lies on this process's own device, unlike a batch of several processes."""
     raw = jax.ShapeDtypeStruct((1, *self._examples.inputs.shape[1:]), jnp.uint8)
     shape = jax.eval_shape(partial(self._prepare, None), raw)
     return jnp.zeros(shape.shape, shape.dtype)
@@ -93,17 +93,17 @@ class Batches:
     return Batch(_prepared(self._prepare, self._key, step, raw), labels)
 
   def places(self, step: int) -> Int[np.ndarray, ' b']:
-    """The numbers of a batch's examples."""
+    """Returns the numbers of a batch's examples."""
     epoch, position = divmod(step, self.steps_per_epoch)
     return self._permutation(epoch)[position * self._batch_size :][: self._batch_size]
 
   def epoch(self, number: int) -> Epoch:
-    """What ``batch`` takes; the images go to the devices once, the rows of each epoch are drawn on the host."""
+    """Returns an epoch for ``batch``; the images go to the devices once, each epoch's rows are drawn on the host."""
     rows = self._permutation(number)[: self.steps_per_epoch * self._batch_size].astype(np.int32)
     return Epoch(*self._resident, whole(rows.reshape(self.steps_per_epoch, -1), self.everywhere))
 
   def batch(self, epoch: Epoch, step: Int32[Array, '']) -> Batch:
-    """``self[step]``, made inside a program from the epoch that the step lies in."""
+    """Makes ``self[step]`` inside a compiled program, from the epoch that the step lies in."""
     rows = self._spread(epoch.rows[step % self.steps_per_epoch])
     raw, labels = self._spread((epoch.inputs[rows], epoch.labels[rows]))
     return Batch(_prepared(self._prepare, self._key, step, raw), labels)
@@ -114,7 +114,7 @@ class Batches:
 
   @property
   def everywhere(self) -> jax.sharding.NamedSharding | None:
-    """How what is not split lies beside the batches: whole on each of their devices."""
+    """The sharding of what is not split, beside the batches: whole on each of their devices."""
     return self._sharding and replicated(self._sharding)
 
   def _spread(self, rows: Any) -> Any:
@@ -129,7 +129,7 @@ class Batches:
 def evaluation_batches(
   examples: Examples, *, batch_size: int, prepare: Prepare, sharding: jax.sharding.NamedSharding | None = None
 ) -> Iterator[tuple[Batch, Bool[Array, ' b']]]:
-  """All examples in order, each batch with a mask of its real rows: the last one is filled up with a repeated row."""
+  """Yields all examples in order, each batch with a mask of its real rows; the last repeats a row to be full."""
   _check_spread(batch_size, sharding)
   total = len(examples.labels)
   for start in range(0, total, batch_size):
@@ -144,7 +144,7 @@ def _filled_up(examples: Examples, rows: np.ndarray) -> tuple[Examples, np.ndarr
 
 
 def placed(read: Callable[[np.ndarray], Any], rows: np.ndarray, sharding: jax.sharding.NamedSharding | None) -> Any:
-  """What ``read`` gives for the rows, as arrays; each process reads the rows of its own devices alone."""
+  """Reads the rows as arrays on the devices; each process reads the rows of its own devices alone."""
   if sharding is None:
     return jax.device_put(read(rows))
   empty, structure = jax.tree.flatten(read(rows[:0]))
@@ -165,7 +165,7 @@ def _prepared(prepare: Prepare, key: Key[Array, ''] | None, step: int, raw: UInt
 
 
 def pixels(mean: Sequence[float], std: Sequence[float], *, augment: bool = False) -> Prepare:
-  """Normalizes images, and in training crops and flips them at random before it where asked."""
+  """Returns a function that normalizes images; with ``augment`` it first crops and flips at random in training."""
 
   def prepare(key: Key[Array, ''] | None, images: UInt8[Array, 'b h w c']) -> Float32[Array, 'b h w c']:
     images = crop_and_flip(key, images) if augment and key is not None else images
@@ -175,7 +175,7 @@ def pixels(mean: Sequence[float], std: Sequence[float], *, augment: bool = False
 
 
 def characters(key: Key[Array, ''] | None, texts: UInt8[Array, 'b length']) -> Int32[Array, 'b length']:
-  """Hands the numbers of characters on."""
+  """Returns the numbers of characters unchanged, as int32."""
   del key
   return texts.astype(jnp.int32)
 
@@ -183,7 +183,7 @@ def characters(key: Key[Array, ''] | None, texts: UInt8[Array, 'b length']) -> I
 def normalized(
   images: UInt8[Array, 'b h w c'], mean: Sequence[float], std: Sequence[float]
 ) -> Float32[Array, 'b h w c']:
-  """Raw pixels, less their channel's mean, in units of its deviation."""
+  """Subtracts each channel's mean from raw pixels and divides by its deviation."""
   per_channel = [jnp.asarray(numbers, jnp.float32).reshape(1, 1, 1, -1) for numbers in (mean, std)]
   return (images.astype(jnp.float32) - per_channel[0]) / per_channel[1]
 

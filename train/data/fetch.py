@@ -1,4 +1,4 @@
-"""Downloads of the published files into the user's cache, for those who have the internet."""
+"""Downloads the published files into the user's cache, where there is internet."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ from train.runtime.errors import UserError
 
 
 def fetch(name: str, url: str, files: Mapping[str, str]) -> Path:
-  """The folder with the files of a set, each with its checksum; what is not there yet, or is damaged, is downloaded."""
+  """Returns the folder with a set's files, their checksums verified; downloads what is missing or damaged."""
   folder = Path(pooch.os_cache('lmajax')) / name
   for file, checksum in files.items():
     _retrieve(url + file, folder / file, checksum)

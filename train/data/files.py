@@ -1,4 +1,4 @@
-"""Published files, read into memory: nothing is unpacked to disk, so no member of an archive can land anywhere."""
+"""Reads published files into memory: nothing is unpacked to disk, so no member of an archive can land anywhere."""
 
 import gzip
 import io
@@ -15,7 +15,7 @@ MOST = 2**30
 
 
 def read_bytes(path: Path, most: int = MOST) -> bytes:
-  """All bytes of a file; those inside the wrapping if it is gzipped. More than ``most`` are refused, and never read."""
+  """Reads a file's bytes, unzipped if it is gzipped; refuses a file of more than ``most`` without reading all of it."""
   with naming(path):
     if path.exists() and not path.is_file():
       raise UserError(f'{path}: is no file')
@@ -29,7 +29,7 @@ def read_bytes(path: Path, most: int = MOST) -> bytes:
 
 
 def read_tar(path: Path, names: Collection[str], most: int = MOST) -> dict[str, bytes]:
-  """The named members of a gzipped tar archive; one unsafe member and the whole archive is refused."""
+  """Reads the named members of a gzipped tar archive; refuses the whole archive if one member is unsafe."""
   found, content = {}, io.BytesIO(read_bytes(path, most))
   with naming(path), tarfile.open(fileobj=content) as tar:
     for member in tar:
@@ -45,7 +45,7 @@ def read_tar(path: Path, names: Collection[str], most: int = MOST) -> dict[str, 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-  """Turns what goes wrong while reading into one line that names the path."""
+  """Turns errors of reading into a UserError of one line that names the path."""
   try:
     yield
   except (OSError, EOFError, zlib.error, tarfile.TarError) as error:

@@ -1,4 +1,4 @@
-"""The image data sets by name: the one table of what options and model files can say of images."""
+"""The one table of image data sets by name, for options and model files."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -25,7 +25,7 @@ willow_tree wolf woman worm
 
 
 class Spec(NamedTuple):
-  """A set of images: who reads it, what it shows, and what is asked for where a person asks for nothing."""
+  """An image data set: its reader, classes, pixels, files, networks and default options."""
 
   reader: str
   """The module of ``train.data.images`` with ``load(name, folder)``, which gives training and test images."""

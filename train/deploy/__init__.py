@@ -1,1 +1,1 @@
-"""Model files and exported formats: written, read, scored."""
+"""Writes, reads and scores model files and exported formats."""

@@ -1,4 +1,4 @@
-"""Teachers that are trained already: model files, and those that finished runs hold."""
+"""Reads and checks teachers that are trained already, from model files or finished runs."""
 
 import dataclasses
 import hashlib
@@ -27,7 +27,7 @@ _TEACHER = re.compile(r'(?P<name>(.+-)?(teacher|original))-seed(?P<seed>\d+)\.sa
 
 
 class Given(NamedTuple):
-  """A teacher as its file has it."""
+  """A teacher read from its file."""
 
   path: Path
   digest: str
@@ -36,12 +36,12 @@ class Given(NamedTuple):
 
   @property
   def description(self) -> dict[str, Any]:
-    """What the file says of its network."""
+    """Returns the file's description of its network."""
     return self.shipped.description
 
   @property
   def label(self) -> str:
-    """Its activation, with the number of segments where it has one."""
+    """Returns its activation, with the number of segments if it has one."""
     return label(self.description['activation'], self.description['segments'])
 
 
@@ -50,11 +50,11 @@ def teachers(config: Any, *, several: bool = False, read: Callable = shipped.of_
 
   Args:
     config: of the program; on resume it has the digests of the files that the run began with.
-    several: whether the program takes more than one; else a run's teacher of the first seed is taken.
-    read: (content, path) -> the model in a file; by default one of images.
+    several: whether the program takes more than one; else only the first seed of a run's teacher is taken.
+    read: (content, path) -> the model in a file; by default an image classifier.
 
   Returns:
-    The configuration with the digests of the files, and the teachers; none where none are asked for.
+    The configuration with the digests of the files, and the teachers; none if the option is not given.
 
   Raises:
     UserError: a file cannot be read, or is not the one that the run began with.
@@ -72,7 +72,7 @@ def teachers(config: Any, *, several: bool = False, read: Callable = shipped.of_
 
 
 def of_images(config: Any, dataset: Dataset, inputs: Any) -> tuple[Any, Cohort, list[Given]]:
-  """The configuration with the digest, the teacher of image classifiers as a cohort, and its file if one is given."""
+  """Returns the configuration with the digest, the cohort of the image teacher, and its file if one is given."""
   config, found = teachers(config)
   check_images(found, config, dataset)
   model = shipped.model(found[0].description) if found else build.teacher_network(config, dataset, inputs)
@@ -80,7 +80,7 @@ def of_images(config: Any, dataset: Dataset, inputs: Any) -> tuple[Any, Cohort, 
 
 
 def description(plan: Any) -> dict[str, Any]:
-  """What the file of a plan's teacher says, or will say."""
+  """Returns the description in the file of a plan's teacher, given or yet to be written."""
   return plan.given[0].description if plan.given else described(plan.config, None, plan.dataset)
 
 
@@ -93,7 +93,7 @@ def _given(path: Path, read: Callable) -> Given:
 
 
 def _files(path: Path, several: bool) -> list[Path]:
-  """A file itself; of a run those of its teacher, seed by seed."""
+  """Returns a file itself; for a run's folder, its teachers' files, ordered by seed."""
   if not path.is_dir():
     return [path]
   found = [(match, file) for file in (path / 'models').glob('*') if (match := _TEACHER.fullmatch(file.name))]
@@ -108,7 +108,7 @@ def _files(path: Path, several: bool) -> list[Path]:
 
 
 def check_same(given: Sequence[Given], expected: dict[str, Any], what: str) -> None:
-  """Refuses teachers that were made for anything else than is expected of them, naming the first difference."""
+  """Refuses teachers whose description differs from the expected one, naming the first difference."""
   for each in given:
     for name, value in expected.items():
       found = each.description.get(name)
@@ -119,7 +119,7 @@ def check_same(given: Sequence[Given], expected: dict[str, Any], what: str) -> N
 
 
 def check_images(given: Sequence[Given], config: Any, dataset: Dataset, **expected: Any) -> None:
-  """Refuses teachers of other images than those of the data set, and files whose weights are not what they say."""
+  """Refuses teachers of other images than the data set's, and files whose weights do not fit their description."""
   check_same(given, of_data(config, dataset) | expected, config.data)
   for each in given:
     shipped.fitting(each.shipped, each.path)
@@ -131,7 +131,7 @@ def _short(value: Any) -> str:
 
 
 def check_one_each(given: Sequence[Given], labels: Sequence[str]) -> None:
-  """Refuses teachers that are not one of each activation."""
+  """Refuses teachers unless there is exactly one for each activation."""
   found = [each.label for each in given]
   if given and sorted(found) != sorted(labels):
     raise UserError(
@@ -140,7 +140,7 @@ def check_one_each(given: Sequence[Given], labels: Sequence[str]) -> None:
 
 
 def same(given: Sequence[Given], name: str) -> Any:
-  """What all of them say of themselves under a name."""
+  """Returns the value under ``name`` in the teachers' descriptions; refuses differing ones."""
   first, *others = given
   for other in others:
     if other.description[name] != first.description[name]:
@@ -152,7 +152,7 @@ def same(given: Sequence[Given], name: str) -> Any:
 
 
 def originals(config: Any, found: Sequence[Given], labels: Sequence[str]) -> Any:
-  """The configuration whose original is the network of the files; what they cannot be originals of is refused."""
+  """Sets the configuration's network to that of the given files; refuses files that cannot be its originals."""
   if not found:
     return config
   for each in found:
@@ -168,12 +168,12 @@ def originals(config: Any, found: Sequence[Given], labels: Sequence[str]) -> Any
 
 
 def variables(given: Sequence[Given]) -> Any:
-  """What their model is applied to, with a leading axis of seeds."""
+  """Returns the variables for ``model.apply``, stacked along a leading axis of seeds."""
   return stacked([each.shipped.variables() for each in given])
 
 
 def end(given: Sequence[Given]) -> Start:
-  """What a fit of them would have ended with."""
+  """Returns what training them would have ended with."""
   return going_on(variables(given))
 
 

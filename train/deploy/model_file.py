@@ -1,4 +1,4 @@
-"""A model in one file that explains itself: packed weights, statistics, and all it takes to build and to feed it."""
+"""Writes, reads and checks model files: packed weights, statistics and all it takes to build and to feed the model."""
 
 import math
 from collections.abc import Callable
@@ -21,19 +21,19 @@ from train.runtime.outside import LIMITS, Count, Limits, Name, Number, Segments,
 
 
 class Shipped(NamedTuple):
-  """What a model file holds."""
+  """Content of a model file."""
 
   packed: Packed
   stats: ModelStats
   description: dict[str, Any]
 
   def variables(self) -> dict[str, Any]:
-    """What the model is applied to."""
+    """Returns the decoded variables for ``model.apply``."""
     return {'params': self.packed.decode(), **self.stats}
 
 
 class Description(TypedDict):
-  """All that a file must say of its network; of JSON's types."""
+  """Description of the network that a file must have, as JSON values."""
 
   data: Name
   network: Name
@@ -53,7 +53,7 @@ class Description(TypedDict):
 
 
 def model(description: dict[str, Any]) -> nn.Module:
-  """The network that a description describes."""
+  """Builds the network of a description."""
   act = factory(description['activation'], description['segments'], description['activation_bits'])
   whole = networks.build(
     description['network'],
@@ -67,14 +67,14 @@ def model(description: dict[str, Any]) -> nn.Module:
 
 
 def logits(description: dict[str, Any], variables: Any, images: Array) -> Array:
-  """From raw pixels [b, h, w, c] to float32 logits [b, classes]."""
+  """Computes float32 logits [b, classes] from raw pixels [b, h, w, c]."""
   inputs = normalized(images, description['pixel_mean'], description['pixel_std'])
   output, _ = model(description).apply(jax.tree.map(jnp.asarray, variables), inputs, train=False)
   return output.astype(jnp.float32)
 
 
 def write(path: Path, packed: Packed, stats: ModelStats, description: dict[str, Any], *, entropy: bool = False) -> int:
-  """Writes a model file, whole or not at all, and counts its bytes."""
+  """Writes a model file atomically and returns its size in bytes."""
   try:
     content = pack(packed, stats, description, entropy=entropy)
   except ValueError as error:
@@ -85,19 +85,19 @@ def write(path: Path, packed: Packed, stats: ModelStats, description: dict[str, 
 
 
 def read(path: Path, limits: Limits = LIMITS) -> Shipped:
-  """Reads what ``write`` wrote; what is missing, foreign, damaged or too large is said in one line."""
+  """Reads a model file; refuses a missing, foreign, damaged or too large one in one line."""
   return of_bytes(read_bytes(path), path, limits)
 
 
 def of_bytes(content: bytes, path: Path, limits: Limits = LIMITS) -> Shipped:
-  """The content of a model file, of which nothing is decoded yet; an error names its path."""
+  """Parses and checks the bytes of a model file without decoding its weights; an error names its path."""
   shipped = opened(content, path, limits)
   check(shipped.description, path, limits)
   return shipped
 
 
 def opened(content: bytes, path: Path, limits: Limits = LIMITS) -> Shipped:
-  """The content of a file of whatever kind of model, with no more weights than the limit."""
+  """Parses the bytes of a file of any kind of model; refuses more weights than the limit."""
   try:
     shipped = Shipped(*unpack(content))
   except ValueError as error:
@@ -109,7 +109,7 @@ def opened(content: bytes, path: Path, limits: Limits = LIMITS) -> Shipped:
 
 
 def check(description: Any, path: Path, limits: Limits = LIMITS) -> None:
-  """Whether it is a model's description, within the limits."""
+  """Refuses what is not a model's description within the limits."""
   if isinstance(description, dict) and 'vocabulary_digest' in description:
     raise UserError(f'{path}: holds a network that translates, and takes no images; give its run to translate')
   if not has_names(description, Description):
@@ -120,7 +120,7 @@ def check(description: Any, path: Path, limits: Limits = LIMITS) -> None:
 
 
 def has_names(description: Any, kind: Any) -> bool:
-  """Whether it is an object with the names of a ``TypedDict``."""
+  """Returns whether it is an object with the fields of a ``TypedDict``."""
   names = set(description) if isinstance(description, dict) else set()
   return kind.__required_keys__ <= names <= kind.__annotations__.keys()
 
@@ -129,7 +129,7 @@ def fitting(shipped: Shipped, path: Path) -> Shipped:
   """Refuses a file whose description and weights do not make one network.
 
   A codebook's few bytes can stand for any number of weights, and a few numbers describe any network. So both are
-  bounded before, and here the network is built of shapes alone: nothing is decoded or computed.
+  limited beforehand, and here the network is built from shapes alone: nothing is decoded or computed.
   """
   about = shipped.description
   deep = networks.layers(about['network'], about['width'])
@@ -143,7 +143,7 @@ def fitting(shipped: Shipped, path: Path) -> Shipped:
 
 
 def answering(answered: Callable[[], Any], shape: tuple[int, ...], layers: int, packed: Packed, path: Path) -> None:
-  """Refuses a network that does not answer in that shape, and one with more layers than arrays unbuilt."""
+  """Refuses a network with another output shape and, before building it, one with more layers than arrays."""
   said = f'{path}: its description does not fit its weights'
   if layers > (arrays := len(jax.tree.leaves(packed.tensors))):
     raise UserError(f'{said} ({layers} layers of {arrays} arrays)')
@@ -156,7 +156,7 @@ def answering(answered: Callable[[], Any], shape: tuple[int, ...], layers: int, 
 
 
 def read_bytes(path: Path) -> bytes:
-  """The content of a model file."""
+  """Reads the bytes of a model file."""
   try:
     return path.read_bytes()
   except OSError as error:
@@ -164,5 +164,5 @@ def read_bytes(path: Path) -> bytes:
 
 
 def file_name(name: str, seed: int) -> str:
-  """Of the packed file of one seed, in the folder of a run."""
+  """Returns the path of one seed's packed file within a run's folder."""
   return f'models/{name}-seed{seed}.safetensors'

@@ -1,4 +1,4 @@
-"""From trained students to rows: packed into files, read back from them, and scored as they were read."""
+"""Packs trained students into files, reads them back and scores what was read."""
 
 import hashlib
 import json
@@ -29,29 +29,29 @@ _TIMED = 21  # passes over a batch of test images, of which the median counts
 
 
 class Trained(NamedTuple):
-  """A kind of student after its training: every leaf of ``end`` has a leading axis of seeds."""
+  """A trained group of students: every leaf of ``end`` has a leading axis of seeds."""
 
   group: Group
   end: Start
 
   def params(self) -> Any:
-    """The weights that would be shipped, of all seeds."""
+    """Returns the weights that would be shipped, of all seeds."""
     decoded = self.group.over(lambda end: self.group.reparam.apply(end.theta, end.code, None))
     return jax.jit(decoded)(self.end)
 
   def variables(self) -> Any:
-    """What the model is applied to, of all seeds."""
+    """Returns the variables for ``model.apply``, of all seeds."""
     return {'params': self.params(), **self.end.stats}
 
   def shadow(self) -> Any:
-    """The float32 weights behind the quantized ones, of all seeds."""
+    """Returns the float32 weights behind the quantized ones, of all seeds."""
     return tree.combine(*self.end.theta)
 
 
 class Written(NamedTuple):
-  """The files of a kind of network: what went into them, and what is read back, of all seeds.
+  """Files of a group of networks: the packed weights with training statistics, and what is read back.
 
-  A student that has diverged has no file; NaN stands for it.
+  Variables are of all seeds; a student that has diverged has no file, and NaN stands for it.
   """
 
   as_trained: Any  # with the statistics of the training
@@ -62,7 +62,7 @@ class Written(NamedTuple):
 
 
 class Files:
-  """Packs networks, with statistics of the very weights that are packed; those of one architecture share a program."""
+  """Packs networks with statistics measured under the packed weights; those of one architecture share a program."""
 
   def __init__(self, data: Data, folder: Path, read: Callable[[Path], shipped.Shipped] = shipped.read):
     self._data = data
@@ -71,7 +71,7 @@ class Files:
     self._programs: dict[int, Callable] = {}
 
   def written(self, name: str, trained: Trained, about: dict[str, Any], *, entropy: bool = False) -> Written:
-    """Packs the networks of all seeds, and reads their files."""
+    """Packs the networks of all seeds and reads their files back."""
     own, group = jax.tree.map(jnp.asarray, jax.device_get(trained.end)), trained.group
     each = [(member(own.theta, i), member(own.code, i)) for i in range(len(group.seeds))]
     packed = {i: group.reparam.stored(*pair) for i, pair in enumerate(each) if _finite(pair)}
@@ -94,7 +94,7 @@ class Files:
     return Written(as_trained, stacked(variables), packed[i].mean_bits(), size, file_name(name, group.seeds[i]))
 
   def read(self, about: dict[str, Any], files: Sequence[Path]) -> list[Any]:
-    """The variables in files, which must be of the network that is described, of this run, row and seed."""
+    """Reads the variables in files; refuses a file of another network, run, row or seed than is described."""
     found = [self._read(file) for file in files]
     for file, each in zip(files, found, strict=True):
       if each.description != self._bound(about, file):
@@ -102,12 +102,12 @@ class Files:
     return [each.variables() for each in found]
 
   def _bound(self, about: dict[str, Any], file: Path) -> dict[str, Any]:
-    """The description of a file that can stand in no other's place."""
+    """Binds a description to its run and file, so that the file cannot replace another."""
     made = json.dumps([made_by(self._folder), file.name], sort_keys=True)
     return {**about, 'made_by': hashlib.sha256(made.encode()).hexdigest()}
 
   def measured(self, group: Group, variables: Any) -> Any:
-    """The same, with running statistics that are measured again."""
+    """Returns the variables with running statistics measured again."""
     if set(variables) == {'params'}:
       return variables
     program = self._programs.setdefault(id(group.model), measured_again({'': group}))
@@ -115,7 +115,7 @@ class Files:
 
 
 class Scored(NamedTuple):
-  """What came of the files of a kind of network, seed by seed."""
+  """Accuracies of a group's files, seed by seed, and their size."""
 
   accuracy: list[float]
   validation_accuracy: list[float]
@@ -136,9 +136,9 @@ class Scoring:
     self._programs: dict[int, Callable] = {}
 
   def again(self, name: str, group: Group, about: dict[str, Any], before: Sequence[float]) -> list[float]:
-    """On the test set, of what lies in the files, which must be of the network that is described.
+    """Scores existing files, which must be of the described network, on the test set.
 
-    A seed whose accuracy was NaN before has diverged and left no file.
+    A seed whose accuracy was NaN before has diverged and has no file.
     """
     kept = [i for i, accuracy in enumerate(before) if np.isfinite(accuracy)]
     files = [self._folder / file_name(name, group.seeds[i]) for i in kept]
@@ -148,7 +148,7 @@ class Scoring:
     return [found[kept.index(i)] if i in kept else accuracy for i, accuracy in enumerate(before)]
 
   def scored(self, name: str, trained: Trained, about: dict[str, Any], *, entropy: bool = False) -> Scored:
-    """Packs the networks of all seeds, with statistics of these very weights, and scores what the files say."""
+    """Packs the networks of all seeds, with statistics of the packed weights, and scores what the files hold."""
     written, group = self._files.written(name, trained, about, entropy=entropy), trained.group
     return Scored(
       self._right(group, written.read, self._test),
@@ -160,7 +160,7 @@ class Scoring:
     )
 
   def shadow_accuracy(self, trained: Trained) -> list[float]:
-    """Of the float32 weights behind quantized ones."""
+    """Returns the test accuracy of the float32 weights behind quantized ones."""
     shadow = {'params': trained.shadow(), **trained.end.stats}
     return self._right(trained.group, self._files.measured(trained.group, shadow), self._test)
 
@@ -169,14 +169,14 @@ class Scoring:
     return program({'': variables}, batches)[''].tolist()
 
   def milliseconds(self, kind: str, trained: Trained) -> float:
-    """An image's time within a batch of the test set; noted in the folder, so that a resumed run says the same."""
+    """Returns the time per image in a test batch; saved in the folder, so that a resumed run reports the same."""
     variables = member(trained.variables(), 0)
     time = partial(timed, trained.group.model, variables, self._test[0][0].inputs)
     return noted(self._folder / 'milliseconds.json', kind, time)
 
 
 def timed(model: nn.Module, variables: Any, inputs: Any) -> float:
-  """Milliseconds an image, the median over passes of a whole batch."""
+  """Returns milliseconds per image, the median over passes of a whole batch."""
   apply = jax.jit(lambda variables, inputs: model.apply(variables, inputs, train=False)[0])
   samples = interleaved({'': lambda: jax.block_until_ready(apply(variables, inputs))}, rounds=_TIMED)
   return 1000 * median(samples['']) / len(jax.tree.leaves(inputs)[0])

@@ -1,4 +1,4 @@
-"""A model file of any format, verified and loaded: a function from raw pixels to logits."""
+"""Verifies and loads a model file of any format, as a function from raw pixels to logits."""
 
 import hashlib
 import json
@@ -23,14 +23,14 @@ Loaded = tuple[Callable[[np.ndarray], Any], dict[str, Any]]
 
 
 class Served(NamedTuple):
-  """From uint8 images [b, h, w, c] to float32 logits [b, classes], and what they mean."""
+  """A loaded model: uint8 images [b, h, w, c] -> float32 logits [b, classes], and its description."""
 
   logits: Callable[[np.ndarray], np.ndarray]
   description: dict[str, Any]
 
 
 def load(path: Path, limits: Limits = LIMITS) -> Served:
-  """Loads a model; one that does not fit its digest is not even parsed, and what it answers has the shape it says."""
+  """Loads a model; one that does not fit its digest is not even parsed, and its output's shape is checked."""
   if path.suffix not in _LOADERS:
     raise UserError(f'{path} is no model file: their names end in {", ".join(_LOADERS)}')
   program, description = _LOADERS[path.suffix](path, limits)
@@ -38,7 +38,7 @@ def load(path: Path, limits: Limits = LIMITS) -> Served:
 
 
 def scored(path: Path, data: str | None, data_dir: Path | None, *, limits: Limits = LIMITS, at_once: int = 500) -> str:
-  """What part of the test images of its data set a model gets right, in a line; ``data`` says which set it must be."""
+  """Returns a line with a model's accuracy on its data set's test images; ``data``, if given, must be that set."""
   served = load(path, limits)
   own, shape = served.description['data'], tuple(served.description['image_shape'])
   require(data in (None, own), 'data', data, f'{path} is of {own}')
@@ -52,12 +52,12 @@ def scored(path: Path, data: str | None, data_dir: Path | None, *, limits: Limit
 
 
 def digest_path(path: Path) -> Path:
-  """The file beside an export by which it is verified."""
+  """Returns the path of the file beside an export that verifies it."""
   return path.with_name(f'{path.name}.json')
 
 
 def write_digest(path: Path, description: dict[str, Any]) -> None:
-  """Writes what an export itself cannot say: what it is, and by which sum it is known."""
+  """Writes beside an export what it cannot hold itself: its description and its checksums."""
   digest = _digest(path, path.read_bytes(), description)
   write_atomically(digest_path(path), json.dumps(digest, indent=1) + '\n')
 
@@ -132,7 +132,7 @@ def _load_onnx(path: Path, limits: Limits) -> Loaded:
 
 
 def _reason(error: Exception) -> str:
-  """The kind of an error that is not ours, and the beginning of what it says, on one line."""
+  """Returns the type of another library's error and the beginning of its message, on one line."""
   words = printable(' '.join(str(error).split()))
   return f'{type(error).__name__}: {words[:120]}' if words else type(error).__name__
 

@@ -1,4 +1,4 @@
-"""Orbax checkpoints with a digest per leaf: a damaged one is named, and the one before it is used."""
+"""Saves and restores Orbax checkpoints with a digest per leaf; names a damaged one and uses the one before it."""
 
 import contextlib
 import hashlib
@@ -24,12 +24,12 @@ _policies = ocp.training.preservation_policies
 
 
 class Checkpoints:
-  """The checkpoints of one phase: the latest ``keep`` and the highest ``score``; only ``save`` alters any.
+  """Keeps the latest ``keep`` checkpoints of one phase and that of the highest ``score``; only ``save`` alters any.
 
   Args:
     folder: of the phase.
-    made_by: the configuration that decides the numbers, of JSON's types; each checkpoint is bound to its own.
-    keep: how many of the latest are kept.
+    made_by: the settings that decide the numbers, as JSON values; a checkpoint is restored only under the same ones.
+    keep: number of latest checkpoints to keep.
   """
 
   def __init__(self, folder: Path, made_by: dict[str, Any] | None = None, *, keep: int = 2):
@@ -39,7 +39,7 @@ class Checkpoints:
     self._orbax: Any = None
 
   def save(self, step: int, state: Any, *, history: dict[str, Any], score: float) -> None:
-    """Writes atomically; a checkpoint of that step that turned out to be damaged is replaced."""
+    """Saves a checkpoint atomically; replaces one of that step that turned out to be damaged."""
     metadata = {
       'digests': {**digests(state), 'history': _digest_json(history)},
       'history': history,
@@ -54,17 +54,17 @@ class Checkpoints:
       self._orbax.save(step, state, force=True, overwrite=True, metrics={'score': score}, custom_metadata=metadata)
 
   def restore(self, abstract: Callable[[], Any], *, restart: bool = False) -> tuple[Any, dict[str, Any]] | None:
-    """Reads the newest whole checkpoint.
+    """Restores the newest undamaged checkpoint.
 
     Args:
-      abstract: makes the shapes of what is wanted, with shardings.
-      restart: whether to begin anew where there are checkpoints and none can be read.
+      abstract: returns the shapes of the expected state, with shardings.
+      restart: if all checkpoints are damaged, return None instead of raising.
 
     Returns:
-      The state and its history; None where nothing was saved.
+      The state and its history; None if nothing was saved.
 
     Raises:
-      UserError: a checkpoint is whole, and of another configuration or of other types or shapes; or all are damaged.
+      UserError: an undamaged checkpoint has another configuration or other types or shapes; or all are damaged.
     """
     steps = sorted((int(path.name) for path in self.folder.glob('*') if path.name.isdigit()), reverse=True)
     wanted = abstract() if steps else None
@@ -99,7 +99,7 @@ class Checkpoints:
     return step
 
   def _check(self, step: int, metadata: dict[str, Any], wanted: Any) -> None:
-    """Refuses what is whole and does not fit, so that nobody trains over it."""
+    """Refuses an undamaged checkpoint that does not fit, so that nobody trains over it."""
     where = f'checkpoint {self.folder / str(step)}'
     made_by = metadata['made_by']
     for name in [*made_by, *self._made_by]:
@@ -131,7 +131,7 @@ class Checkpoints:
     return state, metadata['history']
 
   def _opened(self) -> Any:
-    """Orbax's own view of the folder; a score that cannot be read is forgotten, since Orbax would open nothing."""
+    """Opens the folder with Orbax; deletes unreadable scores first, since with one Orbax would open nothing."""
     for path in self.folder.glob('*/metrics/metrics') if first() else ():
       try:
         json.loads(path.read_bytes())
@@ -148,12 +148,12 @@ class Checkpoints:
 
 
 def digests(tree: Any) -> dict[str, str]:
-  """Path of a leaf -> sha256 of its type, shape and bytes."""
+  """Maps each leaf's path to the sha256 of its type, shape and bytes."""
   return {jax.tree_util.keystr(path): _digest(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def _kinds(tree: Any) -> dict[str, str]:
-  """Path of a leaf -> its type and shape."""
+  """Maps each leaf's path to its type and shape."""
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   return {jax.tree_util.keystr(path): f'{leaf.dtype}{list(leaf.shape)}' for path, leaf in leaves}
 
@@ -170,7 +170,7 @@ def _digest(leaf: Any) -> str:
 
 
 def _try_room(probe: Path, size: int) -> None:
-  """Asks for the room first: where the disk is full, Orbax's threads would print a trace each."""
+  """Checks for disk space before Orbax writes: on a full disk its threads would print a trace each."""
   try:
     with probe.open('wb') as file:
       os.posix_fallocate(file.fileno(), 0, size) if hasattr(os, 'posix_fallocate') else file.write(bytes(size))
@@ -180,7 +180,7 @@ def _try_room(probe: Path, size: int) -> None:
 
 @contextlib.contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-  """Turns what a full or unwritable disk makes Orbax raise into one line; what was saved before is untouched."""
+  """Turns Orbax's errors on a full or unwritable disk into one line; earlier checkpoints are untouched."""
   try:
     yield
   except Exception as error:

@@ -1,4 +1,4 @@
-"""Groups of students that are trained together, in one program."""
+"""Defines groups of students trained together in one program: plan, initial state, step and learning rates."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -29,7 +29,7 @@ from train.runtime.errors import mendable
 
 
 class Group(NamedTuple):
-  """Students of one architecture, one objective and one kind of weights that differ in their seeds alone."""
+  """Students of one architecture, objective and kind of weights that differ only in their seeds."""
 
   model: nn.Module
   objective: Objective
@@ -42,7 +42,7 @@ class Group(NamedTuple):
 
 
 class Plan(NamedTuple):
-  """How fast and how long: the schedule ends the training."""
+  """Learning rate, optimizer, schedule (which also ends the training) and epochs between checkpoints."""
 
   learning_rate: float
   optimizer: Optimizer
@@ -55,14 +55,14 @@ Errors = list[dict[str, list[float | None]]]
 
 
 class Cohort(NamedTuple):
-  """Groups of students that are trained together: on the same batches, under what ``share`` makes of each."""
+  """Groups of students trained together on the same batches; ``share`` runs once a batch for all of them."""
 
   groups: dict[str, Group]
   plan: Plan
   share: Share = as_it_is
 
   def rates(self, errors: Errors) -> dict[str, list[float]]:
-    """The learning rates of the next epoch: 0 for a student that has stopped or diverged, none when all have."""
+    """Returns the next epoch's learning rates: 0 for a student that has stopped or diverged, none when all have."""
 
     def factor(errors: list[Any]) -> float | None:
       return None if errors and errors[-1] is None else self.plan.schedule(errors)
@@ -77,7 +77,7 @@ class Cohort(NamedTuple):
 
 
 class Start(NamedTuple):
-  """What a group goes on with, if not with new weights: every leaf has a leading axis of seeds."""
+  """Weights and statistics that a group starts from instead of new ones: every leaf has a leading axis of seeds."""
 
   theta: Theta
   code: Code
@@ -89,7 +89,7 @@ _CODE = 0xC0DE  # keeps the codes' draws apart from the weights'
 
 
 class Progress(NamedTuple):
-  """A student on its way, or with a leading axis of seeds a group of them; its parameters are the reparam's theta."""
+  """State of a student in training, or of a group with a leading axis of seeds; its params are the reparam's theta."""
 
   state: TrainState
   sums: Metrics  # over the current epoch, so that a resume in its middle reports the same means
@@ -97,17 +97,17 @@ class Progress(NamedTuple):
 
   @property
   def end(self) -> Start:
-    """What another fit can go on with."""
+    """Returns what another fit can start from."""
     return Start(self.state.params, self.code, self.state.stats)
 
 
 def optimizer_of(group: Group, plan: Plan) -> optax.GradientTransformationExtraArgs:
-  """The plan's, for the parameters that the group trains."""
+  """Returns the plan's optimizer for the parameters that the group trains."""
   return adjustable(plan.optimizer if group.trained is None else only(group.trained, plan.optimizer))
 
 
 def cohort_step(cohort: Cohort) -> Callable:
-  """The step of all students, not yet compiled: (progress by name, frozen, batch) -> progress by name."""
+  """Returns the uncompiled step of all students: (progress by name, frozen, batch) -> progress by name."""
 
   def student(group: Group) -> Callable:
     tx = optimizer_of(group, cohort.plan)
@@ -124,7 +124,7 @@ def cohort_step(cohort: Cohort) -> Callable:
 
 
 def unless_stopped(step: Step) -> Step:
-  """The step of a student that stays as it is, statistics and all, once its learning rate is 0."""
+  """Wraps a step so that at learning rate 0 it changes only the step count: no weights and no statistics."""
 
   def guarded(state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:
     moved, metrics = step(state, frozen, batch)
@@ -136,7 +136,7 @@ def unless_stopped(step: Step) -> Step:
 
 
 def weights(cohort: Cohort) -> Callable[[dict[str, Progress]], dict[str, Any]]:
-  """Compiles progress by name -> what ``model.apply`` takes by name: the weights that would be shipped."""
+  """Compiles progress by name -> variables for ``model.apply`` by name, with the weights that would be shipped."""
 
   def one(group: Group) -> Callable:
     def decoded(progress: Progress) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def weights(cohort: Cohort) -> Callable[[dict[str, Progress]], dict[str, Any]]:
 
 
 def fresh(cohort: Cohort, inputs: Array, starts: Starts | None = None) -> dict[str, Progress]:
-  """All students before their first step, by name; a group that has no start gets new weights."""
+  """Initializes all students, by name; a group without a start gets new weights."""
 
   def start(name: str, group: Group) -> Progress:
     tx = optimizer_of(group, cohort.plan)
@@ -167,12 +167,12 @@ def fresh(cohort: Cohort, inputs: Array, starts: Starts | None = None) -> dict[s
 
 
 def going_on(variables: dict[str, Any]) -> Start:
-  """What a group goes on with from the variables that it ended with."""
+  """Makes a group's start from the variables that it ended with."""
   return Start(variables['params'], (), {name: part for name, part in variables.items() if name != 'params'})
 
 
 def between_ends(cohort: Cohort, inputs: Any, teacher: Any, teacher_variables: Any) -> dict[str, Start]:
-  """New weights for each group of a cohort, between their teacher's stem and head."""
+  """Initializes each group of a cohort with new weights between copies of the teacher's stem and head."""
   theirs = jax.device_get(teacher_variables)
 
   def starting(group: Group, begun: Start) -> Start:

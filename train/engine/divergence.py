@@ -1,4 +1,4 @@
-"""Students whose loss is no number: which they are, what is said of them, and how they end."""
+"""Finds students whose loss or score is not finite, reports them and sets their parameters to NaN."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,22 +16,22 @@ Lost = Mapping[str, np.ndarray]
 
 
 def lost(losses: Mapping[str, Array], scores: Mapping[str, np.ndarray]) -> Lost:
-  """The students whose loss or answers are not finite."""
+  """Returns, by group and seed, whether the loss or the score is not finite."""
   return {name: ~np.isfinite(jax.device_get(losses[name]) + score) for name, score in scores.items()}
 
 
 def errors_of(scores: np.ndarray) -> list[float | None]:
-  """The validation errors, None of who has diverged."""
+  """Returns the validation errors, None for a student that has diverged."""
   return [1 - score if np.isfinite(score) else None for score in scores.tolist()]
 
 
 def tell(
   note: Callable[[str], None], phase: str, groups: Mapping[str, Group], rates: Any, errors: list[Any], lost: Lost
 ) -> None:
-  """Says once which students have diverged, with seed, epoch and learning rate.
+  """Reports each diverged student once, with seed, epoch and learning rate.
 
   Raises:
-    UserError: none of the cohort is left.
+    UserError: all students of the cohort have diverged.
   """
   epoch = len(errors) + 1
   if all(each.all() for each in lost.values()):
@@ -46,7 +46,7 @@ def tell(
 
 
 def spoilt(progress: Any, lost: np.ndarray) -> Any:
-  """The students on their way, with NaN for all parameters of the lost ones, by which everybody knows them."""
+  """Sets all parameters of the diverged students to NaN, which marks them as diverged everywhere."""
 
   def one(leaf: Array) -> Array:
     gone = lost.reshape(-1, *(1,) * (leaf.ndim - 1))

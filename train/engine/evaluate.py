@@ -1,4 +1,4 @@
-"""What a finished network is worth: its right answers, after its statistics were measured under its own weights."""
+"""Scores finished networks, and measures their running statistics again under their own weights."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -13,12 +13,12 @@ from train.runtime.distributed import settle
 
 
 def member(variables: Any, seed: int) -> Any:
-  """One student's part of a group's."""
+  """Selects one student from a group's variables, by its index."""
   return jax.tree.map(lambda leaf: leaf[seed], variables)
 
 
 def scores(groups: Mapping[str, Group]) -> Callable[..., dict[str, np.ndarray]]:
-  """Compiles (variables by name, batches) -> the mean score of each seed by name, in float64: of answers, the right."""
+  """Compiles (variables by name, batches) -> the mean score of each seed by name, in float64."""
   step = jax.jit(together({name: group.over(group.score.of(group.model)) for name, group in groups.items()}))
 
   def measure(variables: dict[str, Any], batches: Sequence[tuple[Batch, Array]]) -> dict[str, np.ndarray]:
@@ -31,9 +31,9 @@ def scores(groups: Mapping[str, Group]) -> Callable[..., dict[str, np.ndarray]]:
 
 
 def measured_again(groups: Mapping[str, Group]) -> Callable[..., dict[str, Any]]:
-  """Compiles (variables by name, training batches) -> the same with running statistics of these very weights.
+  """Compiles (variables by name, training batches) -> the same with running statistics measured under these weights.
 
-  They start as a new network's and are moved by forward passes in training mode, which touch no parameter.
+  Statistics start as a new network's and are updated by forward passes in training mode; no parameter changes.
   """
 
   def moving(group: Group) -> Callable:
@@ -64,5 +64,5 @@ def measured_again(groups: Mapping[str, Group]) -> Callable[..., dict[str, Any]]
 
 
 def stacked(members: Sequence[Any]) -> Any:
-  """Trees of one structure as one, with a leading axis."""
+  """Stacks trees of one structure along a new leading axis."""
   return jax.tree.map(lambda *leaves: np.stack(leaves), *members)

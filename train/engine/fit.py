@@ -1,4 +1,4 @@
-"""Fitting a cohort, all students in one program: batches[step] -> step -> every epoch: log, evaluate, save."""
+"""Trains a cohort, all students in one program: steps over batches, then each epoch evaluates, logs and saves."""
 
 import functools
 import time
@@ -71,12 +71,12 @@ def fit(
 
 
 def folder_of(run_folder: Path, phase: str) -> Path:
-  """Where a phase keeps its checkpoints."""
+  """Returns the folder of a phase's checkpoints."""
   return run_folder / 'checkpoints' / phase
 
 
 def saved(run_folder: Path, phase: str, cohort: Cohort, data: Data) -> dict[str, Progress]:
-  """A finished phase, from its checkpoint."""
+  """Restores a finished phase from its checkpoint."""
   folder = folder_of(run_folder, phase)
   restored = restore(Checkpoints(folder, made_by(run_folder)), cohort, data, {})
   if restored is None or cohort.rates(restored[1]):
@@ -87,7 +87,7 @@ def saved(run_folder: Path, phase: str, cohort: Cohort, data: Data) -> dict[str,
 def restore(
   checkpoints: Checkpoints, cohort: Cohort, data: Data, starts: Starts, *, restart: bool = False
 ) -> tuple[dict[str, Progress], Errors] | None:
-  """The newest whole checkpoint of a cohort and the validation errors up to it, placed on today's devices."""
+  """Restores a cohort's newest undamaged checkpoint, on the current devices, and the validation errors up to it."""
 
   def abstract() -> Any:
     shapes = jax.eval_shape(lambda: fresh(cohort, data.batches.blank, starts))
@@ -133,7 +133,7 @@ def _with_rates(progress: dict[str, Progress], rates: dict[str, list[float]]) ->
 def _report(
   run: Run, cohort: Cohort, progress: dict[str, Progress], rates: Any, errors: Errors, seconds: float
 ) -> None:
-  """A line for each group; each is given an equal share of the seconds, so that all lines together give the time."""
+  """Reports one line per group; the epoch's seconds are split evenly, so that the lines add up to them."""
   step = _step(progress)
   steps_per_epoch = step // len(errors)
   for name, group in progress.items():

@@ -1,8 +1,8 @@
-"""What a teacher says of the training examples, kept in a run's folder: students under it need not run it again.
+"""Caches a teacher's logits on the training set in a run's folder, so that students need not run it again.
 
-A row for each label, of an image or of a token: the log-probabilities of its likeliest classes in float16 and their
-numbers, 4 bytes a class, 6 from 65,537 classes on; or those of all classes in their order, 2 bytes a class. What is
-augmented is another image in each epoch, by the seed of its step, and has a row in each: so many times the bytes.
+Each label, of an image or a token, has a row: float16 log-probabilities of its likeliest classes and their indices, 4
+bytes a class, 6 from 65,537 classes on; or log-probabilities of all classes in order, 2 bytes a class. An augmented
+image differs in each epoch, by the seed of its step, and has a row for each: the bytes grow with the epochs.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ _LEAST = float(np.finfo(np.float16).min)
 
 
 class Kept(NamedTuple):
-  """What is kept: so many of the largest logits (0: all) over so many epochs, and digests of what they depend on."""
+  """Contents of the cache: number of largest logits (0: all), number of epochs, and digests of what they depend on."""
 
   logits: int
   epochs: int
@@ -44,7 +44,7 @@ class Kept(NamedTuple):
 
 
 class Told(NamedTuple):
-  """A batch, and what the teacher said of it: a TopK, or the log-probabilities of all classes."""
+  """A batch with the teacher's output on it: a TopK, or the log-probabilities of all classes."""
 
   inputs: Any
   labels: Array
@@ -52,7 +52,7 @@ class Told(NamedTuple):
 
 
 class Cached:
-  """Training batches, told."""
+  """Training batches with the teacher's cached output: each is a ``Told``."""
 
   def __init__(self, data: Data, augmented: bool, files: list[np.ndarray]):
     self._batches, self._augmented, self._sharding = data.batches, augmented, data.sharding
@@ -61,16 +61,16 @@ class Cached:
 
   @property
   def blank(self) -> Any:
-    """That of the batches."""
+    """Same as the wrapped batches'."""
     return self._batches.blank
 
   @property
   def everywhere(self) -> jax.sharding.NamedSharding | None:
-    """That of the batches."""
+    """Same as the wrapped batches'."""
     return self._batches.everywhere
 
   def places(self, step: int) -> Int[np.ndarray, 'b ...']:
-    """Those of the batches."""
+    """Same as the wrapped batches'."""
     return self._batches.places(step)
 
   def __getitem__(self, step: int) -> Any:
@@ -79,7 +79,7 @@ class Cached:
 
 
 def heard(num_classes: int) -> Share:
-  """In place of ``teach``: from a batch that is told to what all its students share."""
+  """Replaces ``teach``: reads what all students share from a ``Told`` batch instead of running the teacher."""
 
   def share(frozen: Frozen, batch: Any) -> Taught:
     del frozen
@@ -90,19 +90,19 @@ def heard(num_classes: int) -> Share:
 
 
 def digest(tree: Any) -> str:
-  """Of all its arrays together."""
+  """Returns one sha256 of all arrays of a tree."""
   return hashlib.sha256(json.dumps(digests(tree)).encode()).hexdigest()
 
 
 def rows(batches: Steps, step: int, augmented: bool) -> Int[np.ndarray, 'b ...']:
-  """Where the labels of a batch stand in the files, by example and by epoch; -1 for padding."""
+  """Returns the file rows of a batch's labels, by example and, if augmented, by epoch; -1 for padding."""
   places = batches.places(step)
   variant = step // batches.steps_per_epoch if augmented else 0
   return np.where(places < 0, -1, places + variant * batches.size)
 
 
 def cached(run: Run, share: Share, teacher: Frozen, data: Data, kept: Kept) -> Data:
-  """The data with batches that are told: by what lies in the run's folder, where the teacher first writes it."""
+  """Returns the data with ``Told`` batches from the run's cache, which the teacher writes first if there is none."""
   path, of = run.folder / FOLDER, {**kept.of, 'logits': str(kept.logits), 'epochs': str(kept.epochs)}
   if not path.exists():
     run.bar.set_description(FOLDER)
@@ -116,7 +116,7 @@ def cached(run: Run, share: Share, teacher: Frozen, data: Data, kept: Kept) -> D
 
 
 def _saying(share: Share, count: int) -> Callable[[Frozen, Batch], Any]:
-  """What is kept of a batch."""
+  """Returns the function that computes what is cached of a batch."""
 
   def say(teacher: Frozen, batch: Batch) -> Any:
     logits = share(teacher, batch).logits
@@ -133,7 +133,7 @@ def _half(log_probabilities: Array) -> Array:
 
 
 def _asked(run: Run, part: Path, say: Callable[[int], Any], batches: Steps, kept: Kept) -> list[np.memmap]:
-  """Runs the teacher on each batch of the training that has an unknown row, and writes the rows down."""
+  """Runs the teacher on each training batch that has an unknown row, and writes the rows."""
   known, files = np.zeros(batches.size * (kept.epochs if kept.augmented else 1), bool), []
   for step in range(kept.epochs * batches.steps_per_epoch):
     at = rows(batches, step, kept.augmented)
@@ -152,7 +152,7 @@ def _asked(run: Run, part: Path, say: Callable[[int], Any], batches: Steps, kept
 
 
 def _blank(folder: Path, said: list[np.ndarray], count: int) -> list[np.memmap]:
-  """Files of so many rows, with room on the disk: were it full beneath a mapped file, the process would be killed."""
+  """Creates files of ``count`` rows and allocates them: a disk full beneath a mapped file would kill the process."""
   shutil.rmtree(folder, ignore_errors=True)
   files = []
   try:
@@ -169,7 +169,7 @@ def _blank(folder: Path, said: list[np.ndarray], count: int) -> list[np.memmap]:
 
 
 def _finish(part: Path, path: Path, files: list[np.memmap], of: dict[str, str]) -> None:
-  """Renames the folder, so that nobody ever sees half of it."""
+  """Writes the digests, then renames the folder, so that nobody ever sees half of it."""
   for file in files:
     file.flush()
   names = _FILES[: len(files)]
@@ -179,7 +179,7 @@ def _finish(part: Path, path: Path, files: list[np.memmap], of: dict[str, str]) 
 
 
 def _opened(path: Path, of: dict[str, str]) -> list[np.ndarray]:
-  """The files, mapped into memory: they may be larger than it."""
+  """Verifies the files and maps them into memory, since they may be larger than it."""
   try:
     about = json.loads((path / _ABOUT).read_text())
     other = [name for name, value in of.items() if about['of'][name] != value]

@@ -1,4 +1,4 @@
-"""What networks are judged by."""
+"""Defines the score that networks are judged by; accuracy is the default."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from lmajax.types import Array, Batch
 
 
 def right_answers(model: nn.Module) -> Callable:
-  """A function (variables, batch, mask) -> the right answers that the mask keeps; NaN if one has no finite logits."""
+  """Returns (variables, batch, mask) -> number of right answers where the mask is set; NaN if logits are not finite."""
 
   def count(variables: dict[str, Any], batch: Batch, mask: Array) -> Array:
     logits = logits_of(model.apply(variables, batch.inputs, train=False))
@@ -22,7 +22,7 @@ def right_answers(model: nn.Module) -> Callable:
 
 
 class Score(NamedTuple):
-  """What a network is judged by: a number from 0 to 1 for each example, summed over those that the mask keeps."""
+  """Score of a network: a number from 0 to 1 for each example, summed over those that the mask keeps."""
 
   name: str
   of: Callable[[nn.Module], Callable]

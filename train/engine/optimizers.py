@@ -1,4 +1,4 @@
-"""Optimizers, as functions of their learning rate: it is set epoch by epoch."""
+"""Makes optimizers as functions of the learning rate, which is set epoch by epoch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ Optimizer = Callable[[Array], optax.GradientTransformation]
 
 
 def sgd(weight_decay: float) -> Optimizer:
-  """The paper's: Nesterov momentum 0.9 and L2 on all parameters."""
+  """Makes the paper's optimizer: SGD with Nesterov momentum 0.9 and L2 on all parameters."""
 
   def of_rate(learning_rate: Array) -> optax.GradientTransformation:
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, momentum=0.9, nesterov=True))
@@ -23,7 +23,7 @@ def sgd(weight_decay: float) -> Optimizer:
 
 
 def adam(b1: float, b2: float, weight_decay: float) -> Optimizer:
-  """Adam, of gradients with L2 on all parameters."""
+  """Makes Adam; L2 on all parameters is added to the gradients."""
 
   def of_rate(learning_rate: Array) -> optax.GradientTransformation:
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.adam(learning_rate, b1=b1, b2=b2))
@@ -32,9 +32,9 @@ def adam(b1: float, b2: float, weight_decay: float) -> Optimizer:
 
 
 def noam(warmup: int, *, clip: float, weight_decay: float) -> Optimizer:
-  """Adam (0.9, 0.98) at a rate that rises for so many steps, then falls as the inverse square root of the step.
+  """Makes Adam (0.9, 0.98) whose rate rises for ``warmup`` steps, then falls as the inverse square root of the step.
 
-  Vaswani et al. 2017, equation 3, with its highest rate in place of the width: theirs is (width · warmup)^-1/2.
+  Vaswani et al. 2017, equation 3, given the highest rate instead of the width: theirs is (width · warmup)^-1/2.
   """
 
   def factor(count: Any) -> Array:
@@ -54,9 +54,9 @@ def noam(warmup: int, *, clip: float, weight_decay: float) -> Optimizer:
 
 
 def adversarial(optimizer: Optimizer, critic_steps: int) -> Optimizer:
-  """Moves the discriminator at every step and the generator at the last of so many.
+  """Updates the discriminator at every step and the generator at the last of every ``critic_steps``.
 
-  In between the generator's parameters and what its optimizer remembers stay as they are.
+  In between, the generator's parameters and its optimizer's state do not change.
   """
 
   def last_of_turn(step, **_):
@@ -74,7 +74,7 @@ def adversarial(optimizer: Optimizer, critic_steps: int) -> Optimizer:
 
 
 def only(where: Where, optimizer: Optimizer) -> Optimizer:
-  """Moves the parameters that ``where`` selects; the others stay as they are, weight decay and all."""
+  """Updates only the parameters that ``where`` selects; the others do not change, not even by weight decay."""
 
   def labels(params):
     return tree.map_with_path(lambda path, leaf: 'moved' if where(path, leaf) else 'kept', params)
@@ -86,5 +86,5 @@ def only(where: Where, optimizer: Optimizer) -> Optimizer:
 
 
 def adjustable(optimizer: Optimizer) -> optax.GradientTransformationExtraArgs:
-  """The transformation, with its rate where ``opt_state.hyperparams`` can be set; it starts at 0."""
+  """Makes the learning rate settable in ``opt_state.hyperparams``; it starts at 0."""
   return optax.inject_hyperparams(optimizer)(learning_rate=0.0)

@@ -11,42 +11,42 @@ Schedule = Callable[[Sequence[float]], float | None]
 
 
 def constant(epochs: int) -> Schedule:
-  """The same all the time."""
+  """Keeps the rate constant."""
   return lambda errors: 1.0 if len(errors) < epochs else None
 
 
 def cosine(epochs: int) -> Schedule:
-  """Half a cosine from 1 to 0 over the epochs."""
+  """Decays by half a cosine from 1 to 0 over the epochs."""
   return lambda errors: 0.5 * (1 + math.cos(math.pi * len(errors) / epochs)) if len(errors) < epochs else None
 
 
 def warmup_cosine(epochs: int) -> Schedule:
-  """Rises evenly over the first tenth of the epochs, then half a cosine to 0, taken at the middle of each epoch."""
+  """Rises linearly over the first tenth of the epochs, then decays by half a cosine to 0, taken at mid-epoch."""
   warmup = max(1, round(epochs / 10))
   factor = optax.schedules.warmup_cosine_decay_schedule(0.0, 1.0, warmup, max(epochs, warmup + 1))
   return lambda errors: np.asarray(factor(len(errors) + 0.5)).item() if len(errors) < epochs else None
 
 
 def steps(epochs: int) -> Schedule:
-  """The paper's CIFAR-100 rule, as its code runs it: a fifth after 62, 122 and 162 of 200 epochs.
+  """Follows the paper's CIFAR-100 rule, as its code runs it: a factor of 0.2 after 62, 122 and 162 of 200 epochs.
 
-  The paper's text says 60, 120 and 160. Fewer epochs shrink the borders in proportion.
+  The paper's text says 60, 120 and 160. For another number of epochs the borders scale in proportion.
   """
   borders = [round(border * epochs / 200) for border in (62, 122, 162)]
   return lambda errors: 0.2 ** sum(len(errors) >= b for b in borders) if len(errors) < epochs else None
 
 
 def part(schedule: Schedule, first: int, epochs: int) -> Schedule:
-  """Some epochs of a longer schedule that looks at nothing but their number."""
+  """Takes ``epochs`` epochs, from ``first`` on, of a longer schedule that depends on the epoch's number alone."""
   return lambda errors: schedule([0.0] * first + [*errors]) if len(errors) < epochs else None
 
 
 def plateau(epochs: int) -> Schedule:
-  """The paper's CIFAR-10 rule, as its code runs it, on the validation error where that took the test error.
+  """Follows the paper's CIFAR-10 rule, as its code runs it, but on the validation error instead of the test error.
 
   An epoch improves if its error is more than 0.1 points below the best. After 10 epochs without improvement the rate is
-  halved, at most every 8 epochs (halving does not restart the first count). After more than 30 such epochs, or 11
-  halvings, training stops.
+  halved, at most every 8 epochs (halving does not restart the first count). After more than 30 epochs without
+  improvement, or more than 11 halvings, training stops.
   """
 
   def factor(errors: Sequence[float]) -> float | None:
@@ -74,5 +74,5 @@ _BY_NAME = {
 
 
 def schedule(name: str, epochs: int) -> Schedule:
-  """The schedule behind a name, for so many epochs."""
+  """Makes the schedule of a name for a number of epochs."""
   return _BY_NAME[name](epochs)

@@ -1,4 +1,4 @@
-"""What a phase reads, and how it walks through it: step by step, or many steps in one program."""
+"""Holds a phase's data and runs its training steps, one by one or many in one program."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ Advance = Callable[[Any, Frozen, int, int], tuple[Any, int]]
 
 
 def stepped(step: Callable, batches: Steps) -> Advance:
-  """Goes one step a call, on a batch that comes from the host."""
+  """Runs one step per call, on a batch from the host."""
   one = compiled(step, placed=batches.everywhere)
 
   def advance(states: Any, frozen: Frozen, first: int, end: int) -> tuple[Any, int]:
@@ -25,10 +25,11 @@ def stepped(step: Callable, batches: Steps) -> Advance:
 
 
 def looped(step: Callable, batches: Batches, *, chunk: int = 50) -> Advance:
-  """Goes a chunk of steps of one epoch a call, in one program over images that stay on the devices.
+  """Runs a chunk of steps of one epoch per call, in one program over images that stay on the devices.
 
   A signal has to wait for the chunk's end: 50 steps are seconds, and a call costs nothing beside them. The bounds are
-  no constants, so that all chunks are one program. On the CPU a convolution inside a loop is ten times slower.
+  arguments, not constants, so that all chunks share one program. On the CPU a convolution inside a loop is ten times
+  slower.
   """
 
   def run(states: Any, frozen: Frozen, epoch: Epoch, first: Array, last: Array) -> Any:
@@ -45,7 +46,7 @@ def looped(step: Callable, batches: Batches, *, chunk: int = 50) -> Advance:
 
 
 class Data(NamedTuple):
-  """What a phase reads: training batches by step, and the validation set as batches with masks."""
+  """Data of a phase: training batches by step, and the validation set as batches with masks."""
 
   batches: Steps
   validation: Sequence[tuple[Batch, Array]]

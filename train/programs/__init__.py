@@ -1,4 +1,4 @@
-"""The programs that train, each in a folder: one line here makes it a command with tables, scores and exports."""
+"""Lists the programs that train, each in a folder; one line here makes a command with tables, scores and exports."""
 
 import importlib
 from collections.abc import Callable
@@ -24,11 +24,11 @@ class Program(NamedTuple):
   folder: str
 
   def run(self) -> Any:
-    """Imports what trains it: ``experiment(config)``, ``run(plan, to)``, ``again(plan, folder)`` and ``LEFT``."""
+    """Imports its training module: ``experiment(config)``, ``run(plan, to)``, ``again(plan, folder)`` and ``LEFT``."""
     return importlib.import_module(f'train.programs.{self.folder}.run')
 
   def table(self) -> Any:
-    """Imports what shows it: ``Row`` and ``text(rows)``."""
+    """Imports its table module: ``Row`` and ``text(rows)``."""
     return importlib.import_module(f'train.programs.{self.folder}.table')
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a run."""
+"""Draws a run's trained activations and saves pictures."""
 
 import re
 from collections.abc import Mapping
@@ -37,13 +37,13 @@ def curves(path: Path, trained: dict[Any, Any]) -> None:
 
 
 def _rows(arms: dict[Any, dict[str, Any]], width: int) -> list[str]:
-  """The sites of a width, in the order of the network; all alike where no activation has a parameter."""
+  """Returns a width's sites in the network's order; one row for all if no activation has a parameter."""
   found = {site for arm, sites in arms.items() if arm.width == width for site in sites}
   return sorted(found, key=lambda site: (not site.startswith('stages_'), site)) or ['every site']
 
 
 def sites(variables: Any) -> dict[str, tuple[Any, Any]]:
-  """Where an activation has parameters: the path of the site -> its parameters and statistics."""
+  """Maps the path of each site whose activation has parameters to these and its statistics."""
   found = {}
 
   def walk(params: Any, stats: Any, path: tuple[str, ...]) -> None:
@@ -60,7 +60,7 @@ def sites(variables: Any) -> dict[str, tuple[Any, Any]]:
 
 
 def _innermost(params: Any, stats: Any) -> tuple[Any, Any]:
-  """Those of the activation itself, without the range about it where its output is quantized."""
+  """Returns the activation's own parameters and statistics, without the range around it if its output is quantized."""
   while 'act' in params:
     params, stats = params['act'], stats.get('act', {})
   return {name: leaf for name, leaf in params.items() if name != 'range_deltas'}, stats
@@ -80,7 +80,7 @@ def _curve(axis: Axes, arm: Any, params: Any, stats: Any) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-  """Writes a picture whole or not at all."""
+  """Writes a picture atomically."""
   part = path.with_name(f'.{path.name}')
   figure.savefig(part, dpi=110)
   part.replace(path)

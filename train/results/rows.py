@@ -1,4 +1,4 @@
-"""The rows of a finished run: what results.json holds."""
+"""Writes and reads the rows of a finished run, in results.json."""
 
 import json
 import shlex
@@ -15,7 +15,7 @@ from train.runtime.outside import Config, Name, made, read_json
 
 
 def write_results(folder: Path, config: Any, rows: Sequence[dict[str, Any]], table: str) -> None:
-  """Writes ``results.json``, with what it takes to get the same numbers again, and ``results.md``."""
+  """Writes ``results.json``, with all it takes to reproduce the numbers, and ``results.md``."""
   lines = (folder / 'metrics.jsonl').read_text().splitlines()
   found = {
     'recipe': recipe(config),
@@ -29,7 +29,7 @@ def write_results(folder: Path, config: Any, rows: Sequence[dict[str, Any]], tab
 
 
 def read_rows(folder: Path, command: str, kind: Any) -> list[Any]:
-  """The rows that ``write`` wrote of a finished run of a command, of their kind, a ``Row``."""
+  """Reads the rows of a finished run of a command; ``kind`` is the command's ``Row``."""
   path = folder / 'results.json'
   if not path.exists() and (folder / 'config.json').exists():
     raise UserError(
@@ -39,7 +39,7 @@ def read_rows(folder: Path, command: str, kind: Any) -> list[Any]:
 
 
 class Results(TypedDict):
-  """What ``results.json`` holds; nothing but the rows is always asked for."""
+  """Content of ``results.json``; only the rows are always required."""
 
   recipe: NotRequired[Name]
   config: NotRequired[Config]
@@ -49,7 +49,7 @@ class Results(TypedDict):
 
 
 def read_results(folder: Path) -> Results:
-  """The ``results.json`` of a finished run, or of several that were joined."""
+  """Reads the ``results.json`` of a finished run, or of several that were joined."""
   return read_json(folder / 'results.json', Results)
 
 
@@ -66,5 +66,5 @@ def _row(row: dict[str, Any], kind: Any, command: str, path: Path) -> Any:
 
 
 def _of_json(value: Any) -> Any:
-  """NaN again for the seeds whose students have diverged."""
+  """Restores NaN for the seeds whose students have diverged."""
   return [np.nan if each is None else each for each in value] if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""Means, spreads and paired differences with their intervals, and tables of them."""
+"""Computes and formats means, standard deviations and paired differences with intervals; formats tables."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,37 +8,37 @@ from scipy import stats
 
 
 class Difference(NamedTuple):
-  """A paired difference of accuracies and its 95 % interval, which one seed alone cannot have."""
+  """A paired difference of accuracies and its 95 % interval, which needs more than one seed."""
 
   mean: float
   half_width: float | None
 
 
 def known(values: Sequence[float] | np.ndarray) -> np.ndarray:
-  """The figures of the students that have not diverged."""
+  """Returns the values of the students that have not diverged."""
   found = np.asarray(values, np.float64)
   return found[np.isfinite(found)]
 
 
 def mean(values: Sequence[float] | np.ndarray) -> float:
-  """The mean over the students that have not diverged; NaN of none."""
+  """Returns the mean over the students that have not diverged; NaN if there are none."""
   found = known(values)
   return float(found.mean()) if len(found) else np.nan
 
 
 def deviation(values: Sequence[float] | np.ndarray) -> float:
-  """The sample deviation over the students that have not diverged; 0 of fewer than two."""
+  """Returns the sample standard deviation over the students that have not diverged; 0 for fewer than two."""
   found = known(values)
   return float(found.std(ddof=1)) if len(found) > 1 else 0.0
 
 
 def percent(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
-  """The mean and the deviation in percent."""
+  """Returns the mean and the standard deviation in percent."""
   return 100 * mean(values), 100 * deviation(values)
 
 
 def paired(accuracy: Sequence[float], base: Sequence[float]) -> Difference:
-  """The mean of the differences seed by seed, with Student's interval."""
+  """Returns the mean of the differences seed by seed, with Student's t interval."""
   if len(accuracy) != len(base):  # what does not depend on the seed has one figure
     return Difference(mean(accuracy) - mean(base), None)
   differences = known(np.subtract(accuracy, base))
@@ -50,12 +50,12 @@ def paired(accuracy: Sequence[float], base: Sequence[float]) -> Difference:
 
 
 def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-  """A table whose first column is text and whose others are numbers."""
+  """Formats a Markdown table whose first column is text and whose others are numbers."""
   return '\n'.join(f'| {" | ".join(cells)} |' for cells in (head, ('---', *('---:' for _ in head[1:])), *lines))
 
 
 def interval(difference: Difference, *, unit: float = 0.01, digits: int = 2) -> str:
-  """The interval, in points unless another unit is asked for."""
+  """Formats the interval, by default in percentage points."""
   if difference.half_width is None:
     return 'one seed' if np.isfinite(difference.mean) else ''
   low, high = ((difference.mean + sign * difference.half_width) / unit for sign in (-1, 1))
@@ -65,7 +65,7 @@ def interval(difference: Difference, *, unit: float = 0.01, digits: int = 2) -> 
 def difference(
   values: Sequence[float], base: Sequence[float], *, unit: float = 0.01, digits: int = 2
 ) -> tuple[str, str]:
-  """The paired difference and its interval, in points unless another unit is asked for."""
+  """Formats the paired difference and its interval, by default in percentage points."""
   found = paired(values, base)
   if not np.isfinite(found.mean):
     return '', ''
@@ -73,7 +73,7 @@ def difference(
 
 
 def spread(values: Sequence[float], *, unit: float = 0.01, digits: int = 2) -> str:
-  """The mean, in percent unless another unit is asked for, with the standard deviation over the seeds."""
+  """Formats the mean and the standard deviation over the seeds, by default in percent."""
   scaled = known(values) / unit
   lost = f'{len(values) - len(scaled)} of {len(values)} diverged' if len(scaled) < len(values) else ''
   if not len(scaled):

@@ -1,1 +1,1 @@
-"""What every program stands on: errors of a line, files, folders, processes, signals."""
+"""The base of every program: one-line errors, files, folders, processes, signals."""

@@ -1,4 +1,4 @@
-"""Several processes as one: JAX finds the cluster, and carries every number and every signal between them."""
+"""Runs several processes as one: JAX detects the cluster and carries every number and signal between them."""
 
 import os
 import re
@@ -29,7 +29,7 @@ _CUT_OFF = (
 def join(
   coordinator_address: str | None = None, num_processes: int | None = None, process_id: int | None = None
 ) -> None:
-  """Makes this process one of its cluster's; alone where JAX finds none. Comes before any use of a device."""
+  """Joins this process to its cluster, or leaves it alone where JAX detects none; call before any use of a device."""
   given = coordinator_address, num_processes, process_id
   if given == (None, 1, None):
     return
@@ -57,25 +57,25 @@ def several() -> bool:
 
 
 def first() -> bool:
-  """Whether this process speaks and writes for all."""
+  """Returns whether this is process 0, which prints and writes for all."""
   return jax.process_index() == 0
 
 
 def wait(name: str) -> None:
-  """Goes on when all processes have come here."""
+  """Waits until all processes have reached this point."""
   if several():
     multihost_utils.sync_global_devices(name)
 
 
 def whole(array: np.ndarray, sharding: jax.sharding.Sharding | None) -> jax.Array:
-  """An array placed on the devices; that all processes hold the same one is known, and not asked over the network."""
+  """Places an array on the devices; assumes that all processes hold the same one, without asking over the network."""
   if sharding is None:
     return jax.device_put(array)
   return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
 
 
 def as_one(join: Callable[[], int], work: Callable[[], int]) -> int:
-  """Joins the others, if there are any, and works, for exit codes; who fails leaves at once, so that none waits."""
+  """Joins the cluster, if any, runs ``work`` and returns the exit code; on failure exits at once, so none waits."""
   watcher = subprocess.Popen(['sh', '-c', _WATCHER], stdin=subprocess.PIPE, text=True)
   words = _APART
   print(words, file=watcher.stdin, flush=True)
@@ -99,12 +99,12 @@ def as_one(join: Callable[[], int], work: Callable[[], int]) -> int:
 
 
 def lost(error: BaseException) -> bool:
-  """Whether this is how the end of another process shows; what Gloo finds out comes as a ValueError."""
+  """Returns whether an error shows that another process ended; Gloo reports it as a ValueError."""
   return jax.distributed.is_initialized() and (isinstance(error, jax.errors.JaxRuntimeError) or 'Gloo' in str(error))
 
 
 def _ending(error: BaseException, words: str) -> tuple[int, str]:
-  """The exit code, and what is left to say."""
+  """Returns the exit code and the message that is left to print."""
   if isinstance(error, SystemExit) and isinstance(error.code, int):
     return error.code, ''
   if lost(error):
@@ -118,11 +118,11 @@ def _reason(error: BaseException) -> str:
 
 
 def settle(states: Any) -> None:
-  """Several CPU devices run one program at a time: programs in flight together starve each other's collectives."""
+  """Waits for the states on several CPU devices: programs in flight together starve each other's collectives."""
   if jax.default_backend() == 'cpu' and jax.device_count() > 1:
     jax.block_until_ready(states)
 
 
 def replicated(sharding: jax.sharding.NamedSharding) -> jax.sharding.NamedSharding:
-  """Places arrays whole on each device of a sharding's mesh."""
+  """Returns the sharding that places arrays whole on each device of the same mesh."""
   return jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())

@@ -1,4 +1,4 @@
-"""What a person at the keyboard can mend: one clear line, exit code 2, no traceback."""
+"""Errors that the user can mend: one clear line, exit code 2, no traceback."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ class UserError(Exception):
 
 @contextlib.contextmanager
 def mendable() -> Iterator[None]:
-  """Hands on a ValueError of the library as one that a person can mend."""
+  """Turns a ValueError of the library into a UserError with the same message."""
   try:
     yield
   except ValueError as error:

@@ -1,4 +1,4 @@
-"""Files of a run: written whole or not at all, read with care, made again where they can be."""
+"""Reads and writes the files of a run: atomic writes, careful reads, files made again where they can be."""
 
 import json
 import math
@@ -16,13 +16,13 @@ from train.runtime.outside import read_json
 
 
 def environment() -> dict[str, Any]:
-  """The versions and devices behind a run's numbers."""
+  """Returns the versions and devices behind a run's numbers."""
   versions = {name: metadata.version(name) for name in ('jax', 'flax', 'optax', 'numpy')}
   return {**versions, 'device': jax.devices()[0].device_kind, 'devices': jax.device_count(), 'cores': os.cpu_count()}
 
 
 def without_nan(value: Any) -> Any:
-  """The value with None, JSON's null, in place of numbers that are not finite."""
+  """Replaces numbers that are not finite by None, JSON's null."""
   if isinstance(value, dict):
     return {name: without_nan(each) for name, each in value.items()}
   if isinstance(value, list | tuple):
@@ -31,12 +31,12 @@ def without_nan(value: Any) -> Any:
 
 
 def environments(folder: Path) -> list[Any]:
-  """Those that a run was trained on, as far as its folder still says."""
+  """Returns the environments that a run was trained on, as far as its folder still records them."""
   return _kept(folder / 'environment.json', list[Any]) or []
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-  """Writes beside the file and renames, so that no reader ever sees half of it."""
+  """Writes a file beside ``path`` and renames it, so that no reader ever sees half of it."""
   part = path.with_name(path.name + '.part')
   try:
     with part.open('wb') as file:
@@ -50,7 +50,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def noted(path: Path, name: str, make: Callable[[], Any]) -> Any:
-  """What a run's file says under a name; made and written down where it says nothing, so that a resume agrees."""
+  """Returns the value under a name in a run's file; where it is missing makes and writes it, so a resume agrees."""
   known = _kept(path, dict[str, Any]) or {}
   if name not in known:
     known[name] = make()
@@ -60,7 +60,7 @@ def noted(path: Path, name: str, make: Callable[[], Any]) -> Any:
 
 
 def _kept(path: Path, kind: Any) -> Any:
-  """What a file holds that can be made again; None where it is missing or torn."""
+  """Reads a file that can be made again; returns None where it is missing or torn."""
   try:
     return read_json(path, kind)
   except UserError:
@@ -68,10 +68,10 @@ def _kept(path: Path, kind: Any) -> Any:
 
 
 def within(folder: Path, name: Any, said_by: Path) -> Path:
-  """The path of a file of a run that JSON names, link by link in the run's own folder.
+  """Returns the path of a run's file that JSON names; with links resolved it must lie in the run's own folder.
 
   Raises:
-    UserError: it is no name, or one that leads elsewhere.
+    UserError: it is no name, or leads out of the folder.
   """
   parts = Path(name).parts if isinstance(name, str) else ()
   leads_out = not parts or '..' in parts or not all(part.isprintable() for part in parts)

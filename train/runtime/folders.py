@@ -1,4 +1,4 @@
-"""The folders of runs: each is one run's alone."""
+"""Makes the folders of runs; each belongs to one run alone."""
 
 import itertools
 import time
@@ -9,7 +9,7 @@ from train.runtime.run import LOCK
 
 
 def new(name: str) -> Path:
-  """Makes one under runs/ that no other process has made."""
+  """Makes a folder under runs/ that no other process has made."""
   dated = f'{name}-{time.strftime("%Y%m%d-%H%M%S")}'
   for i in itertools.count(1):
     folder = Path('runs') / (dated if i == 1 else f'{dated}-{i}')
@@ -19,7 +19,7 @@ def new(name: str) -> Path:
 
 
 def create(folder: Path) -> bool:
-  """Makes a folder, and says whether it was not there."""
+  """Makes a folder; returns False where it already exists."""
   try:
     folder.mkdir(parents=True)
   except FileExistsError as error:
@@ -32,7 +32,7 @@ def create(folder: Path) -> bool:
 
 
 def check_empty(folder: Path) -> None:
-  """Refuses a folder in which a run, or anything else, lies already."""
+  """Refuses a folder that already holds a run or anything else."""
   if folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
     raise UserError(f'{folder} already holds files: go on with a run by --resume, or choose another --workdir')
 

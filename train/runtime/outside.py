@@ -1,4 +1,4 @@
-"""What comes from outside, typed and bounded in one place before it is used."""
+"""Checks types and bounds of everything from outside (options, JSON, model files) before it is used."""
 
 import contextlib
 import dataclasses
@@ -23,7 +23,7 @@ Name = Annotated[str, Meta(max_length=1000)]
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-  """How large the network in a model file may be, whose few bytes can describe a very large one. All are choices."""
+  """Limits on the network in a model file, whose few bytes can describe a very large one. All are choices."""
 
   parameters: int = 2**28
   """Weights, once they are decoded: 1 GiB of float32."""
@@ -46,7 +46,7 @@ Segments = Annotated[int, Meta(ge=2, le=MOST['segments'])]
 
 
 def bounded(options: Any) -> Any:
-  """A command's options, none of whose whole numbers is beyond its bound."""
+  """Returns a command's options unchanged; refuses a whole number beyond its bound."""
   for field in dataclasses.fields(options):
     value = getattr(options, field.name)
     if dataclasses.is_dataclass(value) and not isinstance(value, Limits):
@@ -59,7 +59,7 @@ def bounded(options: Any) -> Any:
 
 
 def read_json(path: Path, kind: Any = Any) -> Any:
-  """Reads a JSON file whose content is of a type, or says in one line why not."""
+  """Reads a JSON file of the given type, or raises a UserError that says in one line why not."""
   try:
     content = path.read_bytes()
   except OSError as error:
@@ -73,7 +73,7 @@ def read_json(path: Path, kind: Any = Any) -> Any:
 
 
 def typed(value: Any, kind: Any, where: object) -> Any:
-  """The value itself, if it is of a type and within the type's bounds, and has no more names than a ``TypedDict``."""
+  """Returns the value itself if it is of a type, within its bounds and without names unknown to a ``TypedDict``."""
   made(value, kind, where)
   known = getattr(kind, '__annotations__', None)
   if isinstance(value, dict) and known and (extra := sorted(set(value) - set(known))):
@@ -82,7 +82,7 @@ def typed(value: Any, kind: Any, where: object) -> Any:
 
 
 def made(value: Any, kind: Any, where: object) -> Any:
-  """What JSON's value stands for in a type: a dataclass of an object, a path of its name."""
+  """Converts a JSON value to a type: an object to a dataclass, a string to a path."""
   try:
     return msgspec.convert(value, kind, dec_hook=_path)
   except msgspec.ValidationError as error:
@@ -96,7 +96,7 @@ def _path(kind: type[Path], value: Any) -> Path:
 
 
 def said(error: msgspec.ValidationError) -> str:
-  """What is wrong, and where: ``width[0] is no int``."""
+  """Returns where a value is wrong, and how: as in "width[0]: expected `int`, got `str`"."""
   what, _, place = str(error).partition(' - at `$')
   return f'{printable(place.strip("`.")) or "the content"}: {what[0].lower()}{what[1:]}'
 
@@ -112,13 +112,13 @@ def most(holds: int, name: str, limits: Limits, where: object) -> None:
 
 
 def printable(text: str) -> str:
-  """The text with its control characters escaped: a terminal obeys them."""
+  """Escapes a text's control characters, which a terminal would obey."""
   return ''.join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 @contextlib.contextmanager
 def in_one_line() -> Iterator[None]:
-  """Makes one line of the box in which tyro says what is wrong with the options."""
+  """Turns tyro's box about wrong options into a UserError of one line."""
   said = io.StringIO()
   try:
     with contextlib.redirect_stderr(said):

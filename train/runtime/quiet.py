@@ -1,4 +1,4 @@
-"""Other libraries' remarks, kept from the terminal of a person who can do nothing about them."""
+"""Silences other libraries' messages that the user can do nothing about."""
 
 import contextlib
 import gc
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-  """Without what is logged, warned of or printed meanwhile, and without complaints of what it leaves unfinished."""
+  """Silences logs, warnings and prints of its block, and complaints about what the block leaves unfinished."""
   before, hook = logging.root.manager.disable, sys.unraisablehook
   logging.disable(logging.CRITICAL)
   sys.unraisablehook = lambda unraisable: None

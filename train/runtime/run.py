@@ -1,4 +1,4 @@
-"""A run's folder, what is reported into it, and how a run is stopped."""
+"""Holds a run's folder: locks it, reports metrics into it, and stops the run on a signal."""
 
 import fcntl
 import json
@@ -28,7 +28,7 @@ _GRACE = 2.0  # seconds in which a loop can heed a signal, where there is one
 
 
 class Stopped(BaseException):
-  """A signal asked for the end, and everything is saved; no guard against errors may catch it."""
+  """Raised where a signal asked to stop and everything is saved; no handler of errors may catch it."""
 
   def __init__(self, signum: int, folder: Path):
     super().__init__(
@@ -41,13 +41,13 @@ class Stopped(BaseException):
 class Run:
   """The open folder of a run: metrics, progress bar, and whether a signal has asked to stop.
 
-  While ``unsaved`` is set, a signal waits until the loop asks for it and has saved. Else it ends the process within
-  seconds, whatever is at work there, a compilation or the scores.
+  While ``unsaved`` is set, a signal waits until the loop asks for it and has saved. Otherwise it ends the process
+  within seconds, even during a compilation or the scores.
 
   Args:
-    folder: of the run.
+    folder: the run's.
     restart: whether to train anew where there are checkpoints and none can be read.
-    begin: what is to do first in the folder, once no other process can be at work in it.
+    begin: called first, once the folder is locked against other processes.
   """
 
   def __init__(self, folder: Path, *, restart: bool = False, begin: Callable[[], None] = lambda: None):
@@ -96,7 +96,7 @@ class Run:
       self._locked.close()
 
   def _lock(self) -> None:
-    """One process a run; the lock goes with the process, however that ends."""
+    """Locks the folder for this process alone; the lock goes with the process, however that ends."""
     self._locked = (self.folder / LOCK).open('w')
     try:
       fcntl.flock(self._locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -109,7 +109,7 @@ class Run:
     self._signum = signum  # an exception here could be lost in a callback of whatever is running
 
   def _watch(self) -> None:
-    """Ends the process where a signal came that no loop heeds, from a thread, since Python may wait for a compiler."""
+    """Starts a thread that ends the process on a signal that no loop heeds, since Python may wait for a compiler."""
     heard, self._woken = os.pipe()
     os.set_blocking(self._woken, False)
     self._woken_before = signal.set_wakeup_fd(self._woken)
@@ -126,19 +126,19 @@ class Run:
     threading.Thread(target=watch, daemon=True).start()
 
   def stopping(self) -> bool:
-    """Asked before every step; several processes hear yes at the same step, whichever of them got the signal."""
+    """Returns whether to stop; call before every step. All processes agree on the step, whichever got the signal."""
     self._asked += 1
     if several() and multihost_utils.reached_preemption_sync_point(self._asked):
       self._signum = signal.SIGTERM
     return self._signum is not None
 
   def stop(self) -> None:
-    """Ends the run, once the caller has saved."""
+    """Raises ``Stopped``; call once everything is saved."""
     assert self._signum is not None
     raise Stopped(self._signum, self.folder)
 
   def note_environment(self) -> None:
-    """Adds this machine to those that the run was trained on, once."""
+    """Adds this machine, once, to the environments that the run was trained on."""
     if not first():
       return
     seen = environments(self.folder)
@@ -146,7 +146,7 @@ class Run:
       write_atomically(self.folder / 'environment.json', json.dumps([*seen, environment()], indent=1) + '\n')
 
   def note(self, line: str) -> None:
-    """Tells the person at the terminal what no figure says."""
+    """Prints a line to stderr without breaking the progress bar."""
     if first():
       tqdm.write(line, file=sys.stderr)
 
@@ -164,7 +164,7 @@ class Run:
         board.add_scalar(name, sum(numbers) / len(numbers), step)
 
   def cut_back(self, phases: Collection[str], step: int) -> None:
-    """Forgets what was reported of them after the step they go on from, and a line that a kill left unfinished."""
+    """Drops the phases' reports after the step they resume from, and a line that a kill left unfinished."""
     if not (first() and self._metrics.exists()):
       return
     kept = [line for line in map(_parsed, self._metrics.read_text().splitlines()) if line is not None]

@@ -20,7 +20,7 @@ class Ratio(NamedTuple):
 
 
 def pause() -> None:
-  """Lets the threads of the contestant before stop spinning."""
+  """Sleeps so that the previous contestant's threads stop spinning."""
   time.sleep(0.005)
 
 
@@ -56,14 +56,14 @@ def interleaved(
 
 
 def _calls(contestant: Contestant, seconds: Callable[[Contestant, int], float], at_least: float) -> int:
-  """Warms up, and says how many calls make a turn."""
+  """Warms up and returns how many calls make a turn."""
   contestant()
   once = seconds(contestant, 1)
   return 1 if once <= 0 else max(1, math.ceil(at_least / once))
 
 
 def best(ways: Mapping[str, Contestant], *, clock: Callable[[], float] = time.perf_counter) -> tuple[str, Contestant]:
-  """The fastest of several ways to do the same, after a short trial."""
+  """Returns the fastest of several ways to do the same, after a short trial."""
   samples = interleaved(ways, rounds=2, clock=clock)
   return min(ways.items(), key=lambda way: median(samples[way[0]]))
 
@@ -73,6 +73,6 @@ def median(samples: Sequence[float]) -> float:
 
 
 def ratio(samples: Sequence[float], base: Sequence[float]) -> Ratio:
-  """How many times as long as the base, round by round."""
+  """Divides the samples by the base's, round by round."""
   low, middle, high = np.percentile(np.divide(samples, base), (10, 50, 90))
   return Ratio(float(middle), float(low), float(high))

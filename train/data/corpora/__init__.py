@@ -1,1 +1,1 @@
-"""Parallel texts."""
+"""Parallel texts for translation, in batches of tokens."""

@@ -1,4 +1,4 @@
-"""Sentences of like length together, so many tokens a batch: a step has as many shapes as there are buckets."""
+"""Batches sentences of similar length by number of tokens: a step has as many shapes as there are buckets."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -20,43 +20,43 @@ Ragged = list[Int32[np.ndarray, ' t']]
 
 
 class Tokens(NamedTuple):
-  """Sentences as numbers, each with the end mark behind it: an empty one is that alone."""
+  """Sentences as numbers, each followed by the end mark; an empty one is the mark alone."""
 
   source: Ragged
   target: Ragged
 
   def lengths(self) -> Int[np.ndarray, ' n']:
-    """Of the longer side of each pair."""
+    """Returns the length of the longer side of each pair."""
     return np.array([max(map(len, pair)) for pair in zip(*self, strict=True)], int)
 
 
 class Vocabularies(NamedTuple):
-  """One for each side; the same twice where it is joint."""
+  """The vocabulary of each side; the same twice where it is joint."""
 
   source: Vocabulary
   target: Vocabulary
 
 
 def numbers(text: str, vocabulary: Vocabulary, most: int) -> Int32[np.ndarray, ' t']:
-  """A sentence as numbers; what is longer than ``most``, the end mark included, is cut."""
+  """Encodes a sentence as numbers, cut to ``most``, the end mark included."""
   return np.array([*vocabulary.encode(text)[: most - 1], END], np.int32)
 
 
 def encoded(pairs: Pairs, vocabularies: Vocabularies, most: int) -> Tokens:
-  """Every pair as numbers, cut to ``most``."""
+  """Encodes every pair as numbers, cut to ``most``."""
   sides = zip(pairs, vocabularies, strict=True)
   return Tokens(*([numbers(text, vocabulary, most) for text in side] for side, vocabulary in sides))
 
 
 def within(pairs: Pairs, vocabularies: Vocabularies, most: int) -> Tokens:
-  """As ``encoded``, without the pairs of which a side would be cut: the length filter of training."""
+  """Encodes only the pairs of which no side would be cut: the length filter of training."""
   tokens = encoded(pairs, vocabularies, most + 1)
   kept = np.flatnonzero(tokens.lengths() <= most)
   return Tokens(*([side[row] for row in kept] for side in tokens))
 
 
 def shapes(lengths: Int[np.ndarray, ' n'], count: int, most: int) -> tuple[int, ...]:
-  """At most ``count`` lengths to pad batches to, in fours, and the longest there may be: with the least padding."""
+  """Chooses at most ``count`` lengths to pad batches to, multiples of 4 and ``most``, for the least padding."""
   ends = np.array([*range(4, most, 4), most])
   shorter = np.searchsorted(np.sort(lengths), ends, side='right')  # sentences that fit
   cost, ways = shorter * ends, [(int(end),) for end in ends]  # tokens of all that fit, padded, in so many buckets
@@ -71,10 +71,10 @@ def shapes(lengths: Int[np.ndarray, ' n'], count: int, most: int) -> tuple[int, 
 
 
 class TokenBatches:
-  """Training batches of sentences, by step: shuffled anew every epoch within the buckets, and among them.
+  """Training batches of sentences by step, shuffled anew every epoch within the buckets and among them.
 
-  Every sentence is seen once an epoch: what does not fill a batch is filled up with rows of padding, which no loss and
-  no statistics look at.
+  Every sentence is seen once an epoch: an incomplete batch is filled up with rows of padding, which no loss and no
+  statistics count.
   """
 
   def __init__(
@@ -107,7 +107,7 @@ class TokenBatches:
 
   @property
   def everywhere(self) -> jax.sharding.NamedSharding | None:
-    """How what is not split lies beside the batches: whole on each of their devices."""
+    """The sharding of what is not split, beside the batches: whole on each of their devices."""
     return self._sharding and replicated(self._sharding)
 
   def __getitem__(self, step: int) -> Batch:
@@ -116,7 +116,7 @@ class TokenBatches:
     return placed(partial(padded, self._tokens, length), rows, self._sharding)
 
   def places(self, step: int) -> Int[np.ndarray, 'b t']:
-    """Where the target's tokens of a batch stand among all, sentence after sentence; -1 for padding."""
+    """Returns the positions of a batch's target tokens among all, sentence after sentence; -1 for padding."""
     epoch, position = divmod(step, self.steps_per_epoch)
     length, rows = self._plan(epoch)[position]
     places = self._starts[rows][:, None] + np.arange(length)[None]
@@ -136,7 +136,7 @@ class TokenBatches:
 def evaluation_batches(
   tokens: Tokens, *, batch_tokens: int, lengths: Sequence[int], sharding: jax.sharding.NamedSharding | None = None
 ) -> Iterator[tuple[Batch, Bool[Array, 'b t']]]:
-  """All pairs, bucket by bucket, each batch with a mask of the target's tokens, the end marks among them."""
+  """Yields all pairs, bucket by bucket, each batch with a mask of the target's tokens, end marks included."""
   for length, rows in in_order(tokens.lengths(), batch_tokens=batch_tokens, lengths=lengths, sharding=sharding):
     batch = placed(partial(padded, tokens, length), rows, sharding)
     yield batch, batch.labels != PADDING
@@ -149,7 +149,7 @@ def in_order(
   lengths: Sequence[int],
   sharding: jax.sharding.NamedSharding | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
-  """The length and the rows of each batch, -1 for a row of padding."""
+  """Yields the length and the rows of each batch, -1 for a row of padding."""
   for length, rows in zip(lengths, _by_bucket(sizes, lengths), strict=True):
     count = _rows(batch_tokens, length, sharding)
     for i in range(0, len(rows), count):
@@ -157,14 +157,14 @@ def in_order(
 
 
 def padded(tokens: Tokens, length: int, rows: Int[np.ndarray, ' b']) -> Batch:
-  """Rows as what a model takes, (the source, the target after a start mark), and the target that it shall say."""
+  """Returns rows as a model's inputs, (the source, the target after a start mark), and the target as labels."""
   source, labels = (side_by_side(side, length, rows) for side in tokens)
   shifted = np.concatenate([np.full((len(rows), 1), START, np.int32), labels[:, :-1]], axis=1)
   return Batch._make(((source, np.where(labels == PADDING, PADDING, shifted).astype(np.int32)), labels))
 
 
 def side_by_side(side: Ragged, length: int, rows: Int[np.ndarray, ' b']) -> Int32[np.ndarray, 'b length']:
-  """Sentences with padding behind them; padding alone where a row is -1."""
+  """Stacks sentences, padded at the end; padding alone where a row is -1."""
   found = np.full((len(rows), length), PADDING, np.int32)
   for line, row in zip(found, rows, strict=True):
     if row >= 0:
@@ -173,13 +173,13 @@ def side_by_side(side: Ragged, length: int, rows: Int[np.ndarray, ' b']) -> Int3
 
 
 def _by_bucket(sizes: Int[np.ndarray, ' n'], lengths: Sequence[int]) -> list[np.ndarray]:
-  """The rows that fit into each length and not into the one before it."""
+  """Returns the rows that fit into each length and not into the one before it."""
   bucket = np.searchsorted(lengths, sizes)
   return [np.flatnonzero(bucket == i) for i in range(len(lengths))]
 
 
 def _rows(batch_tokens: int, length: int, sharding: jax.sharding.NamedSharding | None) -> int:
-  """How many sentences of a length make a batch: a multiple of the devices."""
+  """Returns the number of sentences of a length in a batch: a multiple of the devices."""
   devices = 1 if sharding is None else sharding.mesh.size
   count = batch_tokens // length // devices * devices
   if count < 1:
@@ -195,7 +195,7 @@ def _filled(rows: Int[np.ndarray, ' m'], count: int) -> Int[np.ndarray, ' b']:
 
 
 class Text(NamedTuple):
-  """A corpus as a run reads it."""
+  """A corpus with its vocabularies and its parts as numbers."""
 
   corpus: Corpus
   vocabularies: Vocabularies

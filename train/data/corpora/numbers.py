@@ -12,10 +12,10 @@ TRAIN, VALIDATION, TEST = 20_000, 500, 1_000
 
 
 def load(*, train_count: int = TRAIN) -> Corpus:
-  """Numbers below a million, no two alike, as num2words writes them: in small letters, with commas and hyphens.
+  """Draws different numbers below a million, written as by num2words: in lower case, with commas and hyphens.
 
-  They are drawn once, in one order: test and validation are the same whatever ``train_count`` is, and of a smaller one
-  the training pairs are the first of a larger.
+  They are drawn once, in one order: test and validation do not depend on ``train_count``, and a smaller one gives the
+  first training pairs of a larger.
   """
   most = BELOW - TEST - VALIDATION
   if not 1 <= train_count <= most:
@@ -31,7 +31,7 @@ def load(*, train_count: int = TRAIN) -> Corpus:
 
 
 def _writers() -> tuple[Callable[[int], str], Callable[[int], str]]:
-  """Composes numbers from the words below 1000, for num2words takes a quarter of a millisecond for each."""
+  """Returns functions that compose numbers from the words below 1000: num2words takes 0.25 ms for each."""
   try:
     from num2words import num2words
   except ImportError as error:

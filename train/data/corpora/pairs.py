@@ -1,10 +1,10 @@
-"""What there is to translate: sentences, and what each is in the other language."""
+"""Types of parallel texts: sentences and their translations."""
 
 from typing import NamedTuple
 
 
 class Pairs(NamedTuple):
-  """Sentence i of one is sentence i of the other."""
+  """Parallel sentences: ``target[i]`` is the translation of ``source[i]``."""
 
   source: list[str]
   target: list[str]

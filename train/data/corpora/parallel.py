@@ -1,4 +1,4 @@
-"""Parallel texts by name: sentences in two languages, read from two files or from one with a tab on every line."""
+"""Loads parallel texts by name: sentences in two languages, from two files or from one with a tab on every line."""
 
 import codecs
 from collections.abc import Sequence
@@ -33,12 +33,12 @@ def load(
   target: str = 'en',
   train_sentences: int | None = None,
 ) -> Corpus:
-  """Reads a corpus; of a folder, the corpus has the folder's own name.
+  """Reads a corpus; one from a folder has the folder's own name.
 
   The files are UTF-8 with one sentence a line, split at line feeds alone and stripped of the white space around them:
   train, val and test (or, where there is no test, test_2016_flickr), each as two files, ``train.de`` and ``train.en``,
-  or as one, ``train.tsv``, with the source, a tab and the target on every line; all gzipped or not. Pairs of which a
-  sentence is empty, as Europarl has them, are left out of training and validation, and stay in the test.
+  or as one, ``train.tsv``, with the source, a tab and the target on every line; all gzipped or not. Pairs with an
+  empty sentence, as in Europarl, are left out of training and validation, and stay in the test.
 
   Args:
     name: numbers, multi30k, or the path of a folder.
@@ -86,7 +86,7 @@ def _read(name: str, folder: Path, languages: tuple[str, str]) -> Corpus:
 
 
 def _pairs(folder: Path, names: Sequence[str], languages: tuple[str, str]) -> tuple[Path, Pairs]:
-  """The first of the names of which there is a file, and that file's path."""
+  """Reads the first of the names that has a file; returns that file's path and the pairs."""
   for name in names:
     source, target = (folder / f'{name}.{language}' for language in languages)
     if _find(source) or _find(target):
@@ -133,7 +133,7 @@ def _of_one(path: Path) -> Pairs:
 
 
 def _lines(path: Path) -> list[str]:
-  """What stands between line feeds: str.splitlines would also split at characters that occur within sentences."""
+  """Reads lines, split at line feeds alone: str.splitlines also splits at characters that occur within sentences."""
   raw = read_bytes(path).removeprefix(codecs.BOM_UTF8)
   try:
     text = raw.decode()
@@ -146,7 +146,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _full(path: Path, pairs: Pairs) -> Pairs:
-  """Those of which neither sentence is empty."""
+  """Keeps the pairs of which neither sentence is empty."""
   kept = [pair for pair in zip(*pairs, strict=True) if all(pair)]
   if not kept:
     raise UserError(f'{path}: no pair of it has both sentences; check that its lines belong together')

@@ -1,7 +1,7 @@
-"""From text to numbers and back, by pieces of words or by words.
+"""Encodes text as numbers and decodes them, by pieces of words or by words.
 
-Four numbers are marks: padding, start and end of a sentence, and the unknown. White space of any kind comes back as one
-space, and none at the ends.
+Four numbers are marks: padding, start and end of a sentence, and the unknown. White space of any kind is decoded
+as one space, and none at the ends.
 """
 
 import hashlib
@@ -25,8 +25,8 @@ _DAMAGED = 'not a vocabulary, or a damaged one'
 class Pieces:
   """sentencepiece's pieces of words, one model for all languages that it was trained on.
 
-  The text is taken as it is, without Unicode normalization, so that it comes back; but sentencepiece itself writes a
-  space as U+2581, which comes back as a space.
+  The text is not normalized, so that decoding gives it back, except for U+2581, with which sentencepiece itself writes
+  a space: it is decoded as a space.
   """
 
   def __init__(self, model: bytes):
@@ -46,7 +46,7 @@ class Pieces:
 
   @classmethod
   def train(cls, texts: Sequence[str], size: int, kind: Literal['unigram', 'bpe']) -> 'Pieces':
-    """Of so many pieces, the four marks included; of fewer, where the texts have no more. All characters are kept."""
+    """Trains ``size`` pieces, the four marks included, or fewer if the texts have no more; all characters are kept."""
     lines = list(_lines(texts))
     characters = {' '}.union(*lines)
     if len(characters) == 1:
@@ -66,7 +66,7 @@ class Pieces:
 
 
 def _lines(texts: Iterable[str]) -> Iterator[str]:
-  """So that sentencepiece learns of every word, and soon: no piece goes beyond a word, so that lines may be cut."""
+  """Cuts lines so that sentencepiece learns every word, and fast; they may be cut since no piece goes beyond a word."""
   for text in texts:
     # what sentencepiece itself writes for the unknown; it leaves out, silently, each line in which it stands
     words = text.replace('\u2585', ' ').split()
@@ -113,7 +113,7 @@ def _spaced(text: str) -> str:
 
 
 class Words:
-  """What stands between white space, the most frequent first; every other word is UNKNOWN, and written ``<unk>``."""
+  """Words between white space, the most frequent first; every other word is UNKNOWN, written ``<unk>``."""
 
   def __init__(self, words: Sequence[str]):
     self.words = tuple(words)  # those of the numbers from 4
@@ -122,11 +122,11 @@ class Words:
 
   @classmethod
   def train(cls, texts: Iterable[str], size: int) -> 'Words':
-    """The most frequent words; of those that are equally frequent, the first by code points.
+    """Takes the most frequent words; of equally frequent ones, the first by code points.
 
     Args:
       texts: in one language.
-      size: how many numbers there are, the four marks included; fewer, where the texts have fewer words.
+      size: of the vocabulary, the four marks included; smaller where the texts have fewer words.
     """
     if size <= _MARKS:
       raise UserError(f'a vocabulary of {size}, of which {_MARKS} are marks; choose a size from {_MARKS + 1}')
@@ -153,7 +153,7 @@ Vocabulary = Pieces | Words
 
 
 def dumped(vocabulary: Vocabulary) -> bytes:
-  """A line with the kind and the SHA-256 of the rest, which is sentencepiece's model or the words as JSON."""
+  """Writes a line with the kind and the SHA-256 of the rest, which is sentencepiece's model or the words as JSON."""
   if isinstance(vocabulary, Pieces):
     kind, body = 'pieces', vocabulary.model
   else:
@@ -162,7 +162,7 @@ def dumped(vocabulary: Vocabulary) -> bytes:
 
 
 def loaded(content: bytes) -> Vocabulary:
-  """What ``dumped`` wrote; nothing of it is read before its SHA-256 holds."""
+  """Reads what ``dumped`` wrote, once its SHA-256 holds."""
   head, _, body = content.partition(b'\n')
   for kind, read in (('pieces', Pieces), ('words', _of_json)):
     if head == f'lmajax {kind} {digest(body)}'.encode():
@@ -171,7 +171,7 @@ def loaded(content: bytes) -> Vocabulary:
 
 
 def digest(content: bytes) -> str:
-  """The SHA-256, in hexadecimal digits."""
+  """Returns the SHA-256 in hexadecimal digits."""
   return hashlib.sha256(content).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 in the published binary layout: label bytes, then red, green and blue planes of 32x32."""
+"""Reads CIFAR-10 and CIFAR-100 in the published binary layout: label bytes, then red, green, blue planes of 32x32."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -46,7 +46,7 @@ _LAYOUTS = {
 
 
 def load(name: str, data_dir: Path) -> tuple[Examples, Examples]:
-  """Training and test images, from the unpacked folder or else from the archive."""
+  """Reads training and test images from the unpacked folder, or else from the archive."""
   layout = _LAYOUTS[name]
   contents = _contents(data_dir, layout)
   *train, test = (_records(path, raw, layout) for path, raw in contents.items())

@@ -10,7 +10,7 @@ TEST = 500
 
 
 def load(name: str, folder: Path) -> tuple[Examples, Examples]:
-  """Training (with validation) and test images; the set has no official test part, so a fixed one is taken."""
+  """Returns training (with validation) and test images; without an official test part, a fixed one is taken."""
   del name, folder
   from sklearn.datasets import load_digits  # half a second of imports, which no other program needs
 

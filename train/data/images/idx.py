@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST: four idx files each, gzipped or not."""
+"""Reads MNIST and Fashion-MNIST: four idx files each, gzipped or not."""
 
 import math
 from pathlib import Path
@@ -13,7 +13,7 @@ _MOST = 2**26  # the published ones: 47,040,016 bytes at most
 
 
 def load(name: str, data_dir: Path) -> tuple[Examples, Examples]:
-  """Training and test images from ``data_dir/name`` if there is one (the sets share file names), else ``data_dir``."""
+  """Reads training and test images from ``data_dir/name`` if there (the sets share file names), else ``data_dir``."""
   folder = data_dir / name if (data_dir / name).is_dir() else data_dir
   return _part(folder, 'train'), _part(folder, 't10k')
 

@@ -1,4 +1,4 @@
-"""What a data set is once it is read: raw pixels, labels and how to cut them into parts."""
+"""Data sets in memory: raw pixels, labels and how to cut them into parts."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from train.runtime.errors import UserError
 
 
 class Examples(NamedTuple):
-  """Raw pixels, or characters, and the class of each image, or text."""
+  """Raw pixels of images, or characters of texts, each with its class."""
 
   inputs: UInt8[np.ndarray, 'n ...']
   labels: Int32[np.ndarray, ' n']
@@ -33,7 +33,7 @@ class Dataset(NamedTuple):
 
 
 def checked(images: np.ndarray, labels: np.ndarray, *, num_classes: int, source: Path | str) -> Examples:
-  """Images whose labels are there and in range; ``source`` is the file that an error names."""
+  """Returns the examples; refuses labels that are missing or out of range, naming the file ``source``."""
   if not len(labels):
     raise UserError(f'{source}: holds no images; get the published file again')
   if labels.max() >= num_classes:
@@ -42,7 +42,7 @@ def checked(images: np.ndarray, labels: np.ndarray, *, num_classes: int, source:
 
 
 def stratified_order(labels: Int[np.ndarray, ' n']) -> Int[np.ndarray, ' n']:
-  """A fixed shuffle of which every beginning holds the classes in the proportions of the whole."""
+  """Returns a fixed shuffle, every beginning of which holds the classes in the proportions of the whole."""
   shuffled = np.random.default_rng(0).permutation(len(labels))
   by_class = shuffled[np.argsort(labels[shuffled], kind='stable')]
   counts = np.bincount(labels)

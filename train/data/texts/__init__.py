@@ -1,1 +1,1 @@
-"""Texts with a class each."""
+"""Text data sets with a class for each text, read and checked."""

@@ -1,6 +1,6 @@
 """Passages of the descriptions of data sets that come with scikit-learn: text without a download.
 
-The question is which description a passage is from. It is there to try the programs, and no benchmark: there
+The task is to tell which description a passage is from. It serves to try the programs and is no benchmark: there
 are six short texts, the passages of one part overlap each other, and another release may word a description anew.
 """
 
@@ -20,7 +20,7 @@ _PER_PIECE = 40
 
 
 def load() -> tuple[Texts, Texts, Texts]:
-  """The passages and classes of training, validation and test, none of which share a character of a file.
+  """Returns the passages and classes of training, validation and test; no two parts share a character of a file.
 
   Each file is cut into five pieces: the first, third and fifth are trained on.
   """
@@ -38,7 +38,7 @@ def _pieces(name: str) -> list[str]:
 
 
 def _passages(files: list[list[str]]) -> Texts:
-  """From every piece as many, evenly spaced, so that a long description counts no more than a short one."""
+  """Takes equally many from every piece, evenly spaced, so that a long description counts no more than a short one."""
   texts, labels = [], []
   for label, pieces in enumerate(files):
     for piece in pieces:

@@ -1,4 +1,4 @@
-"""Texts and their classes from train.csv and test.csv, in the form in which AG News and Amazon Reviews are published.
+"""Reads texts and classes from train.csv and test.csv, the form in which AG News and Amazon Reviews are published.
 
 No header row; in every row a class, numbered from 1, then columns of text, quoted where they must be.
 """
@@ -20,7 +20,7 @@ _CLASS = re.compile('[1-9][0-9]{0,8}')
 
 
 class Texts(NamedTuple):
-  """What there is to read, and the class of each."""
+  """Texts and the class of each."""
 
   texts: list[str]
   labels: Int32[np.ndarray, ' n']
@@ -30,11 +30,11 @@ class Texts(NamedTuple):
 
 
 def load(folder: Path, columns: Sequence[int] | None) -> tuple[Texts, Texts]:
-  """Training and test texts with classes from 0.
+  """Reads training and test texts with classes from 0.
 
   Args:
     folder: holds train.csv and test.csv, each gzipped or not.
-    columns: which make the text, joined by a space: 1 is the first after the class, -1 the last; None takes all.
+    columns: those of the text, joined by a space: 1 is the first after the class, -1 the last; None takes all.
   """
   paths = _find(folder, 'train'), _find(folder, 'test')
   train, test = map(_rows, paths)
@@ -57,7 +57,7 @@ def _find(folder: Path, part: str) -> Path:
 
 
 def _rows(path: Path) -> list[list[str]]:
-  """Rows of equally many fields, the first of which is a number."""
+  """Reads rows of equally many fields, the first of which is a number."""
   try:
     text = read_bytes(path).decode('utf-8-sig')
   except UnicodeDecodeError as error:
@@ -83,7 +83,7 @@ def _rows(path: Path) -> list[list[str]]:
 
 
 def _known(path: Path, rows: list[list[str]]) -> set[int]:
-  """The classes of the training rows: from 1 up to their number, and two at least."""
+  """Returns the classes of the training rows, which must run from 1 without gaps and be two at least."""
   classes = sorted({int(row[0]) for row in rows})
   for expected, found in enumerate(classes, 1):
     if found != expected:

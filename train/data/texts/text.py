@@ -1,4 +1,4 @@
-"""Texts by name: read, checked, cut into training, validation and test parts, and written as numbers of characters."""
+"""Loads texts by name: read, checked, cut into training, validation and test parts, and encoded by character."""
 
 import string
 from collections.abc import Sequence
@@ -44,14 +44,14 @@ def load(
   length: int | None = None,
   columns: Sequence[int] | None = None,
 ) -> Dataset:
-  """Reads a set of texts; its inputs are raw numbers of characters, ``[n, length]``.
+  """Reads a set of texts; its inputs are numbers of characters, ``[n, length]``.
 
   Args:
     name: descriptions, ag-news or csv.
     data_dir: a folder with train.csv and test.csv, each gzipped or not; descriptions come with a package.
     train_examples: keeps only so many of the training rows, validation included; None keeps all.
     length: in characters; longer texts are cut, shorter ones padded. None: 128, 256 and 1014.
-    columns: which make the text: 1 is the first after the class, -1 the last. None: of AG News the last, the
+    columns: those of the text: 1 is the first after the class, -1 the last. None: of AG News the last, the
       description; otherwise all.
   """
   if name not in _KNOWN:
@@ -82,14 +82,14 @@ def _published(name: str, data_dir: Path | None, columns: Sequence[int] | None) 
 
 
 def _cut(whole: Texts) -> tuple[Texts, Texts]:
-  """A tenth is for validation."""
+  """Holds out a tenth for validation."""
   order = stratified_order(whole.labels)
   held_out = max(1, round(0.1 * len(order)))
   return whole.take(order[held_out:]), whole.take(order[:held_out])
 
 
 def _limited(name: str, train: Texts, validation: Texts, count: int | None) -> tuple[Texts, Texts]:
-  """So many of both together, in their proportion."""
+  """Keeps ``count`` texts of both parts together, in their proportion."""
   sizes = len(train.labels), len(validation.labels)
   if count is None:
     return train, validation
@@ -102,9 +102,9 @@ def _limited(name: str, train: Texts, validation: Texts, count: int | None) -> t
 
 
 def encode(texts: Sequence[str], length: int) -> UInt8[np.ndarray, 'n length']:
-  """Lower-cased characters by number, 1 for all that are not in the vocabulary, then zeros.
+  """Encodes lower-cased characters as numbers, 1 for all outside the vocabulary, padded with zeros.
 
-  The vocabulary is the LIT paper's code's: 69 symbols with these two, the space among them, no line break and no @.
+  The vocabulary is that of the LIT paper's code: 69 symbols with these two and the space, no line break and no @.
   """
   numbers = np.full((len(texts), length), PADDING, np.uint8)
   for row, text in zip(numbers, texts, strict=True):

@@ -1,4 +1,4 @@
-"""The activations alone: time, memory traffic, and what a whole training step keeps."""
+"""Benchmarks the activations alone: time, memory traffic, and the temporary memory of a whole training step."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ _COLUMNS = ('ms', '× ReLU', '% of copy', 'temp MB')
 
 
 class Compiled(NamedTuple):
-  """A program and what its compiler says of it."""
+  """A compiled program and its compiler's memory figures."""
 
   call: timing.Contestant
   moved: int | None  # how many arrays of x's size have to cross the memory
@@ -52,13 +52,13 @@ def measure(config: Activation) -> Record:
 
 
 def arrays(size: int, dtype: str) -> tuple[Array, Array]:
-  """An input as a batch norm leaves it, and a cotangent."""
+  """Draws an input as after batch norm, and a cotangent."""
   draws = np.random.default_rng(0).standard_normal((2, size // CHANNELS, CHANNELS), np.float32)
   return jnp.asarray(draws[0], dtype), jnp.asarray(draws[1], dtype)
 
 
 def contestants(labels: Sequence[str], x: Array, g: Array, which: str) -> dict[str, Compiled]:
-  """The activations with their statistics handed in; LMA-8 once more with its own, the statistics, and a copy."""
+  """Compiles the activations with given statistics, LMA-8 also with its own, the statistics alone, and a copy."""
   found = {label: alone(networks.labelled(label)(), x, g, which) for label in labels}
   if 'lma-8' in labels:
     found['lma-8, measuring'] = alone(networks.labelled('lma-8')(), x, g, which, train=True)
@@ -93,7 +93,7 @@ def compiled(function: Callable[..., Any], *arguments: Any, moved: int | None) -
 
 
 def _peers(torch: Any, labels: Sequence[str], size: int, dtype: str, which: str) -> dict[str, Compiled]:
-  """ReLU, and an LMA that measures, since that is how one writes it there."""
+  """Returns PyTorch's ReLU, and an LMA that measures its statistics, as one writes it in PyTorch."""
   x, g = (np.array(array) for array in arrays(size, 'float32'))
   names = {'relu': 'PyTorch relu', 'lma-8': 'PyTorch lma-8, measuring'}
   calls = {name: torch.alone(label, x, g, dtype) for label, name in names.items() if label in labels}
@@ -113,7 +113,7 @@ def _row(name: str, one: Compiled, samples: dict[str, list[float]]) -> dict[str,
 
 
 def step_memory(config: Activation, label: str) -> int | None:
-  """Bytes that a training step of the network needs beside its arguments and results; compiled, not run."""
+  """Returns the bytes a training step needs beside its arguments and results; it is compiled, not run."""
   model, tx = networks.network(config.network, label), adjustable(sgd(0.0))
   batch = networks.batch(config.batch_size)
   state = networks.state(model, tx, batch.inputs)

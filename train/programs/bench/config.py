@@ -1,4 +1,4 @@
-"""What a person may ask of the benchmarks."""
+"""Options of the benchmarks."""
 
 import dataclasses
 from pathlib import Path
@@ -174,7 +174,7 @@ class Bench:
 
 
 def check(config: Any) -> None:
-  """Refuses what cannot be run, naming the option."""
+  """Raises UserError for what cannot be run, naming the option."""
   for name, value in vars(config).items():
     numbers = value if isinstance(value, tuple) else (value,)
     require(bool(numbers) or name.startswith('cohort'), name, 'empty', 'give at least one')

@@ -1,4 +1,4 @@
-"""Pictures of the benchmarks, each made from its record alone."""
+"""Plots of the benchmarks, each drawn from its record alone."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,13 +19,13 @@ _DASHES = {4: (0, (1, 1)), 8: '-', 16: (0, (5, 1))}
 
 
 def _color(name: str) -> str:
-  """An activation keeps its colour through all pictures, whatever its K and its library."""
+  """Returns the colour of an activation, the same in all plots, whatever its K and its library."""
   word = name.removeprefix('PyTorch ').split(',')[0]
   return {**COLORS, **_OTHERS}.get(word.rstrip('0123456789').removesuffix('-'), '#aaaaaa')
 
 
 def activation(record: Record, path: Path) -> None:
-  """Time per element against elements, a panel for each pass and type."""
+  """Draws time per element against elements, a panel for each pass and type."""
   dtypes = list(dict.fromkeys(row['dtype'] for row in record['rows']))
   figure = Figure(figsize=(10.5, 3.4 * len(dtypes) + 0.3), layout='constrained')
   axes = figure.subplots(len(dtypes), len(PASSES), squeeze=False, sharex=True)
@@ -59,7 +59,7 @@ def _per_element(axis: Axes, rows: Sequence[Row]) -> None:
 
 
 def step(record: Record, path: Path) -> None:
-  """Images per second of every case, the libraries side by side."""
+  """Draws images per second of every case, the libraries side by side."""
 
   def case(row: Row) -> str:
     students = f'\n{row["students"]} students' if row['students'] > 1 else ''
@@ -75,7 +75,7 @@ def step(record: Record, path: Path) -> None:
 
 
 def latency(record: Record, path: Path) -> None:
-  """Milliseconds a call, a panel for each batch size."""
+  """Draws milliseconds per call, a panel for each batch size."""
   sizes = list(dict.fromkeys(row['batch'] for row in record['rows']))
   groups = list(dict.fromkeys(row['network'] for row in record['rows']))
   figure = Figure(figsize=(10, 3.0 * len(sizes) + 0.6), layout='constrained')
@@ -91,7 +91,7 @@ def latency(record: Record, path: Path) -> None:
 def _bars(
   axis: Axes, groups: list[str], rows: Sequence[Row], group: Callable[[Row], str], height: Callable[[Row], float]
 ) -> None:
-  """A bar for each library and activation in every group, PyTorch hatched."""
+  """Draws a bar for each library and activation in every group, PyTorch hatched."""
   kinds = list(dict.fromkeys((row['library'], row['activation']) for row in rows))
   for i, (library, label) in enumerate(kinds):
     found = [row for row in rows if (row['library'], row['activation']) == (library, label)]
@@ -112,12 +112,12 @@ def _bars(
 
 
 def _digits(number: float) -> str:
-  """At least three that count."""
+  """Formats a number with three significant digits, from 100 on as a whole number."""
   return f'{number:,.0f}' if number >= 100 else f'{number:.3g}'
 
 
 def scaling(record: Record, path: Path) -> None:
-  """Images per second over devices and over batch sizes, and LMA's cost over its segments."""
+  """Draws images per second over devices and over batch sizes, and LMA's cost over its segments."""
   figure = Figure(figsize=(11.5, 3.6), layout='constrained')
   devices, segments, batches = figure.subplots(1, 3)
   for name, rows in _families(record['devices']).items():
@@ -140,7 +140,7 @@ def scaling(record: Record, path: Path) -> None:
 
 
 def stages(record: Record, path: Path) -> None:
-  """Milliseconds of all stages in one program, beside those of one program for each, on top of one another."""
+  """Draws the milliseconds of all stages in one program, beside a stack of those of one program per stage."""
   rows = record['rows']
   figure = Figure(figsize=(max(5, 2 * len(rows) + 1.5), 3.4), layout='constrained')
   axis = figure.subplots()
@@ -160,7 +160,7 @@ def stages(record: Record, path: Path) -> None:
 
 
 def translation(record: Record, path: Path) -> None:
-  """Training tokens per second with PyTorch's times beside ours, and the seconds of decoding over the length."""
+  """Draws training tokens per second, with PyTorch's times beside JAX's, and the seconds of decoding over length."""
   figure = Figure(figsize=(10.5, 3.8), layout='constrained')
   training, decoding = figure.subplots(1, 2)
   rows = record['training']
@@ -186,7 +186,7 @@ def translation(record: Record, path: Path) -> None:
 
 
 def _families(rows: Sequence[Row]) -> dict[str, list[Row]]:
-  """One process of many devices, and many processes of one."""
+  """Splits the rows into one process with many devices, and many processes with one device each."""
   return {
     'one process': [row for row in rows if row['processes'] == 1],
     'a process each': [row for row in rows if row['processes'] == row['devices']],

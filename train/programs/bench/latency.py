@@ -1,4 +1,4 @@
-"""The latency of a deployed network: its variables are constants of the program, and its statistics stand."""
+"""Benchmarks the latency of a deployed network: variables are constants of the program, and statistics are fixed."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The networks that are timed, with drawn parameters: what is timed must not depend on a training."""
+"""Builds the networks of the benchmarks with random parameters, so that timings depend on no training."""
 
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ _ONES = ('var', 'std', 'weight', 'scale', 'slope')
 
 
 def labelled(label: str) -> ActivationFactory:
-  """The factory behind a label such as ``lma-8``."""
+  """Returns the activation factory of a label such as ``lma-8``."""
   if label == 'gelu':
     return partial(Elementwise, jax.nn.gelu)  # by its tanh
   name, _, last = label.rpartition('-')
@@ -28,7 +28,7 @@ def labelled(label: str) -> ActivationFactory:
 
 
 def network(name: str, label: str) -> Any:
-  """A network of the paper, or a perceptron with two hidden layers of 64."""
+  """Builds a network of the paper, or a perceptron with two hidden layers of 64."""
   act = labelled(label)
   if name == 'mlp':
     return models.MLP((64, 64), 10, act)
@@ -38,7 +38,7 @@ def network(name: str, label: str) -> Any:
 
 
 def variables(model: Any, x: Array, seed: int = 0) -> dict[str, Any]:
-  """Parameters at random and statistics as after some training, without the minutes that ``init`` compiles for."""
+  """Draws random parameters, and statistics as after some training, without the minutes that ``init`` compiles for."""
   shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), x, train=False))
   rng = np.random.default_rng(seed)
 
@@ -51,21 +51,21 @@ def variables(model: Any, x: Array, seed: int = 0) -> dict[str, Any]:
 
 
 def batch(size: int, classes: int = 10) -> Batch:
-  """Images and labels at random."""
+  """Draws random images and labels."""
   rng = np.random.default_rng(0)
   images = rng.standard_normal((size, *IMAGE), np.float32)
   return Batch(jnp.asarray(images), jnp.asarray(rng.integers(0, classes, size), jnp.int32))
 
 
 def state(model: nn.Module, tx: optax.GradientTransformation, images: Array, seed: int = 0) -> TrainState:
-  """A train state about drawn parameters, as ``step.init_state`` builds it."""
+  """Returns a train state with random parameters, as ``lmajax.training.init_state`` builds it."""
   stats = variables(model, images, seed)
   params = stats.pop('params')
   return TrainState(jnp.zeros((), jnp.int32), params, stats, tx.init(params), jax.random.key(seed))
 
 
 def peer(torch: Any, model: Any, label: str) -> Any:
-  """The same network in PyTorch, which must have as many parameters."""
+  """Builds the same network in PyTorch, and asserts that it has as many parameters."""
   theirs = torch.network(model, label, IMAGE)
   shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, *IMAGE)), train=False))
   ours = tree.size(shapes['params'])

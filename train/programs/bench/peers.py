@@ -1,4 +1,4 @@
-"""PyTorch beside us, where it is installed."""
+"""Imports the PyTorch networks of the benchmarks, where PyTorch is installed."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ from types import ModuleType
 
 
 def pytorch() -> ModuleType | None:
-  """Our PyTorch networks (``pytorch``) on as many threads as there are cores; None without PyTorch."""
+  """Returns the module ``pytorch``, on as many threads as there are cores; None without PyTorch, which it reports."""
   if util.find_spec('torch') is None:
     print('PyTorch is not installed and its rows are left out: pip install ".[bench]"', file=sys.stderr)
     return None

@@ -1,4 +1,4 @@
-"""The same networks in PyTorch, written by us from the equations; imported only where PyTorch is installed."""
+"""The networks of the benchmarks in PyTorch, written from the equations; imported only where PyTorch is installed."""
 
 import copy
 import importlib
@@ -75,7 +75,7 @@ class Residual(nn.Module):
 
 
 def network(model: Any, label: str, image: tuple[int, int, int]) -> Any:
-  """The same architecture as a network of lmajax, for images of height, width, channels."""
+  """Builds the architecture of a network of lmajax, for images of (height, width, channels)."""
   act = _ACTIVATIONS[label]
   if isinstance(model, models.WideResNet):
     return _wide(model, act, image)
@@ -121,7 +121,7 @@ def _wide(model: models.WideResNet, act: Callable[[], Any], image: tuple[int, in
 
 
 def size(network: Any) -> int:
-  """The number of its parameters."""
+  """Returns the number of parameters of a network."""
   return sum(parameter.numel() for parameter in network.parameters())
 
 
@@ -142,7 +142,7 @@ def hard_loss(logits: Any, labels: Any, soft: None) -> Any:
 
 
 def soft_loss(temperature: float, soft_weight: float) -> Callable[[Any, Any, Any], Any]:
-  """The paper's mix of soft targets and labels."""
+  """Returns the paper's mix of soft targets and labels as a loss."""
 
   def loss(logits: Any, labels: Any, soft: Any) -> Any:
     ours, theirs = (functional.log_softmax(z / temperature, dim=1) for z in (logits, soft))
@@ -161,7 +161,7 @@ def training(
   layout: str,
   sgd: dict[str, float],
 ) -> Callable[[], None]:
-  """One step of each network on one batch; the teacher, if there is one, runs once for all of them."""
+  """Returns a call that trains each network one step on one batch; a teacher runs once for all of them."""
   networks = [_placed(copy.deepcopy(network), layout).train() for network in networks]
   optimizers = [torch.optim.SGD(n.parameters(), momentum=0.9, nesterov=True, **sgd) for n in networks]
   teacher = None if teacher is None else _placed(copy.deepcopy(teacher), layout).eval()
@@ -179,7 +179,7 @@ def training(
 
 
 def inference(network: Any, images: np.ndarray, *, layout: str) -> Callable[[], None]:
-  """One evaluation of the network."""
+  """Returns a call that evaluates the network once."""
   network, batch = _placed(copy.deepcopy(network), layout).eval(), _images(images, layout)
 
   def call() -> None:
@@ -190,7 +190,7 @@ def inference(network: Any, images: np.ndarray, *, layout: str) -> Callable[[], 
 
 
 def alone(label: str, x: np.ndarray, g: np.ndarray, dtype: str) -> tuple[Callable[[], None], Callable[[], None]]:
-  """An activation by itself: forward, and forward with the gradients of x and of its parameters."""
+  """Returns two calls of an activation alone: forward, and forward with the gradients of x and of its parameters."""
   module = activation(label)
   inputs, cotangent = (torch.from_numpy(array).to(getattr(torch, dtype)) for array in (x, g))
   wanted = inputs.clone().requires_grad_()

@@ -1,4 +1,4 @@
-"""What a benchmark leaves behind: one JSON file, from which its table and its picture are made."""
+"""Writes and reads the record of a benchmark: one JSON file, from which its table and its plot are made."""
 
 import dataclasses
 import importlib
@@ -17,12 +17,12 @@ Record = dict[str, Any]
 
 
 def name_of(config: Any) -> str:
-  """The benchmark's name: on the command line, and of its files."""
+  """Returns the benchmark's name, on the command line and of its files."""
   return type(config).__name__.lower()
 
 
 def folder_of(config: Any) -> Path:
-  """The folder that a benchmark writes into, made before anything is measured."""
+  """Makes the folder that a benchmark writes into, before anything is measured."""
   folder = config.out or Path('runs') / f'bench-{name_of(config)}-{time.strftime("%Y%m%d-%H%M%S")}'
   try:
     folder.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ def folder_of(config: Any) -> Path:
 
 
 def record(config: Any, measured: Record) -> Record:
-  """The figures and what they were measured with."""
+  """Returns the figures with the options and the machine that they were measured with."""
   options = {name: value for name, value in dataclasses.asdict(config).items() if name != 'out'}
   torch = metadata.version('torch') if util.find_spec('torch') else None
   machine = {**environment(), 'torch': torch, 'date': time.strftime('%Y-%m-%d')}
@@ -52,7 +52,7 @@ def read(path: Path) -> Record:
 
 
 def caption(record: Record) -> str:
-  """What stands under every table: how, where and when."""
+  """Returns the line under every table: how, where and when it was measured."""
   machine = record['environment']
   torch = f', PyTorch {machine["torch"]} (eager)' if machine['torch'] else ''
   where = f'{machine["device"]}, {machine["cores"]} cores, JAX {machine["jax"]}{torch}, {machine["date"]}'
@@ -66,12 +66,12 @@ def ratio_fields(ratio: Ratio) -> dict[str, float]:
 
 
 def ratio_text(row: dict[str, Any]) -> str:
-  """The ratio of a row with its spread."""
+  """Formats the ratio of a row with its spread."""
   return f'{row["ratio"]:.2f} ({row["ratio_low"]:.2f} … {row["ratio_high"]:.2f})'
 
 
 def milliseconds(seconds: float) -> str:
-  """Three digits that count."""
+  """Formats seconds as milliseconds with three significant digits."""
   value = 1e3 * seconds
   return (
     f'{value:.3f}' if value < 1 else f'{value:.2f}' if value < 10 else f'{value:.1f}' if value < 100 else f'{value:.0f}'
@@ -83,5 +83,5 @@ def megabytes(count: float | None) -> str:
 
 
 def benchmark(name: str) -> Any:
-  """Imports a benchmark: ``table(record)`` and what measures."""
+  """Imports the module of a benchmark: ``measure(config)`` and ``table(record)``."""
   return importlib.import_module(f'train.programs.bench.{name}')

@@ -1,4 +1,4 @@
-"""A benchmark from its options to its files."""
+"""Runs a benchmark, from its options to its files."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""A training step over devices, processes and batch sizes, and LMA over its segments."""
+"""Benchmarks a training step over devices, processes and batch sizes, and LMA over its number of segments."""
 
 import os
 import socket
@@ -24,13 +24,13 @@ _ROOT = Path(__file__).parents[3]
 
 
 def measure(config: Scaling) -> Record:
-  """Times the three kinds of growth one after another."""
+  """Times the three scalings one after another: devices, segments and batch sizes."""
   parts = {'devices': on_devices, 'segments': by_segments, 'batches': by_batch}
   return {name: part(config) for name, part in tqdm(parts.items(), desc='scaling')}
 
 
 def on_devices(config: Scaling) -> list[Row]:
-  """One step, its batch shared by virtual devices of one process, or by processes of one device each."""
+  """Times one step, its batch shared by virtual devices of one process or by processes of one device each."""
   ways = [(1, devices) for devices in config.devices] + [(processes, processes) for processes in config.processes]
   with ExitStack() as stack:
     teams = {way: stack.enter_context(_team(config, *way)) for way in dict.fromkeys([(1, 1), *ways])}
@@ -45,7 +45,7 @@ def on_devices(config: Scaling) -> list[Row]:
 
 @contextmanager
 def _team(config: Scaling, processes: int, devices: int) -> Iterator[timing.Contestant]:
-  """Processes that wait for a line and then take a step together."""
+  """Starts processes that take a step together at every call, and kills them in the end."""
   meeting = ['--coordinator-address', f'localhost:{_free_port()}', '--num-processes', str(processes)]
   options = ['--network', config.network, '--batch-size', str(config.batch_size)]
   places = [[*meeting, '--process-id', str(i)] for i in range(processes)] if processes > 1 else [[]]
@@ -68,7 +68,7 @@ def _started(options: Sequence[str], devices: int) -> subprocess.Popen[str]:
 
 
 def _ask(team: Sequence[subprocess.Popen[str]]) -> None:
-  """One step of all of them; what else they print is not looked at."""
+  """Takes one step of all processes; whatever else they print is ignored."""
   for process in team:
     if process.poll() is None and process.stdin is not None:
       process.stdin.write('step\n')
@@ -85,7 +85,7 @@ def _free_port() -> int:
 
 
 def by_segments(config: Scaling) -> list[Row]:
-  """LMA alone against its number of segments, beside ReLU."""
+  """Times LMA alone at each number of segments, beside ReLU."""
   labels, rows = ['relu', *(f'lma-{k}' for k in config.segments)], []
   for size in config.sizes:
     x, g = activation.arrays(size, 'float32')
@@ -99,7 +99,7 @@ def by_segments(config: Scaling) -> list[Row]:
 
 
 def by_batch(config: Scaling) -> list[Row]:
-  """One step against its images, with ReLU and with LMA-8."""
+  """Times one step at each batch size, with ReLU and with LMA-8."""
   case, rows = step.Case(config.network, distilled=False, students=1), []
   for size in config.batch_sizes:
     calls = {label: step.contestant(case, label, size) for label in ('relu', 'lma-8')}

@@ -1,4 +1,4 @@
-"""Block-wise training: the gradient of all stages in one program, against one program for each."""
+"""Benchmarks block-wise training: the gradient of all stages in one program, against one program for each."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -39,7 +39,7 @@ def measure(config: Stages) -> Record:
 
 
 def contestants(name: str, batch_size: int) -> dict[str, timing.Contestant]:
-  """The errors of all stages with their gradient, and of each; the teacher's taps are given."""
+  """Compiles the errors and gradient of all stages together, and of each; the teacher's taps are given."""
   student, teacher = (build(linen.ReLU) for build in _PAIRS[name])
   batch = networks.batch(batch_size)
   frozen = jax.jit(teach(teacher))(networks.variables(teacher, batch.inputs), batch)

@@ -1,4 +1,4 @@
-"""One training step of the paper's networks, beside the same recipe in PyTorch."""
+"""Benchmarks one training step of the paper's networks, beside the same recipe in PyTorch."""
 
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ _PLAN = Plan(learning_rate=0.01, optimizer=sgd(_WEIGHT_DECAY), schedule=schedule
 
 
 class Case(NamedTuple):
-  """What is trained: so many students of a network, on hard labels or under the paper's teacher."""
+  """A case to time: a number of students of a network, on hard labels or under the paper's teacher."""
 
   network: str
   distilled: bool
@@ -59,7 +59,7 @@ def measure(config: Step) -> Record:
 
 
 def cases(config: Step) -> list[Case]:
-  """Every network on hard labels; the paper's students under their teacher, alone and as cohorts."""
+  """Lists every network on hard labels, and the paper's students under their teacher, alone and as cohorts."""
   students = [name for name in config.networks if name.startswith('student-')]
   alone = [
     Case(name, distilled, 1) for distilled, names in ((False, config.networks), (True, students)) for name in names
@@ -72,7 +72,7 @@ def _classes(case: Case) -> int:
 
 
 def contestant(case: Case, label: str, batch_size: int) -> timing.Contestant:
-  """The step as ``loop.fit`` compiles it."""
+  """Compiles the step of a case, as ``walk.stepped`` does."""
   model, batch = networks.network(case.network, label), networks.batch(batch_size, _classes(case))
   teacher = models.cifar10_teacher(linen.ReLU)
   objective = distill(model, mixed(**_SOFT)) if case.distilled else supervised(model)
@@ -98,7 +98,7 @@ def _start(group: Group, batch: Batch) -> Progress:
 
 
 def _theirs(torch: Any, case: Case, label: str, batch_size: int) -> dict[str, timing.Contestant]:
-  """The same recipe in PyTorch, in each memory layout."""
+  """Returns the same recipe in PyTorch, in each memory layout."""
   batch = networks.batch(batch_size, _classes(case))
   students = [networks.peer(torch, networks.network(case.network, label), label) for _ in range(case.students)]
   teacher = networks.peer(torch, models.cifar10_teacher(linen.ReLU), 'relu') if case.distilled else None

@@ -1,4 +1,4 @@
-"""The Transformer of the translations in PyTorch, written by us from the equations; imported only where that is."""
+"""The translation Transformer in PyTorch, written from the equations; imported only where PyTorch is installed."""
 
 import math
 from collections.abc import Callable
@@ -14,7 +14,7 @@ _EPSILON = 1e-6  # Flax's, of the norms
 
 
 class Recipe(NamedTuple):
-  """How it is trained: with Adam at the inverse square root of the step, after a warm-up."""
+  """Options of training: Adam, after a warm-up with a learning rate of the inverse square root of the step."""
 
   learning_rate: float
   warmup: int
@@ -23,7 +23,7 @@ class Recipe(NamedTuple):
 
 
 class Attention(nn.Module):
-  """Heads of scaled dot products, without biases."""
+  """Multi-head scaled dot-product attention, without biases."""
 
   def __init__(self, features: int, heads: int):
     super().__init__()
@@ -40,7 +40,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-  """Two dense layers about the activation."""
+  """Two dense layers with the activation between them."""
 
   def __init__(self, features: int, units: int, label: str):
     super().__init__()
@@ -51,7 +51,7 @@ class FeedForward(nn.Module):
 
 
 class Residual(nn.Module):
-  """``x + f(norm(x))``."""
+  """Pre-norm residual connection, ``x + dropout(f(norm(x)))``."""
 
   def __init__(self, features: int, dropout: float):
     super().__init__()
@@ -62,7 +62,7 @@ class Residual(nn.Module):
 
 
 class Encoder(nn.Module):
-  """Attention within the source, and a feed-forward."""
+  """Encoder layer: self-attention in the source, and a feed-forward."""
 
   def __init__(self, model: Transformer, label: str, *, last: bool):
     super().__init__()
@@ -76,7 +76,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-  """Attention to the target so far and to the source, and a feed-forward."""
+  """Decoder layer: attention to the target so far and to the source, and a feed-forward."""
 
   def __init__(self, model: Transformer, label: str):
     super().__init__()
@@ -91,7 +91,7 @@ class Decoder(nn.Module):
 
 
 class Network(nn.Module):
-  """Encoder and decoder layers with the norms before what they serve, and one table."""
+  """Pre-norm encoder and decoder layers, with one embedding table for source, target and logits."""
 
   def __init__(self, model: Transformer, label: str):
     super().__init__()
@@ -119,14 +119,14 @@ class Network(nn.Module):
 
 
 def sinusoids(length: int, features: int) -> Any:
-  """Vaswani's positions, [length, features]: sines, then cosines."""
+  """Returns Vaswani's position encodings, [length, features]: sines, then cosines."""
   places, waves = torch.arange(length)[:, None], torch.arange(0, features, 2) / features
   angles = places / 10_000**waves
   return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 def network(model: Transformer, label: str) -> Any:
-  """The same architecture as one of lmajax, which has to be pre-norm, tied and projected."""
+  """Builds the architecture of a Transformer of lmajax, which has to be pre-norm, tied and projected."""
   assert model.pre_norm and model.tied and model.projected, 'PyTorch has the layout of the translations alone'
   return Network(model, label)
 
@@ -134,7 +134,10 @@ def network(model: Transformer, label: str) -> Any:
 def training(
   network: Any, inputs: tuple[np.ndarray, np.ndarray], labels: np.ndarray, recipe: Recipe
 ) -> Callable[[], Any]:
-  """One step on one batch, which has no padding where there is an LMA, since that one measures all; gives the loss."""
+  """Returns a call that trains one step on one batch and returns the loss.
+
+  With LMA the batch must have no padding, since LMA measures all tokens.
+  """
   parameters = list(network.train().parameters())
   adam = torch.optim.Adam(parameters, recipe.learning_rate, betas=(0.9, 0.98), eps=1e-9, fused=True)
   factor = torch.optim.lr_scheduler.LambdaLR(

@@ -1,4 +1,4 @@
-"""Training a Transformer that translates, beside the same in PyTorch; decoding with its cache, beside without one."""
+"""Benchmarks a Transformer that translates: training beside PyTorch's, and decoding with and without a cache."""
 
 from collections.abc import Callable
 from typing import Any
@@ -33,7 +33,7 @@ def measure(config: Translation) -> Record:
 
 
 def network(config: Translation, name: str, label: str) -> Transformer:
-  """The teacher or a student as ``distill-text`` makes them for Multi30k."""
+  """Builds the teacher or a student as ``distill-text`` makes them for Multi30k."""
   width = _WIDTHS[name]
   how = {'heads': _RECIPE.heads, 'dropout': _RECIPE.dropout, 'pre_norm': True, 'tied': True}
   size = {'layers': (config.layers, config.layers), 'features': width, 'units': 4 * width}
@@ -41,7 +41,7 @@ def network(config: Translation, name: str, label: str) -> Transformer:
 
 
 def batch(rows: int, length: int, vocabulary: int) -> Batch:
-  """Pairs of sentences at random, both of that length, without padding."""
+  """Draws random pairs of sentences, both of that length, without padding."""
   shape = 2, rows, length
   source, labels = np.random.default_rng(0).integers(UNKNOWN + 1, vocabulary, shape, np.int32)
   target = np.concatenate([np.full((rows, 1), START, np.int32), labels[:, :-1]], axis=1)
@@ -49,7 +49,7 @@ def batch(rows: int, length: int, vocabulary: int) -> Batch:
 
 
 def by_network(config: Translation) -> list[Row]:
-  """One training step of each; activations and libraries take turns."""
+  """Times one training step of each network; activations and libraries take turns."""
   torch, rows = peers.pytorch(), []
   pairs = batch(config.batch_size, config.length, config.vocabulary)
   for name in tqdm(config.networks, desc='training'):
@@ -73,7 +73,7 @@ def parameters(model: Transformer, pairs: Batch) -> int:
 
 
 def contestant(model: Transformer, pairs: Batch) -> Callable[[], Progress]:
-  """The step as ``loop.fit`` compiles it for a network on the sentences as they are."""
+  """Compiles the step of a network trained on the reference sentences, as ``walk.stepped`` does."""
   group, plan = build_text.group(_RECIPE, None, model), build_text.plan(_RECIPE, epochs=1)
   step = compiled(cohort_step(Cohort({'one': group}, plan)))
   state = jax.tree.map(lambda leaf: leaf[None], networks.state(model, optimizer_of(group, plan), pairs.inputs))
@@ -89,7 +89,7 @@ def contestant(model: Transformer, pairs: Batch) -> Callable[[], Progress]:
 
 
 def _theirs(model: Transformer, label: str, pairs: Batch) -> timing.Contestant:
-  """The same recipe in PyTorch, on a network of as many parameters."""
+  """Returns the same recipe in PyTorch, and asserts that the network has as many parameters."""
   from train.programs.bench import pytorch, transformer
 
   theirs, ours = transformer.network(model, label), parameters(model, pairs)
@@ -100,7 +100,7 @@ def _theirs(model: Transformer, label: str, pairs: Batch) -> timing.Contestant:
 
 
 def by_length(config: Translation) -> list[Row]:
-  """Greedy decoding of one batch with ReLU; lengths and both ways take turns."""
+  """Times greedy decoding of one batch with ReLU, cached and uncached; lengths and both ways take turns."""
   model, rows = network(config, config.decoder, 'relu'), []
   inputs = batch(config.decoder_batch_size, config.source_length, config.vocabulary).inputs
   variables, source = networks.variables(model, inputs), inputs[0]
@@ -130,7 +130,7 @@ def _decoding(write: Write, variables: Any, source: Array) -> Callable[[], Array
 
 
 def cached(model: Transformer, length: int) -> Write:
-  """As the programs decode, but that no sentence ends before its length."""
+  """Returns greedy decoding with a cache, as in the programs, but no sentence ends before its length."""
 
   def write(variables: Any, source: Array) -> Array:
     memory, cache = model.apply(variables, source, length=length, method='start')
@@ -145,7 +145,10 @@ def cached(model: Transformer, length: int) -> Write:
 
 
 def uncached(model: Transformer, length: int) -> Write:
-  """The source is read once; each step reads all of the target, padded to the length, since a program has one shape."""
+  """Returns greedy decoding without a cache.
+
+  The source is read once; each step reads all of the target, padded to the length, since a program has one shape.
+  """
   encoders, marks = model.layers[0], jnp.array([PADDING, START, END])
 
   def read(model: Transformer, source: Array) -> Sentences:
@@ -182,7 +185,7 @@ _DECODING = ('tokens a sentence', 'cached, ms', 'tokens/s', 'uncached, ms', 'unc
 
 
 def table(record: Record) -> str:
-  """Both parts as Markdown."""
+  """Returns both tables as Markdown."""
   config = record['config']
   rows = {(row['network'], row['activation'], row['library']): row for row in record['training']}
   keys = dict.fromkeys(key[:2] for key in rows)

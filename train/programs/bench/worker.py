@@ -36,7 +36,7 @@ class Worker:
 
 
 def stepping(options: Worker) -> timing.Contestant:
-  """A call takes one step, its batch spread over all devices."""
+  """Returns a call that takes one step, its batch spread over all devices."""
   spread = build.sharding()
   model, tx = networks.network(options.network, 'lma-8'), adjustable(sgd(0.0))
   whole = networks.batch(options.batch_size)
@@ -53,7 +53,7 @@ def stepping(options: Worker) -> timing.Contestant:
 
 
 def main(arguments: list[str]) -> None:
-  """Answers each line once its step is done."""
+  """Takes one step for each line of standard input, and answers when it is done."""
   options = tyro.cli(Worker, args=arguments)
   distributed.join(options.coordinator_address, options.num_processes, options.process_id)
   call = stepping(options)

@@ -1,1 +1,1 @@
-"""One chain: slim, distil, quantize and pack."""
+"""Makes a network small in one chain: slim, distil, quantize and pack."""

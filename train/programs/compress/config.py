@@ -1,4 +1,4 @@
-"""What a person may ask of the whole chain: a network made thin, distilled, quantized and packed."""
+"""Options of compress, the chain that slims, distils, quantizes and packs a network."""
 
 import dataclasses
 import math
@@ -51,13 +51,13 @@ _CIFAR: dict[str, Any] = {**CIFAR, 'finetune_epochs': 10, 'finetune_learning_rat
 
 
 def defaults(data: DataName) -> Compress:
-  """What stands where a person gives nothing."""
+  """Returns the default options for a data set."""
   by_size: dict[str, dict[str, Any]] = {'toy': {}, 'gray': _MNIST, 'color': _CIFAR}
   return Compress(data=data, **by_size[SPECS[data].size])
 
 
 def check(config: Compress) -> None:
-  """Refuses what cannot be run, naming the option."""
+  """Raises UserError for what cannot be run, naming the option."""
   check_slimmed(config)
   require(config.teacher_epochs is None, 'teacher_epochs', config.teacher_epochs, 'the original has --epochs here')
   check_rate(config.rate)

@@ -1,4 +1,4 @@
-"""The picture of the chain: accuracy against bytes and against time, stage after stage."""
+"""Plot of compress: accuracy against bytes and against time, stage by stage."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ _MARKERS = {'original': 'o', 'slimmed': 's', 'lit': 'D', 'distilled': '^', 'quan
 
 
 def accuracy(path: Path, rows: Sequence[Row]) -> None:
-  """Draws a panel for each cost; lines lead from a stage to what goes on from it."""
+  """Draws accuracy against file size and time, a panel each; lines lead from a stage to those that continue it."""
   figure = Figure(figsize=(9, 3.6), layout='constrained')
   left, right = figure.subplots(1, 2, sharey=True)
   _panel(left, rows, {row.name: row.bytes / 1000 for row in rows}, 'thousand bytes of the file')

@@ -1,4 +1,4 @@
-"""The whole chain: a network made thin by PCA, distilled with another activation, quantized, and packed into a file."""
+"""Runs compress: slims a network by PCA, distils it with another activation, quantizes it, and packs it into a file."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -37,7 +37,7 @@ LEFT = 'results.json, results.md, accuracy.png, models'
 
 
 class Stage(NamedTuple):
-  """One row of the table: what a stage of the chain makes, over all seeds."""
+  """One row of the table: a stage of the chain, over all seeds."""
 
   stage: str
   activation: str = 'relu'
@@ -51,7 +51,7 @@ class Stage(NamedTuple):
 
 
 class Experiment(NamedTuple):
-  """A configuration made real: the data, and the original that is to become small."""
+  """Data, original and students' activations, built from a configuration."""
 
   config: Compress
   dataset: Dataset
@@ -63,7 +63,7 @@ class Experiment(NamedTuple):
   given: list[Given]  # the original, a seed each, where it is not trained
 
   def whole(self, stage: Stage) -> Any:
-    """The original's network with the activation of a stage."""
+    """Builds the network with the original's widths and the activation of a stage."""
     return network(self.config, self.dataset, self.data, stage)
 
 
@@ -95,18 +95,18 @@ def network(config: Compress, dataset: Dataset, data: Data, stage: Stage) -> Any
 
 
 def stages(plan: Experiment) -> list[Stage]:
-  """All rows, in their order."""
+  """Returns all stages, in the order of the rows."""
   chains = [Stage(stage, *kind) for kind in plan.kinds for stage in (DISTILLED, QUANTIZED, PACKED)]
   return [Stage(ORIGINAL), *alone(plan), *chains]
 
 
 def alone(plan: Experiment) -> list[Stage]:
-  """The stages between the original and the chain of each activation."""
+  """Returns the stages between the original and the chain of each activation."""
   return [Stage(SLIMMED), *([Stage(LIT)] if plan.config.lit else [])]
 
 
 def run(plan: Experiment, to: Run) -> list[Row]:
-  """Goes through the chain, packs what every stage made, reads the files back, and the test set once."""
+  """Trains all stages of the chain, packs them, and scores the files on the test set, which is read once."""
   config = plan.config
   own = 0 if plan.given else config.epochs * plan.teacher_data.batches.steps_per_epoch
   to.bar.total = own + (2 + len(alone(plan))) * config.finetune_epochs * plan.data.batches.steps_per_epoch
@@ -136,7 +136,7 @@ def run(plan: Experiment, to: Run) -> list[Row]:
 
 
 def again(plan: Experiment, folder: Path) -> list[Row]:
-  """The rows of a finished run, with the accuracies of its files as they lie there now."""
+  """Returns the rows of a finished run, with the accuracies of its model files as they are now."""
   rows, known = read_rows(folder, 'compress', Row), {stage.name: stage for stage in stages(plan)}
   scoring = Scoring(plan.data, plan.test, folder)
 
@@ -150,7 +150,7 @@ def again(plan: Experiment, folder: Path) -> list[Row]:
 
 
 def thin_widths(plan: Experiment, whole: Any, folder: Path) -> Widths:
-  """PCA's, of the originals of all seeds; noted in the folder, so that a resume on another machine has the same."""
+  """Finds the widths by PCA of all originals, saved in the folder so that a resume on another machine has the same."""
   host, slimming = jax.device_get(whole), plan.slimming
 
   def solved() -> Widths:
@@ -161,7 +161,7 @@ def thin_widths(plan: Experiment, whole: Any, folder: Path) -> Widths:
 
 
 def group(plan: Experiment, stage: Stage, widths: Widths) -> Group:
-  """What a stage trains, and by which objective: labels, and from the distilled on the original of the first seed."""
+  """Returns a stage's training group: on labels, and after slimming also under the original of the first seed."""
   config, model = plan.config, plan.whole(stage).thinned(widths)
   soft = mixed(temperature=config.temperature, soft_weight=config.soft_weight)
   plain = Group(model, supervised(model), config.all_seeds, build.over(model), reparam(config, stage))
@@ -177,14 +177,14 @@ def group(plan: Experiment, stage: Stage, widths: Widths) -> Group:
 
 
 def reparam(config: Compress, stage: Stage) -> Reparam:
-  """What a stage's weights are made from."""
+  """Returns the reparametrization of a stage's weights: quantization for quantized and packed, else the identity."""
   if stage.stage in (QUANTIZED, PACKED):
     return compress.masked(compress.uniform(config.bits, bucket_size=config.bucket_size))
   return compress.identity()
 
 
 def start(plan: Experiment, own: Group, stage: Stage, widths: Widths, made: dict[Stage, Trained]) -> Start:
-  """What a stage goes on with: what the one before it ended with, seed by seed."""
+  """Returns what a stage starts from: the end of the stage before it, seed by seed."""
   whole = made[Stage(ORIGINAL)].variables()
   if stage.stage == SLIMMED:
     return going_on(sliced(plan.slimming, widths, CRITERIA[plan.config.criterion], own.over)(whole))
@@ -202,7 +202,7 @@ def start(plan: Experiment, own: Group, stage: Stage, widths: Widths, made: dict
 
 
 def with_layers(variables: Any, new: Any) -> Any:
-  """The weights and norms of a trained network in one with other activations, which start as they do."""
+  """Copies weights and norms of a trained network into one with other activations, which keep their initial values."""
   known = tree.by_path(variables)
 
   def one(path: str, leaf: Any) -> Any:
@@ -214,7 +214,7 @@ def with_layers(variables: Any, new: Any) -> Any:
 def fitted(
   plan: Experiment, to: Run, phase: str, groups: dict[Stage, Group], starts: dict[Stage, Start], teacher: Any
 ) -> dict[Stage, Trained]:
-  """A fit of the chain."""
+  """Trains the stages of one phase of the chain together."""
   config = plan.config
   slow = replace(config, learning_rate=config.finetune_learning_rate)
   how = build.teacher_plan(config) if phase == ORIGINAL else build.plan(slow, config.finetune_epochs)
@@ -233,7 +233,7 @@ def about(plan: Experiment, stage: Stage, widths: Sequence[int]) -> dict[str, An
 
 
 def row(plan: Experiment, scoring: Scoring, stage: Stage, trained: Trained, widths: Widths) -> Row:
-  """Of the files of a stage; the quantized ones are packed once more, with an entropy code where that is shorter."""
+  """Returns the row of a stage; packed repacks the quantized weights, with an entropy code where that is shorter."""
   widths = plan.slimming.full if stage.stage == ORIGINAL else widths
   scored = scoring.scored(stage.name, trained, about(plan, stage, widths), entropy=stage.stage == PACKED)
   milliseconds = scoring.milliseconds(stage.name.replace(PACKED, QUANTIZED), trained)

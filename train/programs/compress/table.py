@@ -1,4 +1,4 @@
-"""The table of the chain: what each stage makes of the one before, in bytes, time and accuracy."""
+"""Results table of compress: bytes, time and accuracy of each stage, beside the original and the stage before."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,7 +12,7 @@ _ORDER = (ORIGINAL, SLIMMED, LIT, DISTILLED, QUANTIZED, PACKED)
 
 
 class Row(NamedTuple):
-  """What a stage makes, and what its file is worth per seed."""
+  """One row of the table: a stage, its size and time, and its files' accuracy per seed."""
 
   name: str
   stage: str
@@ -32,7 +32,7 @@ class Row(NamedTuple):
 
 
 def before(row: Row, rows: Sequence[Row]) -> Row | None:
-  """The stage that a stage goes on from."""
+  """Returns the row of the stage that a stage continues; None for the first."""
   earlier = [other for other in rows if _ORDER.index(other.stage) < _ORDER.index(row.stage)]
   if not earlier:
     return None

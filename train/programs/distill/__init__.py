@@ -1,1 +1,1 @@
-"""Students of any activation under one teacher."""
+"""Trains students of any activation under one teacher."""

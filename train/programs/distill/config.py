@@ -21,7 +21,7 @@ class Distill(Named):
 
 
 def defaults(data: DataName) -> Distill:
-  """What stands where a person gives nothing."""
+  """Default options for a data set."""
   return Distill(data=data, **SPECS[data].published)
 
 

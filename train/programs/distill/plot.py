@@ -1,4 +1,4 @@
-"""Pictures that compare students: against their width, against their segments."""
+"""Draws pictures that compare students, against width and against segments."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from train.results.plots import save
 
 
 def against(path: Path, rows: Sequence[Row], column: str) -> None:
-  """Draws each activation minus ReLU, with its interval, against a column: width or segments."""
+  """Draws each activation's accuracy minus ReLU's, with its interval, against a column: width or segments."""
   figure = Figure(figsize=(8, 3.4), layout='constrained')
   axes = figure.subplots(1, 2, sharey=True)
   for axis, hard_label in zip(axes, (False, True), strict=True):
@@ -43,7 +43,7 @@ def _line_name(row: Row, column: str) -> str:
 
 
 def comparisons(folder: Path, rows: Sequence[Row]) -> list[Path]:
-  """Draws what the rows allow: against width, against segments."""
+  """Draws the pictures against width and segments, each where the rows have several values; returns their paths."""
   drawn = []
   for column in ('width', 'segments'):
     if len({getattr(row, column) for row in rows if row.name != TEACHER} - {None}) > 1:

@@ -1,4 +1,4 @@
-"""The paper's experiment: one teacher, then students of equal size under it, per activation, width and seed."""
+"""Runs the paper's experiment: one teacher, then students of equal size under it, per activation, width and seed."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +32,7 @@ LEFT = 'results.json, results.md, curves.png'
 
 
 class Experiment(NamedTuple):
-  """A configuration made real: the data, the teacher, and a group of students for every other row of the table."""
+  """Data, teacher and one group of students per other row of the table, built from a configuration."""
 
   config: Distill
   dataset: Dataset
@@ -85,7 +85,7 @@ def run(plan: Experiment, to: Run) -> list[Row]:
 
 
 def taught(plan: Experiment, to: Run) -> dict[str, Any]:
-  """The teacher's variables: those that are given, or trained ones, which are kept as a model file."""
+  """Returns the teacher's variables: given ones, or trained ones, which it keeps as a model file."""
   if plan.given:
     return {TEACHER: given.variables(plan.given)}
   trained = weights(plan.teacher)(fit(to, TEACHER, plan.teacher, plan.teacher_data))
@@ -94,7 +94,7 @@ def taught(plan: Experiment, to: Run) -> dict[str, Any]:
 
 
 def under(plan: Experiment, to: Run, teacher: Any) -> tuple[Cohort, Data, Any]:
-  """The students, what they read, and what they share: the teacher, or nothing where what it says is kept."""
+  """Returns the students, their data, and what they share: the teacher, or None where its logits are cached."""
   config, dataset, data = plan.config, plan.dataset, plan.data
   if config.cached_logits is None:
     return plan.students, data, teacher
@@ -106,7 +106,7 @@ def under(plan: Experiment, to: Run, teacher: Any) -> tuple[Cohort, Data, Any]:
 
 
 def restored(plan: Experiment, folder: Path) -> dict[str, Any]:
-  """The variables of the teacher and of all students of a finished run, from its checkpoints."""
+  """Reads the variables of the teacher and of all students of a finished run from its checkpoints."""
   phases = {TEACHER: (plan.teacher, plan.teacher_data), STUDENTS: (plan.students, plan.data)}
   found = {TEACHER: given.variables(plan.given)} if plan.given else {}
   for phase, (cohort, data) in phases.items():
@@ -116,12 +116,12 @@ def restored(plan: Experiment, folder: Path) -> dict[str, Any]:
 
 
 def again(plan: Experiment, folder: Path) -> list[Row]:
-  """The rows of a finished run, from its checkpoints."""
+  """Computes the rows of a finished run from its checkpoints."""
   return evaluated(plan, restored(plan, folder))
 
 
 def evaluated(plan: Experiment, trained: dict[str, Any]) -> list[Row]:
-  """The rows of the table: this, and nothing before it, reads the test set."""
+  """Computes the rows of the table; nothing before this reads the test set."""
   right = scores({**plan.teacher.groups, **plan.students.groups})(trained, plan.test)
 
   def row(name: str, activation: str, width: int, segments: int | None, hard_label: bool) -> Row:

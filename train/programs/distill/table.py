@@ -1,4 +1,4 @@
-"""The table of distilled students."""
+"""Makes the table of distilled students."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from train.results.statistics import Difference, interval, markdown, mean, paire
 
 
 class Row(NamedTuple):
-  """One kind of network: its test accuracy per seed, and what it weighs."""
+  """One kind of network: its test accuracy per seed, its parameters and its bytes."""
 
   name: str
   activation: str
@@ -28,7 +28,7 @@ class Row(NamedTuple):
 
 
 def counterpart(row: Row, rows: Sequence[Row], **changes: object) -> Row | None:
-  """The row that is like this one but for some columns."""
+  """Finds the student row that differs from this one only by ``changes``."""
   wanted = {'activation': row.activation, 'segments': row.segments, 'width': row.width, 'hard_label': row.hard_label}
   wanted.update(changes)
   students = [other for other in rows if other.name != TEACHER]
@@ -36,13 +36,13 @@ def counterpart(row: Row, rows: Sequence[Row], **changes: object) -> Row | None:
 
 
 def minus_relu(row: Row, rows: Sequence[Row]) -> Difference | None:
-  """The paired difference from the ReLU student of the same size and labels, where there is one."""
+  """Returns the paired difference from the ReLU student of the same size and labels, where there is one."""
   base = counterpart(row, rows, activation='relu', segments=None)
   return None if base is None or row.activation == 'relu' else paired(row.accuracy, base.accuracy)
 
 
 def gap_closed(row: Row, rows: Sequence[Row]) -> float | None:
-  """(student − hard) / (teacher − hard), of means; hard is the hard-label student of the same activation."""
+  """Returns (student − hard) / (teacher − hard), of means; hard is the hard-label student of the same activation."""
   teacher = next((other for other in rows if other.name == TEACHER), None)
   hard = counterpart(row, rows, hard_label=True)
   if row.hard_label or teacher is None or hard is None:
@@ -55,7 +55,7 @@ _HEAD = ('student', 'width', 'labels', 'accuracy %', '− ReLU', '95 % interval'
 
 
 def text(rows: Sequence[Row]) -> str:
-  """The rows as Markdown."""
+  """Formats the rows as Markdown."""
   return markdown(_HEAD, [_cells(row, rows) for row in rows])
 
 

@@ -1,1 +1,1 @@
-"""Small Transformers under a large one."""
+"""Distils a large translation Transformer into small ones, and translates with them."""

@@ -1,4 +1,4 @@
-"""From a configuration to what translates: vocabularies, sentences as numbers, networks."""
+"""Builds what a configuration of distill-text asks for: vocabularies, token sequences, networks and training groups."""
 
 import hashlib
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ _FILES = ('vocabulary.source', 'vocabulary.target')
 
 
 def arms(config: DistillText) -> Iterator[Arm]:
-  """Every kind of student that a configuration asks for."""
+  """Yields every kind of student that a configuration asks for."""
   for width in config.width:
     for activation, segments in chosen(config):
       for method in config.methods:
@@ -49,7 +49,7 @@ def arms(config: DistillText) -> Iterator[Arm]:
 
 
 def read(config: DistillText, corpus: Corpus) -> Text:
-  """Makes the vocabularies of the training sentences, or takes those of the run that is gone on with."""
+  """Reads a corpus as tokens, with vocabularies built from its training sentences or loaded from the resumed run."""
   known, most = vocabularies(config, corpus.train), config.max_length
   train = within(corpus.train, known, most)
   validation, test = (encoded(part, known, most) for part in (corpus.validation, corpus.test))
@@ -61,7 +61,7 @@ def read(config: DistillText, corpus: Corpus) -> Text:
 
 
 def vocabularies(config: DistillText, train: Pairs) -> Vocabularies:
-  """One vocabulary of both languages, twice, or one of the words of each."""
+  """Builds one vocabulary for both languages, or one of words for each; a resumed run's are loaded."""
   if config.workdir is not None and all((config.workdir / name).is_file() for name in _FILES):
     return load_vocabularies(config.workdir)
   if config.vocabulary == 'words':
@@ -71,7 +71,7 @@ def vocabularies(config: DistillText, train: Pairs) -> Vocabularies:
 
 
 def load_vocabularies(folder: Path) -> Vocabularies:
-  """Those of a run."""
+  """Loads the vocabularies of a run."""
   try:
     contents = [(folder / name).read_bytes() for name in _FILES]
   except OSError as error:
@@ -89,7 +89,7 @@ def _loaded(path: Path, content: bytes) -> Any:
 
 
 def save_vocabularies(known: Vocabularies, folder: Path) -> None:
-  """Writes them into the folder of a run, where they stay the same whatever sentencepiece becomes."""
+  """Writes the vocabularies into a run's folder, so that they stay the same whatever sentencepiece changes."""
   for name, vocabulary in zip(_FILES, known, strict=True):
     write_atomically(folder / name, dumped(vocabulary))
 
@@ -99,7 +99,7 @@ def digest(known: Vocabularies) -> str:
 
 
 def description(config: DistillText, text: Text, arm: Arm | None) -> dict[str, Any]:
-  """That of the student of an arm, or without one of the teacher."""
+  """Describes the student of an arm, or the teacher for None, as its model file does."""
   width = config.teacher_width if arm is None else arm.width
   layers, units = (config.teacher_layers, config.teacher_units) if arm is None else (config.layers, config.units)
   known: shipped_text.Description = {
@@ -123,12 +123,12 @@ def description(config: DistillText, text: Text, arm: Arm | None) -> dict[str, A
 
 
 def network(config: DistillText, text: Text, arm: Arm | None) -> Transformer:
-  """The student of an arm, or the teacher."""
+  """Builds the student of an arm, or the teacher for None."""
   return shipped_text.model(description(config, text, arm), dropout=config.dropout)
 
 
 def group(config: DistillText, arm: Arm | None, network: Transformer) -> Group:
-  """The students of an arm, or the teacher."""
+  """Returns the training group of the students of an arm, or of the teacher for None."""
   soft = word_level(temperature=config.temperature, soft_weight=config.soft_weight)
   loss = soft if arm is not None and arm.method == 'kd' else of_labels(config.label_smoothing)
   seeds = (0,) if arm is None else config.all_seeds
@@ -136,25 +136,25 @@ def group(config: DistillText, arm: Arm | None, network: Transformer) -> Group:
 
 
 def over() -> Any:
-  """How seeds run: on the CPU one after another, where a batch of matrix products is slower than they are."""
+  """Returns how to map over seeds: one after another on the CPU, where batched matrix products are slower."""
   return unrolled if jax.default_backend() == 'cpu' else vmapped
 
 
 def reparam(config: DistillText, arm: Arm | None) -> Reparam:
-  """What the weights of a student are made from."""
+  """Returns the reparametrization of an arm's weights: quantization if it has bits, else the identity."""
   if arm is None or arm.bits is None:
     return compress.identity()
   return compress.masked(compress.uniform(arm.bits, bucket_size=config.bucket_size))
 
 
 def plan(config: DistillText, epochs: int) -> Plan:
-  """The optimizer's part of a configuration."""
+  """Returns the learning rate, optimizer, schedule and checkpoint interval of a configuration."""
   optimizer = noam(config.warmup, clip=config.clip, weight_decay=config.weight_decay)
   return Plan(config.learning_rate, optimizer, schedule(config.schedule, epochs), config.save_every)
 
 
 def data(config: DistillText, text: Text, train: Tokens) -> Data:
-  """What a phase reads."""
+  """Returns the training and validation batches of a phase."""
   spread = build.sharding()
   how = {'batch_tokens': config.batch_size, 'lengths': text.lengths, 'sharding': spread}
   validation = list(evaluation_batches(text.validation, **how))

@@ -1,4 +1,4 @@
-"""What a person may ask of students that translate."""
+"""Options of distill-text and translate."""
 
 import dataclasses
 import math
@@ -108,12 +108,12 @@ _SENTENCES: dict[str, Any] = {
 
 
 def defaults(data: str) -> DistillText:
-  """What stands where a person gives nothing."""
+  """Returns the default options for a data set."""
   return DistillText(data=data, **({} if data == 'numbers' else _SENTENCES))
 
 
 def check(config: DistillText) -> None:
-  """Refuses what cannot be run, naming the option."""
+  """Raises UserError for what cannot be run, naming the option."""
   check_training(config)
   check_soft_targets([config.temperature], [config.soft_weight])
   numbers = vars(config)
@@ -139,11 +139,6 @@ def check(config: DistillText) -> None:
   require(0 <= config.length_penalty < math.inf, 'length_penalty', config.length_penalty, 'give 0 or more')
   require(config.source != config.target, 'target', config.target, 'give another language than --source')
   require(config.untied or config.vocabulary != 'words', 'vocabulary', 'words', 'it goes with --untied')
-
-
-def name_of(data: str) -> str:
-  """The data set in the name of a folder."""
-  return Path(data).name
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a Transformer learns from, how it is made to speak, and what its sentences are worth."""
+"""Losses, decoding and metrics of the Transformers that translate."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -23,12 +23,12 @@ _MARKS = Marks(PADDING, START, END)
 
 
 def mean_of_tokens(each: Array, batch: Batch) -> Array:
-  """The mean over the tokens that are no padding."""
+  """Averages values per token, 0 at padding, over the tokens that are not padding."""
   return each.sum() / jnp.maximum((batch.labels != PADDING).sum(), 1)
 
 
 def of_labels(smoothing: float) -> EndToEnd:
-  """Cross-entropy with the sentences as they are, a part of each word spread over the whole vocabulary."""
+  """Returns the cross-entropy with the reference sentences, with label smoothing over the whole vocabulary."""
 
   def loss(logits: Array, taught: Taught | None, batch: Batch) -> Array:
     del taught
@@ -41,7 +41,7 @@ def of_labels(smoothing: float) -> EndToEnd:
 
 
 def word_level(*, temperature: float, soft_weight: float) -> EndToEnd:
-  """The paper's mix of a teacher's words and the sentence's own; unlike the authors', it looks at no padding."""
+  """Returns the paper's mix of the teacher's distributions and the labels; unlike the authors', it ignores padding."""
 
   def loss(logits: Array, taught: Taught, batch: Batch) -> Array:
     how = {'temperature': temperature, 'soft_weight': soft_weight, 'where': batch.labels != PADDING}
@@ -66,7 +66,7 @@ LOG_LIKELIHOOD = Score('log_likelihood', _said)
 
 
 class Search(NamedTuple):
-  """How sentences are found: 1 beam is greedy."""
+  """Options of the search for a translation; 1 beam is greedy."""
 
   beams: int
   length_penalty: float
@@ -78,7 +78,7 @@ Translate = Callable[[Any, Any], Array]
 
 
 def translator(model: Any, search: Search, out: jax.sharding.Sharding | None = None) -> Translate:
-  """Compiles the best sentence that a search finds for each source."""
+  """Compiles a search that returns the best translation found for each source."""
 
   def best(variables: Any, source: Array) -> Array:
     memory, cache = model.apply(variables, source, length=search.length, method='start')
@@ -95,7 +95,7 @@ def translator(model: Any, search: Search, out: jax.sharding.Sharding | None = N
 
 
 class Lines(NamedTuple):
-  """Source sentences as batches are made of them."""
+  """Source sentences, and how they are batched."""
 
   tokens: Ragged
   batch_tokens: int
@@ -104,7 +104,7 @@ class Lines(NamedTuple):
 
 
 def translated(translate: Translate, variables: Any, lines: Lines, vocabulary: Vocabulary) -> list[str]:
-  """What a network says of every line, in their order; of an empty one nothing."""
+  """Translates all lines, in their order; an empty line gives an empty string."""
   sizes, said = np.array([len(line) for line in lines.tokens], int), [''] * len(lines.tokens)
   how = {'batch_tokens': lines.batch_tokens, 'lengths': lines.lengths, 'sharding': lines.sharding}
   for length, rows in in_order(sizes, **how):
@@ -118,7 +118,7 @@ def translated(translate: Translate, variables: Any, lines: Lines, vocabulary: V
 
 
 class Judged(NamedTuple):
-  """What sentences are worth beside those that were meant: BLEU and chrF from 0 to 100, exact matches from 0 to 1."""
+  """Scores of translations against references: BLEU and chrF from 0 to 100, exact matches from 0 to 1."""
 
   bleu: float
   chrf: float
@@ -126,14 +126,14 @@ class Judged(NamedTuple):
 
 
 def judged(said: Sequence[str], meant: Sequence[str]) -> Judged:
-  """By sacrebleu: BLEU on its own tokens (13a), cased."""
+  """Scores translations against references with sacrebleu; BLEU is cased, on sacrebleu's own tokens (13a)."""
   bleu, chrf = (metric.corpus_score(list(said), [list(meant)]).score for metric in _metrics())
   exact = np.mean([ours.split() == theirs.split() for ours, theirs in zip(said, meant, strict=True)])
   return Judged(bleu, chrf, float(exact))
 
 
 def signatures() -> list[str]:
-  """What others must know to compare their figures with ours."""
+  """Returns sacrebleu's signatures, which others need to compare their scores with these."""
   scored = [(metric.corpus_score(['a'], [['a']]).name, metric.get_signature()) for metric in _metrics()]
   return [f'{name}|{signature}' for name, signature in scored]
 
@@ -148,10 +148,10 @@ def _metrics() -> tuple[Any, Any]:
 
 
 def perplexity(log_likelihood: float) -> float:
-  """Of the mean log-likelihood in nats."""
+  """Returns the perplexity of a mean log-likelihood in nats."""
   return float(np.exp(-log_likelihood))
 
 
 def words(lines: Sequence[str]) -> int:
-  """Those between white space, and one end a line."""
+  """Counts the words between white space, and one end mark a line."""
   return sum(len(line.split()) + 1 for line in lines)

@@ -1,4 +1,4 @@
-"""The model files of networks that translate: packed weights, statistics, and what it takes to build them."""
+"""Model files of networks that translate: packed weights, statistics, and a description to build the network from."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
@@ -17,7 +17,7 @@ _PROBE = 2  # tokens, of which a network's shapes are seen
 
 
 class Description(TypedDict):
-  """All that a file must say of its network, but for the vocabulary, which it knows by its digest; of JSON's types."""
+  """Description of a network in its model file, in JSON's types; of the vocabulary it holds the digest alone."""
 
   data: Name
   source: Name
@@ -38,7 +38,7 @@ class Description(TypedDict):
 
 
 def model(description: dict[str, Any], *, dropout: float = 0.0) -> Transformer:
-  """The network that a description describes."""
+  """Builds the network of a description."""
   source, target = description['vocabulary']
   encoders, decoders = description['layers']
   return Transformer(
@@ -54,12 +54,12 @@ def model(description: dict[str, Any], *, dropout: float = 0.0) -> Transformer:
 
 
 def read(path: Path, limits: Limits = LIMITS) -> shipped.Shipped:
-  """Reads a model file of distill-text; what is missing, foreign, damaged or too large is said in one line."""
+  """Reads a model file of distill-text; raises a one-line UserError if it is missing, foreign, damaged or too large."""
   return of_bytes(shipped.read_bytes(path), path, limits)
 
 
 def of_bytes(content: bytes, path: Path, limits: Limits = LIMITS) -> shipped.Shipped:
-  """The content of a model file of distill-text, bounded as one of images is; an error names its path."""
+  """Parses the content of a model file of distill-text, with the limits of image models; errors name the path."""
   found = shipped.opened(content, path, limits)
   about = found.description
   if not shipped.has_names(about, Description):
@@ -71,7 +71,7 @@ def of_bytes(content: bytes, path: Path, limits: Limits = LIMITS) -> shipped.Shi
 
 
 def fitting(found: shipped.Shipped, path: Path) -> shipped.Shipped:
-  """Refuses a file whose description and weights do not make one network, as that of images is refused."""
+  """Raises UserError if the weights do not fit the description, as for image models; returns the file."""
   about = found.description
 
   def answered() -> Any:

@@ -1,4 +1,4 @@
-"""Pictures of networks that translate."""
+"""Plots of distill-text: BLEU and perplexity against file size, and activation curves."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ _MARKERS = {'hard': 'o', 'kd': 's', 'sequence': '^'}
 
 
 def bleu(path: Path, rows: Sequence[Row]) -> None:
-  """Draws BLEU and the perplexity of a word against the size of the file, the seeds as dots about their means."""
+  """Draws BLEU and perplexity per word against file size, with the seeds as small dots around their means."""
   figure = Figure(figsize=(9, 3.8), layout='constrained')
   axes = figure.subplots(1, 2)
   for axis, name in zip(axes, ('bleu', 'perplexity_per_word'), strict=True):

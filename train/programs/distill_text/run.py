@@ -1,4 +1,4 @@
-"""The paper's second experiment: a Transformer that translates, and narrow students of several activations under it."""
+"""Runs distill-text, the paper's second experiment: a translation Transformer distilled into narrow students."""
 
 import hashlib
 import json
@@ -44,7 +44,7 @@ LEFT = 'results.json, results.md, bleu.png, curves.png, translations, models'
 
 
 class Experiment(NamedTuple):
-  """A configuration made real: the sentences, and every network, the teacher's under None."""
+  """Data and training groups built from a configuration; the teacher's group is under None."""
 
   config: DistillText
   text: Text
@@ -62,7 +62,7 @@ class Experiment(NamedTuple):
     return Cohort({TEACHER: self.groups[None]}, build_text.plan(self.config, epochs))
 
   def of(self, *methods: str) -> list[Arm]:
-    """The kinds of students of some methods."""
+    """Returns the kinds of students trained by any of the methods."""
     return [arm for arm in self.groups if arm is not None and arm.method in methods]
 
 
@@ -93,7 +93,7 @@ def experiment(config: DistillText) -> Experiment:
 
 
 def run(plan: Experiment, to: Run) -> list[Row]:
-  """Trains the teacher and all students, packs them, reads the files back, and the test set once."""
+  """Trains the teacher and all students, packs them, and scores the files on the test set, which is read once."""
   if first():
     build_text.save_vocabularies(plan.text.vocabularies, to.folder)
   wait('the vocabularies are written')
@@ -115,19 +115,19 @@ def run(plan: Experiment, to: Run) -> list[Row]:
 
 
 def teacher_end(plan: Experiment, to: Run) -> Start:
-  """What the teacher ended with, here or in the file that is given."""
+  """Returns the trained teacher, trained here or read from the given file."""
   if plan.given:
     return given.end(plan.given)
   return fit(to, TEACHER, plan.teacher, plan.data)[TEACHER].end
 
 
 def name_of(arm: Arm | None) -> str:
-  """That of a row."""
+  """Returns the name of an arm's row; None is the teacher."""
   return TEACHER if arm is None else arm.name
 
 
 def total_steps(plan: Experiment) -> int:
-  """Of all fits; those on the teacher's sentences are about as long as the others."""
+  """Estimates the steps of all fits: those on the teacher's sentences are about as long as the others."""
   config, fits = plan.config, bool(plan.of('hard', 'kd')) + bool(plan.of(SEQUENCE))
   own = 0 if plan.given else config.teacher_epochs or config.epochs
   return (own + config.epochs * fits) * plan.data.batches.steps_per_epoch
@@ -147,7 +147,7 @@ def fitted(plan: Experiment, to: Run, phase: str, arms: list[Arm], data: Data, t
 
 
 def told(plan: Experiment, to: Run, share: Share, data: Data, teacher: Any) -> Data:
-  """The data with what the teacher says of every word."""
+  """Returns the data with the teacher's cached logits for every token."""
   found, config = plan.text, plan.config
   lengths = [np.array([len(line) for line in side]) for side in found.train]
   sentences = digest([*map(np.concatenate, found.train), *lengths])
@@ -156,7 +156,7 @@ def told(plan: Experiment, to: Run, share: Share, data: Data, teacher: Any) -> D
 
 
 def said_by_teacher(plan: Experiment, folder: Path, teacher: Any) -> Tokens:
-  """The training sources with what the teacher makes of them, searched for once and kept with the teacher's digest."""
+  """Returns the training sources with the teacher's translations, made once and kept with the teacher's digest."""
   path, found = folder / 'teacher-sentences.json', plan.text
   made_by = [digests(teacher), plan.search, build_text.digest(found.vocabularies), len(found.train.source)]
   key = hashlib.sha256(json.dumps(made_by).encode()).hexdigest()
@@ -175,7 +175,7 @@ def said_by_teacher(plan: Experiment, folder: Path, teacher: Any) -> Tokens:
 
 
 def again(plan: Experiment, folder: Path) -> list[Row]:
-  """The rows of a finished run, with the figures of its files as they lie there now."""
+  """Returns the rows of a finished run, scored anew from its model files as they are now."""
   rows = {row.name: row for row in read_rows(folder, 'distill-text', Row)}
   files = Files(plan.data, folder, shipped_text.read)
 
@@ -194,7 +194,7 @@ def again(plan: Experiment, folder: Path) -> list[Row]:
 
 
 def evaluated(plan: Experiment, folder: Path, packed: Callable[[Arm | None, dict[str, Any]], Written]) -> list[Row]:
-  """The rows of the table: this, and nothing before it, reads the test set."""
+  """Returns the rows of the table and writes the translations; nothing before this reads the test set."""
   scoring, known = Scoring(plan.text, plan.data, plan.search, plan.config.batch_size), signatures()
 
   def row(arm: Arm | None, group: Group) -> Row:

@@ -1,4 +1,4 @@
-"""What networks that translate are worth: how likely the sentences of the test set are to them, and what they say."""
+"""Scores networks that translate: perplexity of references, and BLEU, chrF and exact matches of the translations."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from train.programs.distill_text.decode import (
 
 
 class Figures(NamedTuple):
-  """Of a kind of network, one per seed."""
+  """Scores of a kind of network, one per seed."""
 
   bleu: list[float]
   chrf: list[float]
@@ -45,7 +45,7 @@ class Scoring:
     self._programs: dict[int, tuple[Callable, Translate]] = {}
 
   def scored(self, group: Group, variables: Any) -> tuple[Figures, list[list[str]]]:
-    """The figures of all seeds, and the sentences that they come from."""
+    """Returns the scores of all seeds, and the translations that they come from."""
     likelihood, translate = self._of(group)
     on_test, on_validation = (likelihood({'': variables}, part)[''] for part in (self._test, self._data.validation))
     said = [self._said(translate, member(variables, i)) for i in range(len(group.seeds))]

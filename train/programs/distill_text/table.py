@@ -1,4 +1,4 @@
-"""The table of students that translate: what their sentences are worth, paired differences, and what they weigh."""
+"""Results table of distill-text: scores of the translations, paired differences, and model sizes."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -27,7 +27,7 @@ class Arm(NamedTuple):
 
 
 class Row(NamedTuple):
-  """One kind of network: its figures on the test set, one per seed, and what it weighs."""
+  """One row of the table: a kind of network, its scores per seed, and its size."""
 
   name: str
   method: str
@@ -54,7 +54,7 @@ class Row(NamedTuple):
 
 
 def base(row: Row, rows: Sequence[Row]) -> Row | None:
-  """The row with ReLU in place of another activation."""
+  """Returns the row that differs only in having ReLU; None if there is none, or for a row with ReLU."""
   wanted = (row.method, row.width, row.bits, 'relu')
   students = (other for other in rows if other.name != TEACHER)
   found = (other for other in students if (other.method, other.width, other.bits, other.activation) == wanted)
@@ -68,7 +68,7 @@ _HEAD = (
 
 
 def text(rows: Sequence[Row]) -> str:
-  """The table as Markdown, how far the students are from their teacher, and how BLEU was computed."""
+  """Returns the table as Markdown, with the students' distance to their teacher and how BLEU was computed."""
   cut = rows[0].cut
   lines = [
     behind(rows),
@@ -79,7 +79,7 @@ def text(rows: Sequence[Row]) -> str:
 
 
 def behind(rows: Sequence[Row]) -> str:
-  """How far each student is below the teacher."""
+  """Returns a line with how far each student is below the teacher in BLEU; empty without a teacher."""
   teacher = next((row for row in rows if row.name == TEACHER), None)
   if teacher is None:
     return ''

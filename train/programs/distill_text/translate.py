@@ -1,4 +1,4 @@
-"""Text in, its translation out, line by line."""
+"""Translates text line by line with a network of a finished distill-text run."""
 
 import codecs
 import math
@@ -26,7 +26,7 @@ _TOKENS = 3200
 
 
 def lines(command: Translate, stdin: BinaryIO) -> Iterator[str]:
-  """A translation for each line; an empty one for an empty line, and of a very long line that of its beginning."""
+  """Yields a translation for each line: empty for an empty line, and of the beginning alone for a very long line."""
   if (made_by := recipe_of(command.run)) != 'distill-text':
     raise UserError(f'{command.run} is a run of {made_by}: translate takes runs of distill-text alone')
   known = build_text.load_vocabularies(command.run)
@@ -48,7 +48,7 @@ def lines(command: Translate, stdin: BinaryIO) -> Iterator[str]:
 
 
 def asked(command: Translate, length: int) -> Search:
-  """The search of a command: that of its run, but for what is given."""
+  """Returns the search options of a command: those of its run where it gives none."""
   config = read_json(command.run / 'config.json')
   beams = config['beams'] if command.beams is None else command.beams
   penalty = config['length_penalty'] if command.length_penalty is None else command.length_penalty
@@ -58,7 +58,7 @@ def asked(command: Translate, length: int) -> Search:
 
 
 def chosen(rows: list[Row], name: str | None) -> Row:
-  """The row of that name, or the student that was best on validation."""
+  """Returns the row of that name, or without a name the student with the least validation perplexity."""
   if name is None:
     return min((row for row in rows if row.name != TEACHER), key=lambda row: float(np.mean(row.validation_perplexity)))
   found = next((row for row in rows if row.name == name), None)
@@ -68,7 +68,7 @@ def chosen(rows: list[Row], name: str | None) -> Row:
 
 
 def sentences(file: Path | None, stdin: BinaryIO) -> list[str]:
-  """All lines, read and decoded before anything is translated."""
+  """Reads and decodes all lines before anything is translated."""
   try:
     content = stdin.read() if file is None else file.read_bytes()
   except OSError as error:
@@ -90,5 +90,5 @@ def _some(found: list[str]) -> Iterator[tuple[int, list[str]]]:
 
 
 def _shapes(most: int) -> tuple[int, ...]:
-  """A quarter, a half and the whole of the longest: few programs to compile, little padding."""
+  """Returns a quarter, a half and all of the longest length: few programs to compile, little padding."""
   return tuple(sorted({max(1, most // 4), max(1, most // 2), most}))

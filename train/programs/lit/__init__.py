@@ -1,1 +1,1 @@
-"""Shallow students, trained block by block on what their teacher is given."""
+"""Trains shallow students block by block on their teacher's representations."""

@@ -1,4 +1,4 @@
-"""What a person may ask of students that are shallower than their teacher."""
+"""Options of lit, for students shallower than their teacher."""
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ Method = Literal[
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shallow(Training):
-  """What is asked of students that are shallower than their teacher, whatever they are to classify."""
+  """Options of students shallower than their teacher, whatever they classify."""
 
   seeds: int = 3
   """How many paired seeds."""
@@ -84,7 +84,7 @@ _LARGER: dict[str, Any] = {'width': (8, 16, 32), 'batch_size': 128, 'save_every'
 
 
 def defaults(data: DataName) -> Lit:
-  """What stands where a person gives nothing."""
+  """Default options for a data set."""
   fewer: dict[str, Any] = {'train_images': 10_000} if data == 'cifar10' else {}
   return Lit(data=data, **({} if SPECS[data].size == 'toy' else {**_LARGER, **fewer}))
 

@@ -1,4 +1,4 @@
-"""The methods of lit: the fits that each goes through, and what it trains in them."""
+"""Defines the methods of lit: the phases of each, and what it trains in them."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -34,19 +34,19 @@ _DISTANCES = {
 
 
 def arms(config: Shallow) -> Iterator[Arm]:
-  """Every row that a configuration asks for, each activation's teacher first."""
+  """Yields every row that a configuration asks for, each activation's teacher first."""
   for activation, segments in chosen(config):
     for method in (TEACHER, *config.methods):
       yield Arm(method, activation, segments)
 
 
 def named(config: Shallow, arm: Arm) -> str:
-  """The network of an arm, as its option names it."""
+  """Returns the name of an arm's network, as its option gives it."""
   return config.teacher if arm.method in (TEACHER, BORN_AGAIN) else config.student
 
 
 class Pair(NamedTuple):
-  """A teacher and a student that is as wide."""
+  """A teacher and a student of the same width."""
 
   teacher: Any
   student: Any
@@ -54,7 +54,7 @@ class Pair(NamedTuple):
   stem: tuple[str, ...]  # the student's parameters before its first stage
 
   def of(self, arm: Arm) -> Any:
-    """The network that an arm trains."""
+    """Returns the network that an arm trains."""
     return self.teacher if arm.method in (TEACHER, BORN_AGAIN) else self.student
 
   @property
@@ -64,7 +64,7 @@ class Pair(NamedTuple):
 
 
 def pair(config: Shallow, arm: Arm, num_classes: int, inputs: Any) -> Pair:
-  """The networks of an arm's activation, which must give representations of the same shapes."""
+  """Builds teacher and student of an arm's activation; their representations must have the same shapes."""
   act = factory(arm.activation, arm.segments)
   teacher, student = (
     staged(config, option, act, num_classes=num_classes, inputs=inputs) for option in ('teacher', 'student')
@@ -85,9 +85,9 @@ class Phase(NamedTuple):
 
 
 def phases(config: Shallow, stages: int) -> list[Phase]:
-  """In their order; each method goes through as many epochs.
+  """Lists the phases in order; every method trains for the same number of epochs.
 
-  A hint is a start alone, so that it gets the few epochs and distillation the many: its student has a fresh head.
+  Hints only initialize, so they get the few epochs and distillation the many: their student has a fresh head.
   """
   long, short = config.epochs, config.finetune_epochs
   own = config.teacher_epochs or long + short
@@ -104,7 +104,7 @@ def phases(config: Shallow, stages: int) -> list[Phase]:
 
 
 def _mergings(plan: Plan, epochs: int, stages: int) -> Iterator[Phase]:
-  """As many fits as there are stages, of one schedule together."""
+  """Yields one fit per stage; together they follow one schedule."""
   bounds = [epochs * i // stages for i in range(stages + 1)]
   for number, (first, end) in enumerate(pairwise(bounds), start=1):
     part = plan._replace(schedule=schedules.part(plan.schedule, first, end - first))
@@ -112,7 +112,7 @@ def _mergings(plan: Plan, epochs: int, stages: int) -> Iterator[Phase]:
 
 
 def switches(config: Shallow, method: str, phase: str, pair: Pair) -> Stages:
-  """LIT, but for the one thing that a method changes."""
+  """Returns LIT's settings with the one change that a method makes."""
   every = range(pair.stages)
   plain = Stages(config.beta, every, every)
   if method == MERGING:
@@ -129,7 +129,7 @@ def switches(config: Shallow, method: str, phase: str, pair: Pair) -> Stages:
 
 
 def group(config: Shallow, arm: Arm, phase: str, pair: Pair) -> Group:
-  """What the students of an arm train in a phase, and by which objective."""
+  """Returns what the students of an arm train in a phase, and by which objective."""
   model = pair.of(arm)
   end_to_end = mixed(temperature=config.temperature, soft_weight=config.soft_weight)
   seeds = (0,) if arm.method == TEACHER else config.all_seeds

@@ -1,4 +1,4 @@
-"""The staged networks and the data that a configuration of block-wise training names."""
+"""Builds the staged networks and loads the data of a configuration of block-wise training."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,14 +17,14 @@ from train.runtime.errors import UserError
 
 
 def families(config: Shallow) -> dict[str, Callable[..., Any]]:
-  """The staged networks that take a configuration's data: of VDCNN's head, k stays the paper's 8."""
+  """Returns the staged networks for a configuration's data; k in VDCNN's head stays the paper's 8."""
   if isinstance(config, LitText):
     return {'vdcnn': partial(models.VDCNN, vocabulary=text.VOCABULARY, units=config.units)}
   return {name: networks.FAMILIES[name].make for name in ('resnet', 'resnext')}
 
 
 def staged(config: Shallow, option: str, act: ActivationFactory, *, num_classes: int, inputs: Any) -> Any:
-  """The network that an option names, a family and a depth; tried on inputs, without computing."""
+  """Builds the network that an option names, a family and a depth; tries it on inputs, without computing."""
   name, known = getattr(config, option), families(config)
   family, _, depth = name.rpartition('-')
   if family not in known or not depth.isdecimal():
@@ -36,7 +36,7 @@ def staged(config: Shallow, option: str, act: ActivationFactory, *, num_classes:
 
 
 def read(config: Lit | LitText) -> Dataset:
-  """The data set of a configuration."""
+  """Loads the data set of a configuration."""
   if isinstance(config, LitText):
     how = {'train_examples': config.train_texts, 'length': config.length, 'columns': config.columns or None}
     return text.load(config.data, data_dir=config.data_dir, **how)

@@ -1,4 +1,4 @@
-"""The pictures of shallow students: accuracy against what they cost, and the errors of their stages in training."""
+"""Draws shallow students' accuracy against cost, and the errors of their stages in training."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +32,7 @@ _COSTS: dict[str, Callable[[Row], float]] = {
 
 
 def accuracy(path: Path, rows: Sequence[Row]) -> None:
-  """Draws a panel for each cost; points of equal cost stand beside each other, a teacher is a level too."""
+  """Draws a panel per cost; points of equal cost stand side by side, and a teacher is also drawn as a level."""
   figure = Figure(figsize=(9.5, 6.4), layout='constrained')
   axes = figure.subplots(2, 2, sharey=True)
   for axis, (name, cost) in zip(axes.flat, _COSTS.items(), strict=True):
@@ -74,7 +74,7 @@ def _name(row: Row | Arm, labels: Sequence[str]) -> str:
 
 
 def errors(folder: Path, arms: Mapping[str, Arm]) -> None:
-  """Draws each stage's error over the epochs of the first phase, from the run's metrics; fits follow one another."""
+  """Draws each stage's error over the epochs of the first phase, from the run's metrics, successive fits joined."""
   lines = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
   names = sorted({name for line in lines for name in line if name.startswith('train_error_')})
   if not names:

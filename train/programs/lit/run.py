@@ -1,4 +1,4 @@
-"""LIT: shallow students of images or texts, trained stage by stage on what their teacher is given; and its rivals.
+"""Runs lit, shallow students of images or texts trained stage by stage on what their teacher is given, and its rivals.
 
 Every method has as many steps, on the same batches in the same order, and starts a seed's stages from the same weights.
 """
@@ -50,7 +50,7 @@ class Fit(NamedTuple):
 
 
 class Experiment(NamedTuple):
-  """A configuration made real: the data, the networks of each activation, and all fits in their order."""
+  """Data, networks of each activation and all fits in order, built from a configuration."""
 
   config: Lit | LitText
   dataset: Dataset
@@ -62,7 +62,7 @@ class Experiment(NamedTuple):
 
   @property
   def trained(self) -> list[Fit]:
-    """The fits that there are: those of given teachers are not."""
+    """The fits to run: all but those of given teachers."""
     return [each for each in self.fits if not (self.given and each.teacher in each.arms.values())]
 
 
@@ -82,7 +82,7 @@ def experiment(config: Lit | LitText) -> Experiment:
 
 
 def teachers(config: Any, dataset: Dataset) -> tuple[Any, list[Given]]:
-  """The teachers that are given, and the configuration with their network; one for each activation."""
+  """Reads the given teachers, one per activation; returns the configuration with their network, and the teachers."""
   if isinstance(config, LitText):
     config, found = given.teachers(config, several=True, read=shipped.opened)
     given.check_same(found, of_texts(config, dataset), 'this run')
@@ -96,7 +96,7 @@ def teachers(config: Any, dataset: Dataset) -> tuple[Any, list[Given]]:
 
 
 def of_texts(config: LitText, dataset: Dataset) -> dict[str, Any]:
-  """What the file of a teacher of texts must say, but for its activation."""
+  """Returns what the file of a teacher of texts must say, except its activation."""
   names = ('data', 'teacher', 'width', 'units', 'length', 'columns', 'dtype')
   own = {name: getattr(config, name) for name in names}
   own = {name: list(value) if isinstance(value, tuple) else value for name, value in own.items()}
@@ -104,7 +104,7 @@ def of_texts(config: LitText, dataset: Dataset) -> dict[str, Any]:
 
 
 def described(plan: 'Experiment', teacher: Arm) -> dict[str, Any]:
-  """What the file of a teacher says."""
+  """Returns the description for a teacher's file."""
   if isinstance(plan.config, LitText):
     return {**of_texts(plan.config, plan.dataset), 'activation': teacher.activation, 'segments': teacher.segments}
   network, act = (plan.config.teacher, plan.config.width), (teacher.activation, teacher.segments)
@@ -112,7 +112,7 @@ def described(plan: 'Experiment', teacher: Arm) -> dict[str, Any]:
 
 
 def one(config: Shallow, teacher: Arm, networks: Pair, phase: Phase) -> Fit:
-  """A phase under one teacher; its groups have names of their own, or each fit would cut back the lines of the last."""
+  """Builds a teacher's fit of a phase; its group names are its own, or each fit would cut back the last one's lines."""
   of_phase = [arm for arm in arms(config) if arm.teacher == teacher and arm.method in phase.methods]
   by_name = {f'{arm.name}-{phase.name}': arm for arm in of_phase}
   groups = {name: group(config, arm, phase.name, networks) for name, arm in by_name.items()}
@@ -121,7 +121,7 @@ def one(config: Shallow, teacher: Arm, networks: Pair, phase: Phase) -> Fit:
 
 
 def run(plan: Experiment, to: Run) -> list[Row]:
-  """Goes through all fits, reads the test set once, and writes the table and the pictures."""
+  """Runs all fits, reads the test set once, and writes the table and the pictures."""
   to.bar.total = sum(each.epochs for each in plan.trained) * plan.data.batches.steps_per_epoch
   trained: dict[Arm, Any] = {arm: given.variables(found) for arm, found in plan.given.items()}
   for each in plan.trained:
@@ -140,12 +140,12 @@ def run(plan: Experiment, to: Run) -> list[Row]:
 
 
 def by_arm(each: Fit, variables: dict[str, Any]) -> dict[Arm, Any]:
-  """What has the names of a fit's groups, by the arms that they are of."""
+  """Maps a fit's arms to the variables of their groups."""
   return {arm: variables[name] for name, arm in each.arms.items()}
 
 
 def starts(plan: Experiment, each: Fit, trained: dict[Arm, Any], teacher: Any) -> dict[str, Start]:
-  """What groups go on with, if not with new weights: what they ended with, or stages between the teacher's ends."""
+  """Returns starts other than new weights: the last fit's end, or new stages between the teacher's stem and head."""
   found = {name: going_on(trained[arm]) for name, arm in each.arms.items() if arm in trained}
   new = {name for name, arm in each.arms.items() if name not in found and arm.method in TRANSPLANTED}
   groups = {name: each.cohort.groups[name] for name in sorted(new)}
@@ -154,7 +154,7 @@ def starts(plan: Experiment, each: Fit, trained: dict[Arm, Any], teacher: Any) -
 
 
 def restored(plan: Experiment, folder: Path) -> dict[Arm, Any]:
-  """The variables of all networks of a finished run, from its checkpoints."""
+  """Reads the variables of all networks of a finished run from its checkpoints."""
   trained: dict[Arm, Any] = {arm: given.variables(found) for arm, found in plan.given.items()}
   for each in plan.trained:
     trained |= by_arm(each, weights(each.cohort)(saved(folder, each.name, each.cohort, plan.data)))
@@ -162,12 +162,12 @@ def restored(plan: Experiment, folder: Path) -> dict[Arm, Any]:
 
 
 def again(plan: Experiment, folder: Path) -> list[Row]:
-  """The rows of a finished run, from its checkpoints."""
+  """Computes the rows of a finished run from its checkpoints."""
   return evaluated(plan, restored(plan, folder), folder)
 
 
 def evaluated(plan: Experiment, trained: dict[Arm, Any], folder: Path) -> list[Row]:
-  """The rows of the table: this, and nothing before it, reads the test set."""
+  """Computes the rows of the table; nothing before this reads the test set."""
   groups = {arm: each.cohort.groups[name] for each in plan.fits for name, arm in each.arms.items()}
   programs: dict[Any, Callable] = {}
 

@@ -1,4 +1,4 @@
-"""The table of students that are shallower than their teacher: accuracies, paired differences, and what they cost."""
+"""Makes the table of students shallower than their teacher: accuracies, paired differences and costs."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -27,12 +27,12 @@ class Arm(NamedTuple):
 
   @property
   def teacher(self) -> 'Arm':
-    """Whose student this is."""
+    """The teacher of the same activation."""
     return self._replace(method=TEACHER)
 
 
 class Row(NamedTuple):
-  """One kind of network: what it is worth per seed, and what it costs."""
+  """One kind of network: its accuracies per seed, and its costs."""
 
   name: str
   method: str
@@ -53,7 +53,7 @@ class Row(NamedTuple):
 
 
 def counterpart(row: Row, rows: Sequence[Row], method: str) -> Row | None:
-  """The row of another method and the same activation."""
+  """Finds the row of another method and the same activation."""
   return next((other for other in rows if (other.method, other.label) == (method, row.label)), None)
 
 
@@ -64,7 +64,7 @@ _HEAD = (
 
 
 def text(rows: Sequence[Row]) -> str:
-  """The table as Markdown, and what each teacher was worth to begin with."""
+  """Formats the table as Markdown, with a verdict on each teacher."""
   lines = [verdict(row, hard) for row in rows if row.method == TEACHER and (hard := counterpart(row, rows, 'hard'))]
   return '\n\n'.join([markdown(_HEAD, [_cells(row, rows) for row in rows]), *lines])
 
@@ -93,7 +93,7 @@ def _minus(row: Row, base: Row | None) -> tuple[str, str]:
 
 
 def verdict(teacher: Row, hard: Row) -> str:
-  """Whether there was anything to be taught: judged on the validation split, as all choices are."""
+  """Says whether the teacher had anything to teach; judged on the validation split, as all choices are."""
   ahead = mean(teacher.validation_accuracy) - mean(hard.validation_accuracy)
   found = (
     f'On validation the {teacher.label} teacher, {teacher.network}, is {100 * ahead:+.2f} points from the student of'

@@ -1,4 +1,4 @@
-"""What a person may ask of students that are shallower than their teacher and read texts."""
+"""Options of lit-text, for students of texts shallower than their teacher."""
 
 import dataclasses
 from typing import Any, Literal
@@ -62,7 +62,7 @@ _BY_DATA: dict[TextName, dict[str, Any]] = {
 
 
 def defaults(data: TextName) -> LitText:
-  """What stands where a person gives nothing."""
+  """Default options for a data set."""
   return LitText(data=data, **_BY_DATA[data])
 
 

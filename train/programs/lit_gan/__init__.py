@@ -1,1 +1,1 @@
-"""Shallow generators of image translation."""
+"""Trains shallow generators of image translation."""

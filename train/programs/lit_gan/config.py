@@ -1,4 +1,4 @@
-"""What a person may ask of a generator that is shallower than its teacher."""
+"""Options of lit-gan, for a generator shallower than its teacher."""
 
 import dataclasses
 import math
@@ -58,7 +58,7 @@ _MNIST: dict[str, Any] = {'epochs': 2, 'finetune_epochs': 3, 'classifier_epochs'
 
 
 def defaults(data: DataName) -> LitGan:
-  """What stands where a person gives nothing."""
+  """Default options for a data set."""
   return LitGan(data=data, teacher_epochs=80) if SPECS[data].size == 'toy' else LitGan(data=data, **_MNIST)
 
 

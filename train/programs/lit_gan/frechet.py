@@ -1,7 +1,7 @@
-"""The Fréchet distance of two sets of features: how far the Gaussians of the same means and covariances are apart.
+"""Computes the Fréchet distance of two sets of features, that of Gaussians of the same means and covariances.
 
-Of the features of an Inception network trained on ImageNet it is known as FID; of those of another network its numbers
-are in other units, and must not be called so.
+On features of an Inception network trained on ImageNet it is known as FID; on those of another network its numbers are
+in other units and must not be called so.
 """
 
 import numpy as np
@@ -11,9 +11,9 @@ from train.runtime.errors import UserError
 
 
 def frechet_distance(features: Float[np.ndarray, 'n d'], others: Float[np.ndarray, 'm d']) -> float:
-  """``|m1 - m2|² + tr(C1 + C2 - 2 √(C1 C2))``, in float64, with unbiased covariances, which may be singular.
+  """Computes ``|m1 - m2|² + tr(C1 + C2 - 2 √(C1 C2))``, in float64, with unbiased covariances, which may be singular.
 
-  With ``C = RᵀR`` the trace of the root is the sum of the singular values of ``R1 R2ᵀ``: no root of a matrix is taken.
+  With ``C = RᵀR`` the trace of the root is the sum of the singular values of ``R1 R2ᵀ``, so no matrix root is taken.
   """
   (mean, root), (other_mean, other_root) = _moments(features), _moments(others)
   between = np.linalg.norm(root @ other_root.T, 'nuc')
@@ -22,7 +22,7 @@ def frechet_distance(features: Float[np.ndarray, 'n d'], others: Float[np.ndarra
 
 
 def _moments(features: Float[np.ndarray, 'n d']) -> tuple[np.ndarray, np.ndarray]:
-  """The mean, and a triangular R of at most d rows with RᵀR the covariance."""
+  """Returns the mean, and a triangular R of at most d rows with RᵀR the covariance."""
   features = np.asarray(features, np.float64)
   if len(features) < 2:
     raise UserError(f'{len(features)} rows of features have no covariance; give at least two images')

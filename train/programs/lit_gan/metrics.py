@@ -1,4 +1,4 @@
-"""What translations are worth: how far they are from the images that they are meant to be, by pixels and features."""
+"""Measures how far translations are from the true images, by pixels and by features."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,7 +18,7 @@ from train.programs.lit_gan.styles import STYLES, styled
 
 
 class Asked(NamedTuple):
-  """Every image on its way to every style, each from another one; images and answers are [styles, b, h, w, c]."""
+  """Every image with every target style, each from another style; images and answers are [styles, b, h, w, c]."""
 
   images: Array
   targets: Array
@@ -26,7 +26,7 @@ class Asked(NamedTuple):
 
 
 def asked(images: Array) -> Asked:
-  """The sources take turns from image to image, so that all are asked alike and nothing is left to chance."""
+  """Makes all questions; source styles rotate from image to image, so that all are asked alike and none is random."""
   targets = jnp.broadcast_to(jnp.arange(len(STYLES))[:, None], (len(STYLES), len(images)))
   sources = (targets + 1 + jnp.arange(len(images))[None] % (len(STYLES) - 1)) % len(STYLES)
   each = jax.vmap(styled, in_axes=(None, 0))
@@ -34,7 +34,7 @@ def asked(images: Array) -> Asked:
 
 
 def answered(model: Any, variables: Any, images: Array) -> Array:
-  """What a generator makes of all that is asked, [styles, b, h, w, c]."""
+  """Returns a generator's translations of all questions, [styles, b, h, w, c]."""
   question = asked(images)
   return jax.lax.map(
     lambda each: model.apply(variables, *each, method='translate', train=False), (question.images, question.targets)
@@ -42,7 +42,7 @@ def answered(model: Any, variables: Any, images: Array) -> Array:
 
 
 def agreement(model: Any) -> Callable:
-  """A function (variables, batch, mask) -> 1 less the mean difference from the true styles, of which 2 is the most."""
+  """Returns a function (variables, batch, mask) -> 1 − half the mean difference (at most 2) from the true styles."""
 
   def summed(variables: dict[str, Any], batch: Batch, mask: Array) -> Array:
     apart = jnp.abs(answered(model, variables, batch.inputs) - asked(batch.inputs).answers) / 2
@@ -55,7 +55,7 @@ AGREEMENT = Score('agreement', agreement)
 
 
 def told_apart(model: nn.Module, num_classes: int) -> Objective:
-  """Cross-entropy with style and class together, of images in drawn styles."""
+  """Trains a classifier of style and class together by cross-entropy, on images in drawn styles."""
 
   def objective(params: Params, stats: ModelStats, frozen: Frozen, batch: Batch, key: Key):
     drawn = draw(batch.inputs, key)
@@ -66,7 +66,7 @@ def told_apart(model: nn.Module, num_classes: int) -> Objective:
 
 
 def in_every_style(num_classes: int) -> Score:
-  """The right answers of style and class together, each style a share of each image."""
+  """Scores right answers of style and class together; the styles have equal shares of each image."""
 
   def of(model: nn.Module) -> Callable:
     def count(variables: dict[str, Any], batch: Batch, mask: Array) -> Array:
@@ -81,7 +81,7 @@ def in_every_style(num_classes: int) -> Score:
 
 
 def features(model: nn.Module, variables: Any, images: Array) -> Array:
-  """The last tap before the logits, averaged over positions."""
+  """Returns the last tap before the logits, averaged over positions."""
   said: Any = model.apply(variables, images, train=False)
   tap = said[1][-1]
   return tap.mean(axis=tuple(range(1, tap.ndim - 1))).astype('float32')
@@ -99,7 +99,7 @@ Make = Callable[[Any, Any], Made]
 
 
 def maker(classifier: nn.Module, variables: Any, test: Sequence[Any], count: int, placed: Any) -> Make:
-  """Goes through the batches of the test set, which holds so many images; one program for each model."""
+  """Returns a function that translates the test set of ``count`` images by batches, with one program per model."""
   programs: dict[Any, Callable] = {}
 
   def program(model: Any) -> Callable:
@@ -118,11 +118,11 @@ def maker(classifier: nn.Module, variables: Any, test: Sequence[Any], count: int
 
 
 def frechet(made: Made, real: Made) -> float:
-  """The mean over the styles of the Fréchet distance of the features."""
+  """Averages the Fréchet distance of the features over the styles."""
   each = [frechet_distance(*pair) for pair in zip(made.features, real.features, strict=True)]
   return float(np.mean(each))
 
 
 def apart(made: Made, meant: Made) -> float:
-  """The mean difference of pixels, of which black and white are 1 apart."""
+  """Returns the mean difference of pixels, where black and white are 1 apart."""
   return float(np.abs(made.images - meant.images).mean(dtype=np.float64) / 2)

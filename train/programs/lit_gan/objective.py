@@ -1,4 +1,4 @@
-"""Translation between styles: a generator and the discriminator it is trained against, by one objective."""
+"""Trains a generator and its discriminator to translate between styles, by one objective."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
@@ -17,41 +17,41 @@ _BETWEEN = 0xBE7  # keeps the penalty's points apart from the draws of styles
 
 
 class Adversaries(nn.Module):
-  """A generator and its discriminator: what a step moves; they start from images alone."""
+  """A generator and its discriminator as one module, trained by one step and initialized from images alone."""
 
   generator: Any
   discriminator: nn.Module
 
   def __call__(self, images: Array, *, train: bool):
-    """The images as they are in the first style, and the taps; all parameters are needed for it."""
+    """Translates the images to the first style and returns the taps too; uses all parameters of both networks."""
     self.discriminator(images)
     return self.generator((images, one_hot(jnp.zeros(len(images), jnp.int32))), train=train)
 
   def translate(self, images: Array, styles: Array, *, train: bool) -> Array:
-    """The images in those styles."""
+    """Translates the images to the given styles."""
     return self.generator((images, one_hot(styles)), train=train)[0]
 
   def stage(self, i: int, tap: Array, *, train: bool) -> Array:
-    """That of the generator."""
+    """Runs the generator's stage ``i``."""
     return self.generator.stage(i, tap, train=train)
 
   def judge(self, images: Array) -> tuple[Array, Array]:
-    """The critic's value of each patch, and the logits of the styles."""
+    """Returns the critic's value of each patch, and the logits of the styles."""
     return self.discriminator(images)
 
 
 def one_hot(styles: Array) -> Array:
-  """Styles as the generator takes them."""
+  """Encodes styles one-hot, as the generator takes them."""
   return jax.nn.one_hot(styles, len(STYLES))
 
 
 def generator_of(variables: Any) -> dict[str, Any]:
-  """The generator's part of the variables of both."""
+  """Returns the generator's part of both networks' variables."""
   return {collection: part['generator'] for collection, part in variables.items()}
 
 
 class Drawn(NamedTuple):
-  """Images in the styles that they are seen in, and the styles to take them to."""
+  """Images in their source styles, and the target styles to translate them to."""
 
   images: Array
   source: Array
@@ -59,13 +59,13 @@ class Drawn(NamedTuple):
 
 
 def draw(images: Array, key: Key) -> Drawn:
-  """Draws both styles of each image: plain images become the unpaired examples of a step."""
+  """Draws the source and target style of each image: plain images become the unpaired examples of a step."""
   source, target = jax.random.randint(key, (2, len(images)), 0, len(STYLES))
   return Drawn(styled(images, source), source, target)
 
 
 class Weights(NamedTuple):
-  """Of the terms beside the critic's values; these are the paper's."""
+  """Weights of the loss terms besides the critic's values; the defaults are the paper's."""
 
   domain: float = 1.0
   reconstruction: float = 10.0
@@ -77,12 +77,12 @@ TRANSLATED: tuple[str, ...] = ('critic', 'penalty', 'reconstruction', 'unlike_ta
 
 
 def translate(model: Adversaries, weights: Weights) -> Objective:
-  """StarGAN: the discriminator's loss, the made images held fixed, plus the generator's, the discriminator held fixed.
+  """Adds StarGAN's discriminator loss, made images held fixed, and generator loss, discriminator held fixed.
 
-  So the gradient of each player's parameters is that of its own loss, and one step moves both, or by its optimizer one
-  of them. Both look at the parameters before the step, where the authors' code moves the discriminator first. Images
-  are made once, for both losses. Statistics of the generator move under the images first, then under those that it
-  made of them, on the way back.
+  So each network's gradient is that of its own loss, and one step moves both, or only one if the optimizer says so.
+  Both losses use the parameters before the step, where the authors' code moves the discriminator first. Images are made
+  once, for both losses. The generator's statistics are updated on the images first, then on its translations of them,
+  on the way back.
   """
 
   def objective(params: Params, stats: ModelStats, frozen: Frozen, batch: Batch, key: Key):
@@ -112,7 +112,7 @@ def _judge(model: Adversaries, params: Params) -> Callable[[Array], tuple[Array,
 def _discriminating(
   judge: Callable, made: Array, drawn: Drawn, weights: Weights, key: Key
 ) -> tuple[Array, Array, Array]:
-  """The discriminator's loss, by how much real images are above made ones, and the penalty."""
+  """Returns the discriminator's loss, the critic's margin of real over made images, and the penalty."""
   values, logits = judge(drawn.images)
   above = values.mean() - judge(made)[0].mean()
   penalty = gradient_penalty(lambda images: judge(images)[0], drawn.images, made.astype(drawn.images.dtype), key).mean()
@@ -125,7 +125,7 @@ def _cross_entropy(logits: Array, labels: Array) -> Array:
 
 
 def representing(objective: Objective, teacher: Adversaries) -> Objective:
-  """The objective of what the frozen teacher says of images in drawn styles: each student draws its own."""
+  """Feeds an objective the frozen teacher's outputs for images in drawn styles; each student draws its own."""
 
   def of_drawn(params: Params, stats: ModelStats, frozen: Frozen, batch: Batch, key: Key):
     drawn = draw(batch.inputs, key)

@@ -1,4 +1,4 @@
-"""The sheet of pictures: test images as they are, as they are meant to be, and as each generator makes them."""
+"""Draws the sheet of pictures: test images, their true styles, and each generator's translations."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ _GAP = 0.12  # between images, in images
 
 
 def sheet(path: Path, columns: Mapping[str, Any]) -> None:
-  """Draws a panel for each target style: a row for each image, and the columns, [styles, images, h, w, 1], by name."""
+  """Draws a panel per target style: a row per image, and a column per named array, [styles, images, h, w, 1]."""
   figure = Figure(figsize=(11, 11.6), layout='constrained')
   for i, (style, axis) in enumerate(zip(STYLES, figure.subplots(2, 2).flat, strict=True)):
     _panel(axis, {name: np.asarray(images[i]) for name, images in columns.items()})

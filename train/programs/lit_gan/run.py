@@ -1,7 +1,7 @@
-"""LIT for a generator: fewer blocks on the teacher's representations alone, then all of it against a discriminator.
+"""Runs LIT for a generator: trains its fewer blocks on the teacher's representations, then all with a discriminator.
 
-It is compared with the same generator trained against a discriminator from the start, in as many steps, of which as
-many move the generator.
+Compares it with the same generator trained against a discriminator from the start, with as many steps and as many
+updates of the generator.
 """
 
 from collections.abc import Iterator
@@ -74,7 +74,7 @@ class Fit(NamedTuple):
 
 
 class Experiment(NamedTuple):
-  """A configuration made real: the data, and all fits in their order."""
+  """Data and all fits in order, built from a configuration."""
 
   config: LitGan
   dataset: Dataset
@@ -101,7 +101,7 @@ def experiment(config: LitGan) -> Experiment:
 
 
 def of_generators(config: LitGan, dataset: Dataset) -> dict[str, Any]:
-  """What the file of a teacher must say, but for its activation."""
+  """Returns what the file of a teacher must say, except its activation."""
   names = ('data', 'teacher_blocks', 'dtype')
   own = {**{name: getattr(config, name) for name in names}, 'width': list(config.width), 'styles': len(STYLES)}
   image = {'image_shape': list(dataset.test.inputs.shape[1:]), 'pixel_mean': list(dataset.pixel_mean)}
@@ -109,7 +109,7 @@ def of_generators(config: LitGan, dataset: Dataset) -> dict[str, Any]:
 
 
 def readied(dataset: Dataset) -> Dataset:
-  """Images from -1 to 1; a digit's pixels become 2 × 2, or the norms of the blocks would see but 2 × 2 positions."""
+  """Scales images to -1 … 1; a digit's pixels become 2 × 2, or the blocks' norms would see only 2 × 2 positions."""
   if dataset.name != 'digits':
     return dataset._replace(pixel_mean=(127.5,), pixel_std=(127.5,))
   parts = {
@@ -120,7 +120,7 @@ def readied(dataset: Dataset) -> Dataset:
 
 
 def classifier(config: LitGan, num_classes: int) -> Fit:
-  """A small network that tells style and class together: its features are of both."""
+  """Builds a small network that classifies style and class together, so that its features are of both."""
   model = models.ResNet(8, len(STYLES) * num_classes, ReLU, channels=(8, 16, 32))
   group = Group(
     model, told_apart(model, num_classes), (0,), build.over(model), score=in_every_style(num_classes)
@@ -131,7 +131,7 @@ def classifier(config: LitGan, num_classes: int) -> Fit:
 
 
 def generators(config: LitGan, arm: Arm, shape: tuple[int, ...]) -> dict[Arm, Fit]:
-  """What is trained with one activation, in its order."""
+  """Builds the fits of one activation, in their order."""
   teacher, student = (players(config, arm, b, shape) for b in (config.teacher_blocks, config.student_blocks))
   long, short, seeds = config.epochs, config.finetune_epochs, config.all_seeds
   own = config.teacher_epochs or long + short
@@ -158,7 +158,7 @@ def generators(config: LitGan, arm: Arm, shape: tuple[int, ...]) -> dict[Arm, Fi
 
 
 def players(config: LitGan, arm: Arm, blocks: int, shape: tuple[int, ...]) -> Adversaries:
-  """A generator of so many blocks, and a discriminator that halves the images as often as the paper's does."""
+  """Builds a generator of ``blocks`` blocks, and a discriminator that halves images as often as the paper's does."""
   channels, dtype = config.width[0], jnp.dtype(config.dtype)
   act = factory(arm.activation, arm.segments)
   generator = models.Generator(channels, blocks, shape[-1], act, dtype)
@@ -171,7 +171,7 @@ def _alone(arm: Arm, epochs: int, group: Group, plan: Any) -> Fit:
 
 
 def run(plan: Experiment, to: Run) -> list[Row]:
-  """Goes through all fits, reads the test set once, and writes the table and the pictures."""
+  """Runs all fits, reads the test set once, and writes the table and the pictures."""
   fits = {arm: each for arm, each in plan.fits.items() if arm not in plan.given}
   to.bar.total = sum(each.epochs for each in fits.values()) * plan.data.batches.steps_per_epoch
   trained: dict[Arm, Any] = dict(plan.given)
@@ -191,7 +191,7 @@ def run(plan: Experiment, to: Run) -> list[Row]:
 
 
 def starts(plan: Experiment, arm: Arm, trained: dict[Arm, Any], teacher: Any) -> dict[str, Start]:
-  """What an arm goes on with, if not with new weights."""
+  """Returns what an arm starts from, if not from new weights."""
   if arm.method == LIT:
     return {arm.name: going_on(trained[arm._replace(method=ONLY)])}
   if arm.method == ONLY:
@@ -201,7 +201,7 @@ def starts(plan: Experiment, arm: Arm, trained: dict[Arm, Any], teacher: Any) ->
 
 
 def restored(plan: Experiment, folder: Path) -> dict[Arm, Any]:
-  """The variables of all networks of a finished run, from its checkpoints."""
+  """Reads the variables of all networks of a finished run from its checkpoints."""
   return {
     arm: plan.given[arm]
     if arm in plan.given
@@ -211,12 +211,12 @@ def restored(plan: Experiment, folder: Path) -> dict[Arm, Any]:
 
 
 def again(plan: Experiment, folder: Path) -> list[Row]:
-  """The rows of a finished run, from its checkpoints."""
+  """Computes the rows of a finished run from its checkpoints."""
   return evaluated(plan, restored(plan, folder), folder)
 
 
 def evaluated(plan: Experiment, trained: dict[Arm, Any], folder: Path) -> list[Row]:
-  """The rows of the table: this, and nothing before it, reads the test set."""
+  """Computes the rows of the table; nothing before this reads the test set."""
   make, programs = _maker(plan, trained), {}
   real = make(None, {})
 
@@ -245,7 +245,7 @@ def _maker(plan: Experiment, trained: dict[Arm, Any]) -> Make:
 
 
 def _costs(plan: Experiment, arm: Arm, variables: Any, folder: Path) -> tuple[int, int, int, float]:
-  """Of the generator, which alone is shipped: parameters, bytes, multiply-accumulates, milliseconds an image."""
+  """Returns costs of the generator, which alone is shipped: parameters, bytes, MACs, milliseconds an image."""
   model, mine = plan.fits[arm].group.model.generator, generator_of(member(variables, 0))
   images, blank = plan.test[0][0].inputs, plan.data.batches.blank
   inputs, one = ((each, one_hot(jnp.zeros(len(each), jnp.int32))) for each in (images, blank))
@@ -255,7 +255,7 @@ def _costs(plan: Experiment, arm: Arm, variables: Any, folder: Path) -> tuple[in
 
 
 def sheets(plan: Experiment, trained: dict[Arm, Any], folder: Path) -> None:
-  """A sheet of pictures for each activation, of first seeds and the first test images."""
+  """Draws a sheet of pictures for each activation, of first seeds and the first test images."""
   raw = plan.dataset.test.inputs[: draw_lit_gan.SHOWN]
   images = normalized(jnp.asarray(raw), plan.dataset.pixel_mean, plan.dataset.pixel_std)
   question, program = asked(images), jax.jit(answered, static_argnums=0)

@@ -1,7 +1,7 @@
-"""Four styles of the same images, by transforms that are known: domains between which a generator translates.
+"""Renders images in four styles by known transforms: the domains that a generator translates between.
 
-It is trained unpaired, on images each of which is seen in one style; since the transform is known, what it makes of an
-image can be compared, pixel by pixel, with what is right.
+The generator is trained unpaired, each image seen in one style; since the transform is known, its translation can be
+compared pixel by pixel with the right one.
 """
 
 import flax.linen as nn
@@ -12,10 +12,10 @@ STYLES = ('plain', 'glow', 'outline', 'negative')
 
 
 def styled(images: Float[Array, 'b h w c'], styles: Int[Array, ' b']) -> Float[Array, 'b h w c']:
-  """Each image, light on dark in [-1, 1], in its style of ``STYLES``.
+  """Renders each image, light on dark in [-1, 1], in its style of ``STYLES``.
 
-  Bold would be at each pixel the largest of the 3 × 3 about it, which leaves no digit of 8 × 8 legible: a glow is
-  halfway there, an outline what bold adds to plain.
+  Bold, the maximum of the 3 × 3 around each pixel, leaves no digit of 8 × 8 legible: a glow is halfway between plain
+  and bold, an outline is what bold adds to plain.
   """
   bold = nn.max_pool(images, (3, 3), padding='SAME')
   of_all = (images, (images + bold) / 2, bold - images - 1, -images)

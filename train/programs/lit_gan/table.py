@@ -1,4 +1,4 @@
-"""The table of generators that are shallower than their teacher: distances, paired differences, and what they cost."""
+"""Makes the table of generators shallower than their teacher: distances, paired differences and costs."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ ONLY, LIT, SCRATCH = 'lit-only', 'lit', 'scratch'
 
 
 class Row(NamedTuple):
-  """One kind of generator: what it is worth per seed, and what it costs."""
+  """One kind of generator: its errors per seed, and its costs."""
 
   name: str
   method: str
@@ -46,7 +46,7 @@ _NOTE = (
 
 
 def text(rows: Sequence[Row]) -> str:
-  """The tables as Markdown, and what the distance is of."""
+  """Formats the tables as Markdown, with a note on what the distance is of."""
   by_name = {(row.label, row.method): row for row in rows}
   labels = dict.fromkeys(row.label for row in rows)
   pairs = [(by_name[label, LIT], by_name[label, base]) for label in labels for base in (SCRATCH, ONLY)]

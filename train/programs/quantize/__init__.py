@@ -1,1 +1,1 @@
-"""Quantized students, packed, read back and scored."""
+"""Trains quantized students, packs them, reads them back and scores them."""

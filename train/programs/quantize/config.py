@@ -1,4 +1,4 @@
-"""What a person may ask of quantized students."""
+"""Options of quantize."""
 
 import dataclasses
 import math
@@ -53,7 +53,7 @@ class Quantize(Named):
 
 
 def defaults(data: DataName) -> Quantize:
-  """What stands where a person gives nothing."""
+  """Default options for a data set."""
   own = {'width': (64,)} if SPECS[data].size == 'gray' else {}
   return Quantize(data=data, **{**SPECS[data].published, **own})
 
@@ -81,5 +81,5 @@ def check(config: Quantize) -> None:
 
 
 def soft_targets(bits: int) -> tuple[float, float]:
-  """The temperature and the weight that were chosen for students of so many bits, or of the next number tried."""
+  """Returns the soft targets' temperature and weight chosen for so many bits, or for the next higher number tried."""
   return SOFT_TARGETS[min(known for known in SOFT_TARGETS if known >= bits)]

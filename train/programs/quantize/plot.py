@@ -1,4 +1,4 @@
-"""The picture of quantized students: accuracy against bits a weight, method by method, and all against bytes."""
+"""Draws the accuracy of quantized students against bits a weight, method by method, and of all against bytes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ _COLUMNS = 4
 
 
 def accuracy(path: Path, rows: Sequence[Row]) -> None:
-  """Draws a panel for each method, a line for each activation with its spread over the seeds, float32 as a level."""
+  """Draws a panel per method, with a line per activation and its spread over the seeds, and float32 as a level."""
   students = [row for row in rows if row.method in METHODS and METHODS[row.method].marker]
   methods = list(dict.fromkeys(map(_method, students)))
   lines = -(-(len(methods) + 1) // _COLUMNS)

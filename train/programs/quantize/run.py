@@ -1,4 +1,4 @@
-"""Students with quantized weights under one teacher: trained, packed into files, and scored as they are read back."""
+"""Trains students with quantized weights under one teacher, packs them into files and scores the files read back."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,7 +39,7 @@ LEFT = 'results.json, results.md, accuracy.png, models'
 
 
 class Experiment(NamedTuple):
-  """A configuration made real: the data, the teacher, and every kind of student with the model behind it."""
+  """Data, teacher and the model of every kind of student, built from a configuration."""
 
   config: Quantize
   dataset: Dataset
@@ -51,7 +51,7 @@ class Experiment(NamedTuple):
   given: list[Given]  # the teacher, where it is not trained
 
   def of(self, *methods: str) -> list[Arm]:
-    """The kinds of students of some methods."""
+    """Lists the kinds of students of some methods."""
     return [arm for arm in self.models if arm.method in methods]
 
 
@@ -69,7 +69,7 @@ def experiment(config: Quantize) -> Experiment:
 
 
 def run(plan: Experiment, to: Run) -> list[Row]:
-  """Trains the teacher and all students, packs them, reads the files back, and the test set once."""
+  """Trains the teacher and all students, packs them, and scores the files read back; reads the test set once."""
   own, *others = cohort_epochs(plan)
   to.bar.total = own * plan.teacher_data.batches.steps_per_epoch + sum(others) * plan.data.batches.steps_per_epoch
   teacher = Trained(plan.teacher.groups[TEACHER], teacher_end(plan, to))
@@ -88,14 +88,14 @@ def run(plan: Experiment, to: Run) -> list[Row]:
 
 
 def teacher_end(plan: Experiment, to: Run) -> Start:
-  """What the teacher ended with, here or in the file that is given."""
+  """Returns the teacher after its training, done here or read from the given file."""
   if plan.given:
     return given.end(plan.given)
   return fit(to, TEACHER, plan.teacher, plan.teacher_data)[TEACHER].end
 
 
 def teacher_row(plan: Experiment, scoring: Scoring, trained: Trained) -> Row:
-  """The teacher's row, in float32."""
+  """Returns the teacher's row, in float32."""
   scored = scoring.scored(TEACHER, trained, given.description(plan), entropy=plan.config.entropy)
   size = tree.size(jax.eval_shape(trained.params))
   width, milliseconds = build.width(trained.group.model), scoring.milliseconds('teacher', trained)
@@ -103,7 +103,7 @@ def teacher_row(plan: Experiment, scoring: Scoring, trained: Trained) -> Row:
 
 
 def student_row(plan: Experiment, scoring: Scoring, arm: Arm, trained: Trained) -> Row:
-  """The row of a kind of student."""
+  """Returns the row of a kind of student."""
   student = arm.student
   about = described(plan.config, student, plan.dataset)
   scored = scoring.scored(arm.name, trained, about, entropy=plan.config.entropy)
@@ -117,7 +117,7 @@ def student_row(plan: Experiment, scoring: Scoring, arm: Arm, trained: Trained) 
 
 
 def again(plan: Experiment, folder: Path) -> list[Row]:
-  """The rows of a finished run, with the accuracies of its files as they lie there now."""
+  """Returns the rows of a finished run, with the accuracies of its files as they are now."""
   rows = read_rows(folder, 'quantize', Row)
   scoring = Scoring(plan.data, plan.test, folder)
   known = {TEACHER: (plan.teacher.groups[TEACHER], None)}
@@ -135,7 +135,7 @@ def again(plan: Experiment, folder: Path) -> list[Row]:
 
 
 def from_scratch(plan: Experiment, to: Run, teacher: Any) -> dict[Arm, Trained]:
-  """Trains the students that start from new weights: of float32, and those quantized at every step."""
+  """Trains the students that start from new weights: float32 ones, and those quantized at every step."""
   arms = {
     arm: group(plan, arm, quantizers.reparam(plan.config, arm))
     for arm in plan.of(*(name for name, method in METHODS.items() if method.origin is None))
@@ -144,13 +144,13 @@ def from_scratch(plan: Experiment, to: Run, teacher: Any) -> dict[Arm, Trained]:
 
 
 def afterwards(plan: Experiment, trained: dict[Arm, Trained]) -> dict[Arm, Trained]:
-  """Quantizes float32 students that are trained already."""
+  """Quantizes float32 students after their training."""
   arms = {arm: group(plan, arm, quantizers.reparam(plan.config, arm)) for arm in plan.of('post-training')}
   return {arm: _begun(each, trained[arm.origin]) for arm, each in arms.items()}
 
 
 def with_points(plan: Experiment, to: Run, teacher: Any, trained: dict[Arm, Trained]) -> dict[Arm, Trained]:
-  """Trains the levels of students whose weights stay as they are, shared out by the lengths of their gradients."""
+  """Trains the levels of students of fixed weights; kernels get numbers of levels by their gradient norms."""
   arms = {}
   for arm in plan.of('points'):
     shares = _shares(plan, to, arm, teacher, trained[arm.origin])
@@ -161,7 +161,7 @@ def with_points(plan: Experiment, to: Run, teacher: Any, trained: dict[Arm, Trai
 
 
 def with_codebooks(plan: Experiment, to: Run, teacher: Any, trained: dict[Arm, Trained]) -> dict[Arm, Trained]:
-  """Puts one layer after another on a codebook, and trains all codebooks and what is left of the weights after each."""
+  """Codes one layer after another by a codebook; after each, trains all codebooks and the remaining weights."""
   arms = {arm: group(plan, arm, compress.identity()) for arm in plan.of('product', 'product-noise')}
   now = {arm: _begun(each, trained[arm.origin]) for arm, each in arms.items()}
   tuning = _tuning(plan, plan.config.finetune_learning_rate, plan.config.weight_decay)
@@ -182,19 +182,19 @@ def group(plan: Experiment, arm: Arm, reparam: Reparam) -> Group:
 
 
 def layers(plan: Experiment, arm: Arm) -> tuple[str, ...]:
-  """The kernels of a student, from the input to the output."""
+  """Lists the kernels of a student, from the input to the output."""
   blank = plan.data.batches.blank
   variables = jax.eval_shape(lambda: plan.models[arm].init(jax.random.key(0), blank, train=False))
   return quantizers.layers(variables['params'])
 
 
 def codebook_phases(plan: Experiment) -> int:
-  """All students of a run have as many kernels."""
+  """Counts the codebook phases, one per kernel; all students of a run have as many kernels."""
   return max((len(layers(plan, arm)) for arm in plan.of('product', 'product-noise')), default=0)
 
 
 def cohort_epochs(plan: Experiment) -> list[int]:
-  """The epochs of every fit."""
+  """Lists the epochs of every fit."""
   config = plan.config
   tuned = codebook_phases(plan) + bool(plan.of('points'))
   own = 0 if plan.given else config.teacher_epochs or config.epochs
@@ -202,7 +202,7 @@ def cohort_epochs(plan: Experiment) -> list[int]:
 
 
 def _shares(plan: Experiment, to: Run, arm: Arm, teacher: Any, origin: Trained) -> dict[str, int]:
-  """How many points each kernel gets; noted in the run's folder, so that a resume on another machine has as many."""
+  """Counts each kernel's points; noted in the run's folder, so that a resume on another machine has as many."""
   objective, share = group(plan, arm, compress.identity()).objective, teach(plan.teacher.groups[TEACHER].model)
 
   def gradient(end: Start, frozen: Any, batch: Batch) -> Any:
@@ -241,14 +241,14 @@ def _keys(each: Group) -> Any:
 
 
 def _begun(each: Group, origin: Trained) -> Trained:
-  """Every seed made from the float32 weights that the student of its seed has."""
+  """Starts each seed from the float32 weights of the same seed's student."""
   pairs = each.over(lambda pair: each.reparam.init(*pair))
   theta, code = jax.jit(pairs)((origin.params(), _keys(each)))
   return Trained(each, Start(theta, code, origin.end.stats))
 
 
 def _coded(plan: Experiment, arm: Arm, layer: str, before: Trained) -> Start:
-  """One more layer on a codebook; those that are on one stay as they were trained."""
+  """Codes one more layer by a codebook; layers coded before stay as trained."""
   inner = quantizers.coded(plan.config, arm, layer, compress.identity())
   one = before.group.over(lambda parts: compress.extended(parts[0], parts[1], inner, parts[2]))
   theta, code = jax.jit(one)((before.end.theta, before.end.code, _keys(before.group)))

@@ -1,4 +1,4 @@
-"""The quantized students of a configuration: their names, their kinds of weights, and whom they start from."""
+"""Lists the quantized students of a configuration: names, kinds of weights, and the students they start from."""
 
 import re
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ class Arm(NamedTuple):
 
 
 def arms(config: Quantize) -> Iterator[Arm]:
-  """Every kind of student that a configuration asks for, and those that they start from."""
+  """Yields every kind of student that a configuration asks for, and those that they start from."""
   for student in dict.fromkeys(arm._replace(hard_label=False) for arm in build.arms(config)):
     for method, size, activation_bits in _kinds(config):
       chosen = _soft_targets(method, size)
@@ -51,13 +51,13 @@ def arms(config: Quantize) -> Iterator[Arm]:
 
 
 def _soft_targets(method: str, size: int | None) -> dict[str, float]:
-  """Those chosen for the bits that are trained: of float32 where weights are quantized only afterwards."""
+  """Returns the soft targets chosen for the trained bits: for float32 where weights are quantized only afterwards."""
   bits = size if METHODS[method].trained_at_bits else None
   return dict(zip(('temperature', 'soft_weight'), soft_targets(bits or 32), strict=True))
 
 
 def _kinds(config: Quantize) -> Iterator[tuple[str, int | None, int | None]]:
-  """Methods, those that others start from first, their sizes, and the bits of the activations."""
+  """Yields methods, those that others start from first, with their sizes and the bits of the activations."""
   origins = {METHODS[method].origin for method in config.methods}
   yield from (
     (name, None, None) for name, method in METHODS.items() if name == FLOAT or (not method.size and name in origins)
@@ -69,7 +69,7 @@ def _kinds(config: Quantize) -> Iterator[tuple[str, int | None, int | None]]:
 
 
 def reparam(config: Quantize, arm: Arm, *, layers: tuple[str, ...] = (), shares: Any = None) -> Reparam:
-  """What the weights of a student are made from; ``layers`` are those that its codebooks stand for so far."""
+  """Returns the reparameterization of a student's weights; ``layers`` are those coded by codebooks so far."""
   made = METHODS[arm.method].weights
   if made is not None:
     return made(config, arm.size, shares)
@@ -77,28 +77,28 @@ def reparam(config: Quantize, arm: Arm, *, layers: tuple[str, ...] = (), shares:
 
 
 def coded(config: Quantize, arm: Arm, layer: str, rest: Reparam) -> Reparam:
-  """One layer as a codebook, and the rest as it is told."""
+  """Codes one layer by a codebook, and the others by ``rest``."""
   assert arm.size is not None
   inner = compress.product_codebook(arm.size, config.block_size)
   return compress.masked(inner, where=lambda path, leaf: path == layer, otherwise=rest)
 
 
 def layers(params: Any) -> tuple[str, ...]:
-  """The paths of all convolution and dense weights, from the input to the output."""
+  """Lists the paths of all convolution and dense weights, from the input to the output."""
   selected, _ = tree.partition(params, compress.kernels)
   paths = jax.tree.leaves(tree.map_with_path(lambda path, leaf: path, selected))
   return tuple(sorted(paths, key=_depth))
 
 
 def _depth(path: str) -> list[Any]:
-  """A wide residual network's first convolution, then the stages, then what follows them; numbers by their size."""
+  """Returns a sort key: a wide residual network's first convolution, the stages, then the rest; numbers by value."""
   words = re.split(r'(\d+)', path)
   part = 0 if path.startswith('first/') else 1 if path.startswith('stages_') else 2
   return [part, *(int(word) if word.isdigit() else word for word in words)]
 
 
 def norms(gradients: Any) -> dict[str, float]:
-  """Path -> the length of the gradient, its mean over a leading axis of seeds."""
+  """Maps each path to the norm of its gradient, averaged over a leading axis of seeds."""
   found = {}
 
   def note(path: str, gradient: Array) -> None:

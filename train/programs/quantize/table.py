@@ -1,4 +1,4 @@
-"""The table of quantized students: bits, bytes, accuracies, and paired differences with their intervals."""
+"""Makes the table of quantized students: bits, bytes, accuracies, and paired differences with their intervals."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from train.results.statistics import difference, markdown, mean, spread
 
 
 class Row(NamedTuple):
-  """One kind of network: what its file weighs, and what the weights in it are worth per seed."""
+  """One kind of network: the size of its file, and accuracies per seed of the weights in it."""
 
   name: str
   activation: str
@@ -45,7 +45,7 @@ _KIND = ('activation', 'segments', 'width', 'method', 'size', 'activation_bits')
 
 
 def counterpart(row: Row, rows: Sequence[Row], **changes: object) -> Row | None:
-  """The row that is like this one but for some columns; in a grid, of the soft targets that are most alike."""
+  """Finds the student row that differs only by ``changes``; in a grid, the one of the most similar soft targets."""
   wanted = {name: getattr(row, name) for name in _KIND} | changes
   found = [other for other in rows if other.name != TEACHER and all(getattr(other, k) == v for k, v in wanted.items())]
 
@@ -56,12 +56,12 @@ def counterpart(row: Row, rows: Sequence[Row], **changes: object) -> Row | None:
 
 
 def relu_of(row: Row, rows: Sequence[Row]) -> Row | None:
-  """The ReLU student that is like this one in all else."""
+  """Finds the ReLU student that is otherwise like this one."""
   return None if row.activation == 'relu' else counterpart(row, rows, activation='relu', segments=None)
 
 
 def base_of(row: Row, rows: Sequence[Row]) -> Row | None:
-  """The student that this one's method is compared with."""
+  """Finds the student that this one's method is compared with."""
   if row.activation_bits:
     return counterpart(row, rows, activation_bits=None)
   method = METHODS[row.method].against if row.method in METHODS else None
@@ -73,13 +73,13 @@ def base_of(row: Row, rows: Sequence[Row]) -> Row | None:
 
 
 def text(rows: Sequence[Row]) -> str:
-  """All of it as Markdown; where each kind of student saw several soft targets, the choice between them."""
+  """Formats the tables as Markdown; where each kind of student had several soft targets, their grid instead."""
   several = {(row.temperature, row.soft_weight) for row in rows if row.method == 'float' and row.name != TEACHER}
   return grid(rows) if len(several) > 1 else f'{table(rows)}\n\n{comparisons(rows)}'
 
 
 def grid(rows: Sequence[Row]) -> str:
-  """On the validation split: a row for each kind of weights, over all activations and seeds; the best in bold."""
+  """Formats validation accuracies, a row per kind of weights over all activations and seeds; the best is bold."""
   found: dict[str, dict[tuple[float, float], list[float]]] = {}
   for row in rows:
     if row.temperature is not None and row.soft_weight is not None:
@@ -103,12 +103,12 @@ _HEAD = (
 
 
 def table(rows: Sequence[Row]) -> str:
-  """A row for each kind of network; the float32 rows are the reference of the sizes."""
+  """Formats a row for each kind of network; sizes are relative to the float32 rows."""
   return markdown(_HEAD, [_cells(row, rows) for row in rows])
 
 
 def comparisons(rows: Sequence[Row]) -> str:
-  """Each method against the one before it, paired by seed."""
+  """Compares each method with the one before it, paired by seed."""
   pairs = [(row, base) for row in rows if (base := base_of(row, rows))]
   lines = [(row.name, base.name, *difference(row.accuracy, base.accuracy)) for row, base in pairs]
   return markdown(('student', 'against', 'difference', '95 % interval'), lines)

@@ -1,4 +1,4 @@
-"""What a person may ask of the count of linear regions."""
+"""Options of regions, the count of linear regions."""
 
 import dataclasses
 from pathlib import Path
@@ -42,7 +42,7 @@ class Regions:
 
 
 def check(config: Regions) -> None:
-  """Refuses what cannot be run, naming the option."""
+  """Raises UserError for what cannot be run, naming the option."""
   numbers = vars(config)
   for name, least in {'width': 1, 'depth': 1, 'seeds': 1, 'lines': 1, 'grid': 2, 'epochs': 1}.items():
     require(numbers[name] >= least, name, numbers[name], f'give {least} or more')

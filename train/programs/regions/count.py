@@ -1,4 +1,4 @@
-"""The regions on which a perceptron is one affine function: all along a line, those that a grid meets on a plane.
+"""Counts the regions on which a perceptron is affine: all of them along a line, those a grid meets on a plane.
 
 A region's pattern says for every hidden unit on which affine piece of its activation it is. A pattern holds on a convex
 set, so that a line meets one region more than the pattern changes. A change that no later unit passes on counts as
@@ -72,7 +72,7 @@ def _without_norm(params: Any, stats: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _spread(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """A little beyond the least and the greatest, so that no unit's range is empty."""
+  """Returns each unit's range, widened a little so that none is empty."""
   low, high = z.min(0), z.max(0)
   margin = 1e-3 * (1 + abs(low) + abs(high))
   return low - margin, high + margin
@@ -84,17 +84,17 @@ def _interval(low: np.ndarray, high: np.ndarray, kernel: np.ndarray, bias: np.nd
 
 
 def restricted(network: Network, origin: np.ndarray, directions: np.ndarray) -> Network:
-  """The network as a function of the coordinates u in ``origin + u @ directions``, directions [n, d]."""
+  """Returns the network as a function of the coordinates u in ``origin + u @ directions``, directions [n, d]."""
   first = network.layers[0]
   first = first._replace(kernel=directions @ first.kernel, bias=origin @ first.kernel + first.bias)
   return network._replace(layers=[first, *network.layers[1:]])
 
 
 def breaks(network: Network, start: np.ndarray, end: np.ndarray) -> np.ndarray:
-  """Where on the way from ``start`` to ``end`` (0 … 1) the pattern changes.
+  """Returns where the pattern changes on the segment from ``start`` (0) to ``end`` (1).
 
-  Layer by layer the way is cut into intervals on which every unit's input is affine, ``offset + rate · t``; solved for
-  each cut of its activation, that misses no piece, however short, but those below a billionth.
+  Layer by layer the segment is cut into intervals on which every unit's input is affine, ``offset + rate · t``. Solving
+  for each cut of the activation misses no piece, however short, but those below a billionth of the segment.
   """
   t = np.array([0.0, 1.0])
   offset, rate = start[None], (end - start)[None]
@@ -116,7 +116,7 @@ def _crossings(offset: np.ndarray, rate: np.ndarray, cuts: np.ndarray) -> np.nda
 
 
 def _cut(t: np.ndarray, crossings: np.ndarray) -> np.ndarray:
-  """The ends of the intervals and the crossings inside their own interval, in order and apart from each other."""
+  """Merges the intervals' ends with the crossings inside their own interval, sorted and without near duplicates."""
   inside = (crossings > t[:-1, None] + _CLOSE) & (crossings < t[1:, None] - _CLOSE)
   new = np.sort(crossings[inside])
   new = new[np.diff(new, prepend=-1.0) > _CLOSE]
@@ -151,18 +151,18 @@ class Plane(NamedTuple):
 
   @property
   def coordinates(self) -> np.ndarray:
-    """[grid · grid, 2], row by row from the lowest v."""
+    """Returns the coordinates of the grid, [grid · grid, 2], row by row from the lowest v."""
     return np.stack(np.meshgrid(self.ticks, self.ticks), axis=-1).reshape(-1, 2)
 
   @property
   def corners(self) -> np.ndarray:
-    """The square's, [4, d]."""
+    """Returns the corners of the square, [4, d]."""
     low, high = self.ticks[0], self.ticks[-1]
     return self.origin + np.array([[low, low], [low, high], [high, low], [high, high]]) @ self.directions
 
 
 def plane_through(points: np.ndarray, labels: np.ndarray, grid: int) -> Plane:
-  """The plane through three points [3, d], with a square around their mean that leaves a quarter of room about them."""
+  """Returns the plane through three points [3, d], with a square around their mean that leaves a quarter of margin."""
   origin = points.mean(0)
   first, second = points[1] - points[0], points[2] - points[0]
   first = first / np.linalg.norm(first)

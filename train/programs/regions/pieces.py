@@ -1,4 +1,4 @@
-"""The affine pieces of any elementwise function, found from its values and slopes alone."""
+"""Finds the affine pieces of any elementwise function from its values and slopes alone."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -25,26 +25,26 @@ class Pieces(NamedTuple):
   intercepts: np.ndarray  # [units, c + 1]
 
   def which(self, z: np.ndarray) -> np.ndarray:
-    """The piece of each element of z [n, units]."""
+    """Returns the index of the piece of each element of z [n, units]."""
     index = np.zeros(z.shape, np.uint8)
     for cut in self.cuts.T:
       index += z >= cut
     return index
 
   def line(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The slopes and intercepts of pieces [n, units]."""
+    """Returns the slopes and intercepts of pieces, given by index [n, units]."""
     units = np.arange(index.shape[1])
     return self.slopes[units, index], self.intercepts[units, index]
 
   def image(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The least and the greatest value of each unit between ``low`` and ``high``."""
+    """Returns the least and the greatest value of each unit between ``low`` and ``high``."""
     edges = _edges(self.cuts, low, high)
     values = np.stack([self.slopes * z + self.intercepts for z in (edges[:, :-1], edges[:, 1:])])
     return values.min((0, 2)), values.max((0, 2))
 
 
 def differentiated(act: Callable[[Any, Any], Any]) -> Callable[[Any, Any], tuple[Any, Any]]:
-  """(variables, z) -> y of an elementwise function, compiled to (variables, z) -> (y, dy/dz)."""
+  """Compiles an elementwise function (variables, z) -> y to (variables, z) -> (y, dy/dz)."""
 
   def both(variables: Any, z: Any) -> tuple[Any, Any]:
     y, pull = jax.vjp(lambda z: act(variables, z), z)
@@ -76,7 +76,7 @@ def pieces(measure: Measure, low: np.ndarray, high: np.ndarray) -> Pieces | None
 
 
 def _measured(measure: Measure, z: np.ndarray) -> np.ndarray:
-  """[n, units] -> points [n, units, 4]; filled up to SAMPLES rows, so that one program serves every call."""
+  """Measures [n, units] as points [n, units, 4]; pads to a multiple of SAMPLES rows, so that calls share a program."""
   count, units = z.shape
   z = z.astype(np.float32)
   full = np.concatenate([z, np.zeros((-count % SAMPLES, units), np.float32)])
@@ -85,14 +85,14 @@ def _measured(measure: Measure, z: np.ndarray) -> np.ndarray:
 
 
 def _differ(a: np.ndarray, b: np.ndarray, jump: np.ndarray) -> np.ndarray:
-  """Whether points lie on different lines: of other slopes, or apart by more than their unit's ``jump``."""
+  """Tells which points lie on different lines: of other slopes, or apart by more than their unit's ``jump``."""
   rise = a[..., _SLOPE] * (b[..., _Z] - a[..., _Z])
   apart = abs(b[..., _Y] - a[..., _Y] - rise) > jump[a[..., _UNIT].astype(int)]
   return (a[..., _SLOPE] != b[..., _SLOPE]) | apart
 
 
 def _bisected(measure: Measure, left: np.ndarray, right: np.ndarray, jump: np.ndarray) -> np.ndarray:
-  """Rows of (left, right) points that differ -> the first point of every further piece between them."""
+  """Bisects pairs of points that differ, and returns the first point of every further piece between them."""
   found = [right[:0]]
   while len(left):
     each = np.arange(len(left)), left[:, _UNIT].astype(int)

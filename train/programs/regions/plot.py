@@ -1,4 +1,4 @@
-"""The picture of the linear regions on a plane through three images."""
+"""Plot of regions: the linear regions on a plane through three images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,14 +22,14 @@ _COLUMNS = 6
 
 
 class Panel(NamedTuple):
-  """What one network makes of the plane, [grid, grid]: a number for every region, or None, and the class."""
+  """A network on the plane's grid [grid, grid]: the region's number at each point, or None if smooth, and the class."""
 
   regions: np.ndarray | None
   classes: np.ndarray
 
   @property
   def distinct(self) -> int:
-    """How many different regions the grid meets."""
+    """Counts the different regions that the grid meets."""
     return 0 if self.regions is None else len(np.unique(self.regions))
 
 
@@ -69,7 +69,7 @@ def _draw(axis: Axes, plane: Plane, row: Row, panel: Panel) -> None:
 
 
 def _colors(panel: Panel) -> np.ndarray:
-  """The class as a hue, a shade drawn from the region's number, and dark lines between regions."""
+  """Colours the grid: hue by class, shade by the region's number, and dark lines between regions."""
   hues = np.array([to_rgb(_CLASSES[i % len(_CLASSES)]) for i in range(panel.classes.max() + 1)])
   image = hues[panel.classes]
   if panel.regions is None:

@@ -1,9 +1,8 @@
-"""Expressiveness, measured: the linear regions of small networks of equal size, before and after training.
+"""Runs regions: counts the linear regions of small networks of equal size, before and after training.
 
-Every kind of network has the same widths and the same seeds; the same segments between test images and the same plane
-through three of them are cut by all. Along a segment every region is counted; on the plane a grid finds only those that
-one of its points meets, so that the number there is a lower bound. Trained networks keep the statistics that training
-left them.
+Every kind of network has the same widths and seeds, and is measured on the same segments between test images and the
+same plane through three of them. Along a segment every region is counted; on the plane a grid finds only those that one
+of its points meets, so that the number there is a lower bound. Trained networks keep their statistics from training.
 """
 
 from collections.abc import Callable
@@ -41,7 +40,7 @@ _BLOCK = 4096  # points of the plane at a time: they fit into the cache, five ti
 
 
 class Inputs(NamedTuple):
-  """Where all networks are cut: segments between test images, [lines, d] each, and a plane."""
+  """Inputs on which all networks are measured: segments between test images, [lines, d] each, and a plane."""
 
   starts: np.ndarray
   ends: np.ndarray
@@ -49,12 +48,12 @@ class Inputs(NamedTuple):
 
   @property
   def hull(self) -> np.ndarray:
-    """Points whose convex hull holds all of them."""
+    """Returns points whose convex hull holds all segments and the square of the plane."""
     return np.concatenate([self.starts, self.ends, self.plane.corners])
 
 
 class Experiment(NamedTuple):
-  """A configuration made real: the data, where to cut, and a group of seeds for every kind of network."""
+  """Data, inputs to measure on, and a group of seeds per kind of network, built from a configuration."""
 
   config: Regions
   data: Data
@@ -112,17 +111,17 @@ def run(plan: Experiment, to: Run) -> list[Row]:
 
 
 def untrained(networks: Cohort, data: Data) -> dict[str, Any]:
-  """The networks as ``fit`` starts from them, but with running statistics.
+  """Returns the networks as ``fit`` starts from them, but with measured running statistics.
 
-  Fresh ones would put batch norm at mean 0 and variance 1 and all of LMA's cuts at 0. These are measured by forward
-  passes in training mode over the first training batches, which move no parameter.
+  Fresh statistics would put batch norm at mean 0 and variance 1 and all of LMA's cuts at 0. These are measured by
+  forward passes in training mode over the first training batches, which change no parameter.
   """
   start = weights(networks)(fresh(networks, data.batches[0].inputs))
   return measured_again(networks.groups)(start, (data.batches[i] for i in range(_MEASURING)))
 
 
 def _counter(plan: Experiment, name: str) -> Callable[[dict[str, Any]], tuple[tuple, Panel]]:
-  """A group's variables -> the last columns of its row, and a panel of its first seed."""
+  """Returns a function from a group's variables to the last columns of its row and a panel of its first seed."""
   group = plan.networks.groups[name]
   act, seeds = group.model.act(), range(len(group.seeds))
   measure = differentiated(lambda site, z: act.apply(site, z, train=False))
@@ -143,13 +142,13 @@ def _counter(plan: Experiment, name: str) -> Callable[[dict[str, Any]], tuple[tu
 
 
 def on_lines(network: regions.Network, inputs: Inputs) -> float:
-  """The mean number of regions that a segment meets."""
+  """Returns the mean number of regions that a segment meets."""
   pairs = zip(inputs.starts, inputs.ends, strict=True)
   return float(np.mean([len(regions.breaks(network, start, end)) + 1 for start, end in pairs]))
 
 
 def on_plane(network: regions.Network, plane: Plane) -> Panel:
-  """The region and the class of every point of the plane's grid."""
+  """Returns the region and the class of every point of the plane's grid."""
   network = regions.restricted(network, plane.origin, plane.directions)
   x, shape = plane.coordinates, (len(plane.ticks), len(plane.ticks))
   parts = [regions.patterns(network, x[i : i + _BLOCK]) for i in range(0, len(x), _BLOCK)]
@@ -158,7 +157,7 @@ def on_plane(network: regions.Network, plane: Plane) -> Panel:
 
 
 def decisions(model: nn.Module, variables: Any, plane: Plane) -> np.ndarray:
-  """The class of every point of the grid, a row at a time, where there are no pieces to take it from."""
+  """Returns the class of every point of the grid, row by row, for smooth networks, which have no pieces."""
   row = jax.jit(lambda images: model.apply(variables, images, train=False)[0].argmax(-1))
   across = plane.origin + plane.ticks[:, None] * plane.directions[0]
   return np.stack([row((across + v * plane.directions[1]).astype(np.float32)) for v in plane.ticks])

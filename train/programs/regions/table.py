@@ -1,4 +1,4 @@
-"""The table of linear regions."""
+"""Results table of regions: linear regions before and after training."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -36,7 +36,7 @@ class Row(NamedTuple):
     return None if self.regions is None else float(np.mean(self.regions)) / self.parameters
 
   def gain(self, relu: 'Row') -> float | None:
-    """The regions beyond those of ReLU, for each parameter beyond those of ReLU."""
+    """Returns the regions gained over ReLU for each parameter added to it; None where that is undefined."""
     if self.regions is None or relu.regions is None or self.parameters == relu.parameters:
       return None
     return float(np.mean(self.regions) - np.mean(relu.regions)) / (self.parameters - relu.parameters)

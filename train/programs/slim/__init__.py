@@ -1,1 +1,1 @@
-"""Thin networks by widths of several rules."""
+"""Slims networks to widths found by several rules, and compares them."""

@@ -1,4 +1,4 @@
-"""What a person may ask of students that are thinner than their original."""
+"""Options of slim, and those that compress shares with it."""
 
 import dataclasses
 import math
@@ -15,7 +15,7 @@ CriterionName = Literal['l1', 'l2', 'median', 'norm-scale', 'random']
 
 @dataclasses.dataclass(frozen=True)
 class Slimmed(Taught):
-  """What is asked of a network that loses channels, whatever becomes of it."""
+  """Options of every program that removes channels from a network: slim and compress."""
 
   network: str = 'mlp'
   """The original: mlp, cnn (convolutions, a pooling after every second), vgg-16, or resnet and a depth; by default mlp,
@@ -77,12 +77,12 @@ _BY_SIZE: dict[str, dict[str, Any]] = {'toy': {}, 'gray': _MNIST, 'color': CIFAR
 
 
 def defaults(data: DataName) -> Slim:
-  """What stands where a person gives nothing."""
+  """Returns the default options for a data set."""
   return Slim(data=data, **_BY_SIZE[SPECS[data].size])
 
 
 def check(config: Slim) -> None:
-  """Refuses what cannot be run, naming the option."""
+  """Raises UserError for what cannot be run, naming the option."""
   check_slimmed(config)
   for name in ('rate', 'rules', 'starts'):
     values = getattr(config, name)

@@ -1,4 +1,4 @@
-"""The pictures of thin networks: accuracy against what is left, and the widths layer by layer."""
+"""Plots of slim: accuracy against the cost that is left, and the widths layer by layer."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ _STYLES: dict[str, Any] = {'pca': '-', 'null': '--', 'uniform': ':', 'random': '
 
 
 def accuracy(path: Path, rows: Sequence[Row]) -> None:
-  """Draws a panel for each start and activation, a line for each rule, the original as a level."""
+  """Draws accuracy against cost: a panel per start and activation, a line per rule, the original as a level."""
   thin = [row for row in rows if row.rate]
   starts, labels = (list(dict.fromkeys(map(of, thin))) for of in (lambda row: row.start, lambda row: row.label))
   figure = Figure(figsize=(3.3 * len(starts) + 1.4, 2.9 * len(labels)), layout='constrained')
@@ -56,7 +56,7 @@ def _panel(axis: Axes, of_panel: Sequence[Row], rows: Sequence[Row], label: str)
 
 
 def widths(path: Path, rows: Sequence[Row]) -> None:
-  """Draws the kept part of each layer at each rate, rule by rule, and under it what half of the layer is worth."""
+  """Draws each layer's kept part, a panel per rate, a line per rule; last the accuracy lost without half a layer."""
   labels = list(dict.fromkeys(row.label for row in rows))
   rates = list(dict.fromkeys(row.rate for row in rows if row.rate))
   columns = len(rates) + 1

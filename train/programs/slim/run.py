@@ -1,4 +1,4 @@
-"""Thin networks by several rules at equal cost, from several starts, under originals of the same schedule."""
+"""Runs slim: thin networks by several rules at equal cost and from several starts, under originals of like schedule."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -39,7 +39,7 @@ LEFT = 'results.json, results.md, accuracy.png, widths.png'
 
 
 class Original(NamedTuple):
-  """A network that is to be slimmed, of an activation."""
+  """A kind of network to be slimmed: its activation, and whether its scales are trained with a penalty."""
 
   activation: str
   segments: int | None
@@ -68,12 +68,12 @@ class Arm(NamedTuple):
 
   @property
   def widths(self) -> str:
-    """What its widths are noted under: every start has the same."""
+    """Returns the key under which its widths are saved; all starts share them."""
     return f'{self.original.label}-{100 * self.rate:g}-{self.rule}'
 
 
 class Experiment(NamedTuple):
-  """A configuration made real: the data, and the originals with their graphs."""
+  """Data and originals, with their channel graphs, built from a configuration."""
 
   config: Slim
   dataset: Dataset
@@ -87,7 +87,7 @@ class Experiment(NamedTuple):
 
   @property
   def plains(self) -> list[Original]:
-    """The originals whose scales went without a penalty, one for each activation."""
+    """Returns the originals trained without a penalty on their scales, one for each activation."""
     return [each for each in self.originals if not each.penalized]
 
 
@@ -126,14 +126,14 @@ def experiment(config: Slim) -> Experiment:
 
 
 def _untrained(slimming: Slimming, seeds: Sequence[int]) -> list[Any]:
-  """The variables of new networks, on the host."""
+  """Initializes a network per seed and returns their variables on the host."""
   keys = jnp.stack([jax.random.key(seed) for seed in seeds])
   each = jax.jit(jax.vmap(lambda key: slimming.model.init(key, slimming.inputs, train=False)))(keys)
   return [member(jax.device_get(each), i) for i in range(len(seeds))]
 
 
 def arms(config: Slim, plain: Original) -> Iterator[Arm]:
-  """Every thin network of an activation."""
+  """Yields every thin network of an activation."""
   for rate in config.rate:
     for rule in config.rules:
       for start in config.starts:
@@ -164,7 +164,7 @@ def run(plan: Experiment, to: Run) -> list[Row]:
 
 
 def again(plan: Experiment, folder: Path) -> list[Row]:
-  """The rows of a finished run, from its checkpoints."""
+  """Returns the rows of a finished run, scored anew from its checkpoints."""
   trained = plan.given or weights(plan.cohort)(saved(folder, 'originals', plan.cohort, plan.teacher_data))
   found, students = widths(plan, trained, folder), {}
   for plain in plan.plains:
@@ -174,7 +174,7 @@ def again(plan: Experiment, folder: Path) -> list[Row]:
 
 
 def widths(plan: Experiment, trained: dict[str, Any], folder: Path) -> dict[str, Widths]:
-  """Those of every rule at every rate, noted in the folder, so that a resume on another machine has the same."""
+  """Finds the widths of each rule and rate, saved in the folder so that a resume on another machine has the same."""
   found = {}
   for plain in plan.plains:
     slimming, host = plan.slimmings[plain.label], jax.device_get(trained)
@@ -206,7 +206,7 @@ def widths(plan: Experiment, trained: dict[str, Any], folder: Path) -> dict[str,
 
 
 def thin(plan: Experiment, plain: Original, found: dict[str, Widths]) -> Cohort:
-  """The thin networks of an activation, trained together."""
+  """Returns the thin networks of an activation as one cohort, which is trained together."""
   config = plan.config
   soft = mixed(temperature=config.temperature, soft_weight=config.soft_weight)
   slimming = plan.slimmings[plain.label]
@@ -222,7 +222,7 @@ def thin(plan: Experiment, plain: Original, found: dict[str, Widths]) -> Cohort:
 
 
 def pruned(plan: Experiment, plain: Original, found: dict[str, Widths], trained: dict[str, Any]) -> dict[str, Start]:
-  """What the pruned students start from: each the slices of the original of its seed."""
+  """Returns the starts of the pruned students: each is sliced from the original of its seed."""
   slimming, begun = plan.slimmings[plain.label], {}
   for arm in arms(plan.config, plain):
     if arm.start == 'pruned':
@@ -234,9 +234,9 @@ def pruned(plan: Experiment, plain: Original, found: dict[str, Widths], trained:
 
 
 def sensitivities(plan: Experiment, plain: Original, variables: Any, folder: Path) -> list[float]:
-  """What each layer's lesser half is worth: the mean loss of validation accuracy without it.
+  """Returns the mean loss of validation accuracy when one layer loses its less important half, layer by layer.
 
-  Statistics are measured again, and nothing is trained after.
+  Statistics are measured again; nothing is trained after.
   """
   slimming = plan.slimmings[plain.label]
 
@@ -258,7 +258,7 @@ def sensitivities(plan: Experiment, plain: Original, variables: Any, folder: Pat
 def evaluated(
   plan: Experiment, trained: dict[str, Any], students: dict[str, Any], found: dict[str, Widths], folder: Path
 ) -> list[Row]:
-  """The rows of the table: this, and nothing before it, reads the test set."""
+  """Returns the rows of the table; nothing before this reads the test set."""
   inputs, programs = plan.test[0][0].inputs, {}
 
   def row(arm: Arm, variables: Any, widths: Widths) -> Row:

@@ -1,4 +1,4 @@
-"""The table of thin networks: accuracies by rule and start, against PCA's, and how widths go with sensitivities."""
+"""Results table of slim: accuracies by rule and start, against PCA's, and widths correlated with sensitivities."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ ORIGINAL = 'original'
 
 
 class Row(NamedTuple):
-  """One kind of network: what it is worth per seed, and what it costs."""
+  """One row of the table: a kind of network, its accuracy per seed, and its cost."""
 
   name: str
   activation: str
@@ -39,13 +39,13 @@ class Row(NamedTuple):
 
 
 def counterpart(row: Row, rows: Sequence[Row], rule: str) -> Row | None:
-  """The row of another rule that is like this one in all else."""
+  """Returns the row that differs only in its rule, if there is one."""
   same = (row.label, row.rate, row.start)
   return next((other for other in rows if other.rule == rule and (other.label, other.rate, other.start) == same), None)
 
 
 def text(rows: Sequence[Row]) -> str:
-  """All of it as Markdown: the networks, then the widths beside their controls."""
+  """Returns the tables as Markdown: the networks, then the widths beside their controls."""
   return '\n\n'.join([markdown(_HEAD, [_cells(row, rows) for row in rows]), layers(rows)])
 
 
@@ -80,7 +80,7 @@ _WIDTHS_HEAD = (
 
 
 def layers(rows: Sequence[Row]) -> str:
-  """The widths layer by layer beside those of random weights, and how the kept shares go with the sensitivities."""
+  """Returns a table of the layers' widths beside those of random weights, and their correlation with sensitivities."""
   found = {(row.label, row.rate): row for row in reversed(rows) if row.rule == 'pca'}
   lines = [_widths_cells(row, rows) for row in reversed(found.values())]
   note = (
@@ -107,13 +107,13 @@ def _widths_cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
 
 
 def ratio(widths: Sequence[int], null: Sequence[int], full: Sequence[int]) -> float:
-  """The mean of the quotients, of those layers that either of the two makes thinner."""
+  """Returns the mean of width / null over the layers that either makes thinner; 1 if there are none."""
   pairs = [(width, other) for width, other, most in zip(widths, null, full, strict=True) if min(width, other) < most]
   return float(np.mean([width / other for width, other in pairs])) if pairs else 1.0
 
 
 def correlation(widths: Sequence[int], original: Row) -> str:
-  """Of kept parts with sensitivities; none where all parts are equal."""
+  """Formats the rank correlation of kept parts and sensitivities; — below three layers or where either is constant."""
   kept = np.round(np.divide(widths, original.widths), 9)
   losses = np.round(original.sensitivities or [], 9)  # a rounding is no rank
   if len(losses) < 3 or np.ptp(kept) == 0 or np.ptp(losses) == 0:

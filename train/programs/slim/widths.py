@@ -1,4 +1,4 @@
-"""The widths of thin networks, rule by rule, at a rate of their original's cost."""
+"""Finds the widths of thin networks by several rules, at a rate of their original's cost."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -27,7 +27,7 @@ _EXPONENTS = 3.0  # random widths: a layer may have any share between p³ and th
 
 
 class Slimming:
-  """An original that is to lose channels: its graph, and what thinner ones cost."""
+  """An original to be slimmed: its channel graph, the cost of thinner networks, and the rules for their widths."""
 
   def __init__(self, config: Slimmed, model: Any, inputs: Any):
     self.model = model
@@ -38,11 +38,11 @@ class Slimming:
     self._known: dict[Widths, float] = {}
 
   def shapes(self, model: Any) -> Any:
-    """Of a network's variables."""
+    """Returns the shapes of a network's variables."""
     return jax.eval_shape(partial(model.init, train=False), jax.random.key(0), self.inputs)
 
   def cost(self, widths: Widths) -> float:
-    """Of the network with such widths."""
+    """Returns the cost of the network with these widths: parameters, multiply-accumulates or filters."""
     if widths not in self._known:
       self._known[widths] = self._cost(widths)
     return self._known[widths]
@@ -55,18 +55,18 @@ class Slimming:
     return models.macs(model, one) if self._config.cost == 'macs' else tree.size(self.shapes(model)['params'])
 
   def rate(self, widths: Widths) -> float:
-    """What is saved, as a part of the original's cost."""
+    """Returns the part of the original's cost that these widths save."""
     return 1 - self.cost(widths) / self.cost(self.full)
 
   def solved(self, rule: Rule, rate: float) -> Widths:
-    """The widest network of a rule that saves so much."""
+    """Returns a rule's widest network that saves at least the rate; raises UserError where there is none."""
     try:
       return compress.solve(rule, rate, self.cost, full=self.cost(self.full))
     except ValueError as error:
       raise UserError(f'--rate {rate:g}: {error}; give a smaller one, or wider layers') from error
 
   def floored(self, spectra: Sequence[Spectrum], wished: Sequence[float]) -> Widths:
-    """Widths as they are wished, within the bounds that all rules share."""
+    """Rounds wished widths up, within the bounds that all rules share."""
 
     def one(spectrum: Spectrum, wish: float) -> int:
       most, multiple = len(spectrum.shares), self._config.multiple
@@ -102,12 +102,12 @@ class Slimming:
 
 
 def mean_spectra(each: Sequence[Sequence[Spectrum]]) -> list[Spectrum]:
-  """Those of several networks of one architecture, which get the same widths."""
+  """Averages the spectra of several networks of one architecture, which get the same widths."""
   return [Spectrum(np.mean([s.shares for s in of], axis=0), of[0].whole) for of in zip(*each, strict=True)]
 
 
 def mean_scales(graph: Sequence[Channels], each: Sequence[Any]) -> list[np.ndarray]:
-  """The norms' absolute scales of several networks, each layer's sorted, averaged rank by rank and over its kernels."""
+  """Averages the absolute norm scales of several networks: each layer's sorted, rank by rank, also over its kernels."""
 
   def one(channels: Channels) -> np.ndarray:
     found = [tree.by_path(variables)[path] for variables in each for path in channels.scales]
@@ -117,7 +117,7 @@ def mean_scales(graph: Sequence[Channels], each: Sequence[Any]) -> list[np.ndarr
 
 
 def share_of(spectra: Sequence[Spectrum], widths: Widths) -> float:
-  """The share of variance that every layer keeps."""
+  """Returns the share of variance that every slimmed layer keeps at least."""
   pairs = zip(spectra, widths, strict=True)
   return min((float(s.shares[:width].sum()) for s, width in pairs if not s.whole and s.shares.any()), default=1.0)
 
@@ -125,7 +125,7 @@ def share_of(spectra: Sequence[Spectrum], widths: Widths) -> float:
 def sliced(
   slimming: Slimming, widths: Widths, criterion: Criterion, over: Callable[[Callable], Callable]
 ) -> Callable[[Any], Any]:
-  """Compiles variables of all seeds -> those of the thin network, without measuring anything again."""
+  """Compiles variables of all seeds -> those of the thin networks; statistics are not measured again."""
 
   def one(variables: Any) -> Any:
     stats = {name: part for name, part in variables.items() if name != 'params'}
