@@ -3,6 +3,7 @@
 from functools import partial
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -246,6 +247,32 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_parameters_and_statistics_in_fl
   state, metrics = make_train_step(supervised(model), TX)(state, None, batch_of(0))
   assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.stats))} == {jnp.dtype('float32')}
   assert metrics['loss'].dtype == jnp.float32
+
+
+class Plain(nn.Module):
+  """Logits alone, or with taps behind them."""
+
+  taps: bool
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    logits = nn.Dense(10)(LMA(name='act')(x.reshape(len(x), -1), train=train))
+    return (logits, (x,)) if self.taps else logits
+
+
+def test_a_model_may_give_logits_alone():
+  found = []
+  for taps in (False, True):
+    student, teacher = Plain(taps), Plain(taps)
+    reparam = compress.masked(compress.uniform(4))
+    state = init_state(student, TX, jax.random.key(0), batch_of(0).inputs)
+    theta, code = reparam.init(state.params, jax.random.key(1))
+    state = state._replace(params=theta, opt_state=TX.init(theta))
+    aim = reparameterized(distill(student, mixed(temperature=2.0, soft_weight=0.7)), reparam)
+    frozen = WithCode(teacher.init(jax.random.key(2), batch_of(0).inputs, train=False), code)
+    found.append(make_train_step(aim, TX, share=teach(teacher))(state, frozen, batch_of(0)))
+  assert found[0][1]['loss'] > 1
+  chex.assert_trees_all_equal(numbers(found[0][0]), numbers(found[1][0]))
 
 
 def test_weight_decay_is_coupled_and_pulls_slopes_toward_relu():
