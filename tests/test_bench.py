@@ -199,7 +199,7 @@ def test_the_stages_that_are_timed_together_are_those_timed_one_by_one():
 def test_the_gradients_that_are_timed_are_those_of_the_activation():
   x, g = activation.arrays(640, 'float32')
   dtype = np.float64
-  program = activation.alone(networks.activation('prelu')(), x, g, 'forward and backward')
+  program = activation.alone(networks.labelled('prelu')(), x, g, 'forward and backward')
   y, (params, dx) = program.call()
   assert np.asarray(y) == pytest.approx(np.where(x >= 0, x, np.asarray(x, dtype)), rel=1e-6)  # its drawn slope is 1
   assert np.asarray(dx) == pytest.approx(np.asarray(g), rel=1e-6)

@@ -27,7 +27,7 @@ _WATCHED = """
 import json, sys
 from train.__main__ import program
 from train.data.batches import Batches
-from train.data.images import Examples
+from train.data import Examples
 
 notes, folder, *arguments = sys.argv[1:]
 taken, steps, written = [], [], []

@@ -18,6 +18,7 @@ from train.data.texts import text
 from train.programs.lit import run as lit
 from train.programs.lit import table as report_lit
 from train.programs.lit.config import Lit
+from train.programs.lit.networks import read
 from train.programs.lit.texts import LitText, check_texts, defaults
 from train.results.rows import read_rows
 
@@ -161,7 +162,7 @@ def table(tmp_path_factory):
 
 
 def test_a_table_of_ones_own_is_cut_as_the_options_say(table):
-  found = read_rows(LitText(data='csv', data_dir=table, train_texts=20, length=30, columns=(2, 1)))
+  found = read(LitText(data='csv', data_dir=table, train_texts=20, length=30, columns=(2, 1)))
   expected = text.load('csv', data_dir=table, train_examples=20, length=30, columns=(2, 1))
   for part, other in zip(found[1:4], expected[1:4], strict=True):
     np.testing.assert_array_equal(part.inputs, other.inputs)

@@ -121,7 +121,7 @@ AT_WORK = """
 import os, signal, sys, time
 from pathlib import Path
 from train.__main__ import _ended
-from train.run import Run
+from train.runtime.run import Run
 
 def work():
   with Run(Path(sys.argv[1])) as run:

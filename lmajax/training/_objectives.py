@@ -42,7 +42,7 @@ class Taught(NamedTuple):
   taps: tuple[Tap, ...]
 
 
-def forward(model: nn.Module, params: Params, stats: ModelStats, inputs: Array, key: Key) -> tuple[Array, Any]:
+def forward(model: nn.Module, params: Params, stats: ModelStats, inputs: Any, key: Key) -> tuple[Array, Any]:
   """Runs a model in training mode.
 
   Args:
@@ -184,7 +184,7 @@ def distill(student: nn.Module, end_to_end: EndToEnd) -> Objective:
   Source: Hinton et al. 2015, section 2; the LMA paper, equation 5.
   """
 
-  def objective(params: Params, stats: ModelStats, frozen: Taught, batch: Any, key: Key):
+  def objective(params: Params, stats: ModelStats, frozen: Frozen, batch: Any, key: Key):
     logits, stats = forward(student, params, stats, batch.inputs, key)
     return end_to_end(logits, frozen, batch), (stats, {})
 
