@@ -386,6 +386,7 @@ class TestSlim:
 
   def test_pruned_students_start_as_the_slices_of_the_original_of_their_seed(self, plan, trained, tmp_path):
     found, plain = slim.widths(plan, trained, tmp_path), slim.Original('relu', None)
+    assert plan.plains == [plain]  # whose components give PCA's widths
     begun = slim.pruned(plan, plain, found, trained)
     assert list(begun) == ['relu-40-pca-pruned', 'relu-40-norm-scale-pruned']
     graph = plan.slimmings['relu'].graph
