@@ -161,7 +161,8 @@ def judges(root, path):
       distance += 1
     if layer:
       file = root / (name.replace('.', '/') + '.py')
-      named = file.stem.removeprefix('test_') in Path(path).stem
+      about = file.stem.removeprefix('test_')
+      named = about in Path(path).stem or about.startswith(Path(path).stem)
       starts = 'tests.programs' in edges[name] or 'tests.runs' in edges[name]
       found.append((not named, distance, starts, file.stat().st_size, str(file.relative_to(root))))
   return [file for *_, file in sorted(found)]
