@@ -208,7 +208,8 @@ WORD = st.sampled_from(
 
 def options(draw, world):
   """Options of any command, with any values."""
-  kind = draw(st.sampled_from([*program._RECIPES, program.Regions, program.Export, program.Report, program.Evaluate]))
+  kinds = [known.options for known in program.PROGRAMS.values()]
+  kind = draw(st.sampled_from([*kinds, program.Export, program.Report, program.Evaluate]))
   fields = [
     field.name for field in dataclasses.fields(kind) if field.name not in ('coordinator_address', 'num_processes')
   ]
