@@ -93,6 +93,7 @@ def ten_steps(tmp_path_factory):
   return run, (one, two), [json.loads(path.read_text()) for path in notes]
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one(ten_steps, tmp_path):
   run, _, _ = ten_steps
   done = train(*distilled(tmp_path / 'one', *TEN_STEPS), devices=8)
@@ -108,6 +109,7 @@ def test_two_processes_give_the_numbers_of_one(ten_steps, tmp_path):
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_each_process_reads_its_own_rows_alone(ten_steps):
   _, _, (one, two) = ten_steps
   assert len(one['steps']) == len(two['steps']) == 20
@@ -118,6 +120,7 @@ def test_each_process_reads_its_own_rows_alone(ten_steps):
     assert len(ours) == len(theirs) == 52
 
 
+@pytest.mark.slow
 def test_one_process_speaks_and_writes_for_both(ten_steps):
   run, (one, two), (first, second) = ten_steps
   names = {path.removeprefix(f'{run}/').split('/')[0] for path in first['written']}
@@ -180,6 +183,7 @@ def test_sigterm_to_one_stops_both_at_the_same_step_and_saves(tmp_path):
   assert max(saved) == steps
 
 
+@pytest.mark.slow
 def test_what_can_be_mended_in_one_process_ends_both(tmp_path):
   """While process 0 waits for the other one, which has nothing to close but its heartbeats."""
   commands = [['-m', 'train', *distilled(tmp_path / 'run', *more)] for more in ([], ['--train-images', '100000'])]
