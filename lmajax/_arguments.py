@@ -1,6 +1,6 @@
-"""What is handed to a function, looked at where it is handed over: deep inside, an error would name neither.
+"""Checks the arguments of public functions at the call: deep inside, an error would name neither argument nor value.
 
-All is known while a program is traced, so that nothing of it is left in the program.
+Types and shapes are known while a program is traced, so that no check is left in the compiled program.
 """
 
 from typing import Any
@@ -11,24 +11,24 @@ from jaxtyping import Array
 
 
 def shown(value: Any) -> str:
-  """The type and shape of an array, or the type of what is none."""
+  """Describes an array by its type and shape, and anything else by its type."""
   dtype = getattr(value, 'dtype', None)
   return type(value).__name__ if dtype is None else f'{dtype}{list(value.shape)}'
 
 
 def as_given(value: Any) -> str:
-  """A number or a text as it was given, and of anything else what it is: a line, however long the value."""
+  """Describes a number or a text as it was given, and anything else by its type: never more than a line."""
   return repr(value) if isinstance(value, int | float | str | None) else shown(value)
 
 
 def of_type(value: Any, kind: Any) -> bool:
-  """Whether it is an array of this kind of numbers."""
+  """Tells whether a value is an array of this kind of numbers."""
   dtype = getattr(value, 'dtype', None)
   return dtype is not None and jnp.issubdtype(dtype, kind)
 
 
 def check_floats(name: str, value: Any, shape: tuple[int, ...] | None = None, *, least_rank: int = 0) -> None:
-  """Refuses what is no array of floats, has another shape or too few axes, or another machine's order of bytes."""
+  """Refuses a value that is no array of floats, or has another shape, too few axes or a foreign byte order."""
   right = of_type(value, jnp.floating) and np.dtype(value.dtype).isnative
   if right and (value.shape == shape if shape is not None else value.ndim >= least_rank):
     return
@@ -43,20 +43,27 @@ def check_alike(**arrays: Any) -> None:
     raise ValueError(f'{one} is {shown(first)} and {other} {shown(second)}; give two of one shape')
 
 
+def check_pair(**arrays: Any) -> None:
+  """Refuses two arguments that are not arrays of floats of one shape, with at least one axis."""
+  for name, value in arrays.items():
+    check_floats(name, value, least_rank=1)
+  check_alike(**arrays)
+
+
 def is_count(value: Any) -> bool:
-  """Whether it is a whole number, which True is not."""
+  """Tells whether a value is a whole number; True is none."""
   return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def check_count(name: str, value: Any, low: int, high: int | None = None) -> None:
-  """Refuses what is no whole number, or is out of range."""
+  """Refuses a value that is no whole number of this range."""
   if not is_count(value) or value < low or (high is not None and value > high):
     wanted = f'a whole number of at least {low}' if high is None else f'{low} to {high}'
     raise ValueError(f'{name} is {as_given(value)}; give {wanted}')
 
 
 def is_between(value: Any, low: float, high: float) -> bool:
-  """Whether it is a number of this range, ends included, whose value is known: True is none, nor is what is traced."""
+  """Tells whether a value is a known number of this range, ends included; True and traced values are none."""
   try:
     return not isinstance(value, bool) and bool(low <= value <= high)
   except (TypeError, ValueError):  # a text; several numbers
@@ -64,7 +71,7 @@ def is_between(value: Any, low: float, high: float) -> bool:
 
 
 def check_mask(where: Array | None, x: Array) -> None:
-  """A mask of [batch, time] on [batch, time, features] would mask the wrong axis whenever the sizes agree."""
+  """Refuses a mask of another rank: [batch, time] on [batch, time, features] masks the wrong axis where sizes agree."""
   if where is None:
     return
   if not of_type(where, jnp.bool_):

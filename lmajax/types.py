@@ -28,7 +28,7 @@ Tap = Any
 
 
 class Batch(NamedTuple):
-  """What a model takes, normalized images, characters or two sides of sentences, and what it shall say of them."""
+  """A batch: inputs of a model (normalized images, characters, two sides of sentences) and their labels."""
 
   inputs: Any
   labels: Int32[Array, 'b ...']

@@ -157,6 +157,12 @@ def test_report_takes_no_run_without_seeds(capsys, tmp_path, command, config):
   assert f'{tmp_path} holds no finished run of seeds' in refused(capsys, 'report', str(tmp_path))
 
 
+@pytest.mark.parametrize('command', ['regions', 'unknown'])
+def test_evaluate_takes_no_run_without_networks(capsys, tmp_path, command):
+  (tmp_path / 'config.json').write_text(json.dumps({'recipe': command}))
+  assert refused(capsys, 'evaluate', str(tmp_path)).startswith(f'{tmp_path} is of {command}, which leaves no networks')
+
+
 def test_a_folder_with_leftovers_is_not_adopted(capsys, tmp_path):
   (tmp_path / 'checkpoints').mkdir()
   assert 'already holds files' in refused(capsys, 'distill', '--workdir', tmp_path)

@@ -233,7 +233,7 @@ class TestReport:
     (tmp_path / 'lit').mkdir()
     (tmp_path / 'lit' / 'metrics.jsonl').write_text('{"seconds": 1}\n')
     (tmp_path / 'lit' / 'environment.json').write_text('[]')
-    write_results(tmp_path / 'lit', ALL, [each._asdict() for each in ROWS], report_lit.text(ROWS))
+    write_results(tmp_path / 'lit', ALL, ROWS, report_lit.text(ROWS))
     assert read_rows(tmp_path / 'lit', 'lit', Row) == ROWS
     text = filled('<!-- table of lit -->\n<!-- end of table -->', tmp_path)
     assert report_lit.text(ROWS) in text

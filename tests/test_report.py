@@ -76,7 +76,7 @@ def written(folder, rows, **changes):
   folder.mkdir(exist_ok=True)
   (folder / 'metrics.jsonl').write_text('{"seconds": 1.25}\n{"seconds": 2.5}\n')
   (folder / 'environment.json').write_text('[{"cores": 2}]')
-  write_results(folder, Distill(**changes), [row._asdict() for row in rows], text(rows))
+  write_results(folder, Distill(**changes), rows, text(rows))
   return folder
 
 

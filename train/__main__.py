@@ -165,11 +165,12 @@ def _evaluate(command: Evaluate, arguments: list[str]) -> None:
     print(serve.scored(command.run, command.data, command.data_dir, limits=command.limits))
     return
   require(command.data is None, 'data', command.data, 'a run knows its data; leave it out')
-  program = PROGRAMS.get(configs.recipe_of(command.run), PROGRAMS['distill'])
-  recipe = program.run()
-  config = configs.load(program.options, command.run)
+  made_by = configs.recipe_of(command.run)
+  recipe = PROGRAMS[made_by].run() if made_by in PROGRAMS else None
   if not hasattr(recipe, 'again'):
-    raise UserError(f'{command.run} holds no networks to score again: results.md has what was counted')
+    raise UserError(f'{command.run} is of {made_by}, which leaves no networks to score again; see its results.md')
+  program = PROGRAMS[made_by]
+  config = configs.load(program.options, command.run)
   plan = recipe.experiment(replace(config, data_dir=command.data_dir or config.data_dir))
   print(program.table().text(recipe.again(plan, command.run)))
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lmajax._arguments import as_given, check_alike, check_count, check_floats, is_count
+from lmajax._arguments import check_alike, check_count, check_floats
 from lmajax.types import Key
 
 
@@ -83,8 +83,7 @@ def aplu_init(key: Key, num_segments: int, channels: int) -> tuple[Float[Array, 
 
   Source: the LMA paper's code, which follows the fillers of Agostinelli et al.; ½ is a standard deviation.
   """
-  if not is_count(num_segments) or num_segments < 3:
-    raise ValueError(f'num_segments is {as_given(num_segments)}, and APLU needs at least 3')
+  check_count('num_segments', num_segments, 3)
   check_count('channels', channels, 1)
   slope_key, cut_key = jax.random.split(key)
   shape = (num_segments - 2, channels)

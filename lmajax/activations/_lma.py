@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from lmajax._arguments import as_given, check_floats, is_count
+from lmajax._arguments import check_count, check_floats
 from lmajax.activations import _gradient
 from lmajax.activations._stats import Stats, check_stats
 
@@ -27,14 +27,9 @@ def relu_init(num_segments: int) -> tuple[Float[Array, ' k'], Float[Array, ' k']
 
   Source: the LMA paper, "Initialization" ("as vanilla ReLU"); the placing for odd K is the authors' code's.
   """
-  _check_segments(num_segments)
+  check_count('num_segments', num_segments, 2)
   zeros = jnp.zeros(num_segments, jnp.float32)
   return jnp.where(jnp.arange(num_segments) < num_segments // 2, zeros, jnp.ones_like(zeros)), zeros
-
-
-def _check_segments(num_segments: int) -> None:
-  if not is_count(num_segments) or num_segments < 2:
-    raise ValueError(f'num_segments is {as_given(num_segments)}, and LMA needs at least 2')
 
 
 def _wide(*dtypes: np.dtype) -> np.dtype:
@@ -71,7 +66,7 @@ def segment_index(x: Float[Array, '*shape'], stats: Stats, num_segments: int) ->
   belongs to the one below. Comparing and adding, unlike a search or a gather, also runs on data sharded over an
   explicit mesh axis.
   """
-  _check_segments(num_segments)
+  check_count('num_segments', num_segments, 2)
   check_floats('x', x)
   check_stats(stats)
   x = x.astype(_wide(x.dtype, stats.mean.dtype))
@@ -174,7 +169,7 @@ def joined_intercepts(slopes: Float[Array, ' k'], stats: Stats) -> Float[Array, 
   """
   check_floats('slopes', slopes)
   check_stats(stats)
-  _check_segments(slopes.size)
+  check_count('num_segments', slopes.size, 2)
   slopes = slopes.astype(_wide(slopes.dtype))
   steps = (slopes[:-1] - slopes[1:]) * _stacked_cuts(stats, slopes.size, slopes.dtype)
   from_first = jnp.concatenate([jnp.zeros_like(steps[:1]), jnp.cumsum(steps)])

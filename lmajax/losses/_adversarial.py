@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from lmajax._arguments import check_alike, check_floats
+from lmajax._arguments import check_pair
 from lmajax.types import Key
 
 
@@ -42,9 +42,7 @@ def gradient_penalty(
   Source: Gulrajani et al. 2017 (WGAN-GP), equation 3; with patches as Choi et al. 2018 (StarGAN) in their code, where
   a critic of more patches must be flatter at each.
   """
-  for name, examples in (('real', real), ('fake', fake)):
-    check_floats(name, examples, least_rank=1)
-  check_alike(real=real, fake=fake)
+  check_pair(real=real, fake=fake)
   real, fake = (jax.lax.stop_gradient(examples) for examples in (real, fake))
   share = jax.random.uniform(key, (len(real), *(1 for _ in real.shape[1:])), real.dtype)
   slopes = jax.grad(lambda between: critic(between).sum())(share * real + (1 - share) * fake)

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from lmajax._arguments import check_alike, check_floats
+from lmajax._arguments import check_pair
 
 
 def representation_error(
@@ -40,9 +40,7 @@ def representation_error(
   Source: Koratana et al. 2019 (LIT), as the authors' code computes it: the mean over all elements, not averaged over
   the stages.
   """
-  for name, tap in (('student_tap', student_tap), ('teacher_tap', teacher_tap)):
-    check_floats(name, tap, least_rank=1)
-  check_alike(student_tap=student_tap, teacher_tap=teacher_tap)
+  check_pair(student_tap=student_tap, teacher_tap=teacher_tap)
   if 0 in student_tap.shape[1:]:
     raise ValueError(f'the taps have the shape {student_tap.shape}: there is nothing to compare')
   each = distance(*(_wide(tap) for tap in (student_tap, jax.lax.stop_gradient(teacher_tap))))

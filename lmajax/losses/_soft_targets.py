@@ -9,7 +9,7 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
-from lmajax._arguments import as_given, check_alike, check_floats, is_between, of_type, shown
+from lmajax._arguments import as_given, check_alike, check_pair, is_between, of_type, shown
 
 
 def soft_targets(
@@ -45,9 +45,7 @@ def soft_targets(
   """
   if not is_between(temperature, 0.0, math.inf) or temperature in (0, math.inf):
     raise ValueError(f'temperature is {as_given(temperature)}, and must be positive and finite')
-  for name, logits in (('student_logits', student_logits), ('teacher_logits', teacher_logits)):
-    check_floats(name, logits, least_rank=1)
-  check_alike(student_logits=student_logits, teacher_logits=teacher_logits)
+  check_pair(student_logits=student_logits, teacher_logits=teacher_logits)
   _check_where(where, student_logits)
   student, teacher = _counted(student_logits, where), jax.lax.stop_gradient(_counted(teacher_logits, where))
   return _only(temperature**2 * _divergence(student / temperature, teacher / temperature), where)

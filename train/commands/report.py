@@ -1,6 +1,5 @@
 """Joins finished runs that differ only in their students or seeds, to report them as one."""
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_type_hints
@@ -9,9 +8,8 @@ from msgspec import Meta
 
 from train.config import option, text
 from train.programs import PROGRAMS
-from train.results.rows import Results, read_results, read_rows
+from train.results.rows import Results, read_results, read_rows, write_found
 from train.runtime.errors import UserError
-from train.runtime.files import without_nan, write_atomically
 from train.runtime.outside import MOST, Plain, made
 
 _STUDENTS = ('activations', 'segments', 'width')
@@ -75,14 +73,14 @@ def write(folder: Path, found: Joined) -> None:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise UserError(f'cannot make the folder {folder}: {error.strerror}; choose another --out') from error
-  write_atomically(folder / 'results.json', json.dumps(without_nan(found.results), indent=1, allow_nan=False) + '\n')
-  write_atomically(folder / 'results.md', found.table + '\n')
+  write_found(folder, found.results, found.table)
 
 
 def _results(folder: Path) -> dict[str, Any]:
   results: Any = read_results(folder)
   whole = results.keys() >= Results.__annotations__.keys()
-  if not whole or results['recipe'] not in {*PROGRAMS} - {'regions'} or 'seeds' not in results['config']:
+  named = {name for name, known in PROGRAMS.items() if 'name' in known.table().Row._fields}  # regions have no names
+  if not whole or results['recipe'] not in named or 'seeds' not in results['config']:
     raise UserError(f'{folder} holds no finished run of seeds, and report takes no other')
   for name in set(_STUDENTS) & set(results['config']):
     made(results['config'][name], list[Plain], f'{folder / "results.json"}: {name} of its config')

@@ -14,7 +14,7 @@ from train.runtime.files import environments, within, without_nan, write_atomica
 from train.runtime.outside import Config, Name, made, read_json
 
 
-def write_results(folder: Path, config: Any, rows: Sequence[dict[str, Any]], table: str) -> None:
+def write_results(folder: Path, config: Any, rows: Sequence[Any], table: str) -> None:
   """Writes ``results.json``, with all it takes to reproduce the numbers, and ``results.md``."""
   lines = (folder / 'metrics.jsonl').read_text().splitlines()
   found = {
@@ -22,8 +22,13 @@ def write_results(folder: Path, config: Any, rows: Sequence[dict[str, Any]], tab
     'config': published(config),
     'environments': environments(folder),
     'seconds_of_training': round(sum(json.loads(line)['seconds'] for line in lines), 1),
-    'rows': rows,
+    'rows': [row if isinstance(row, dict) else row._asdict() for row in rows],
   }
+  write_found(folder, found, table)
+
+
+def write_found(folder: Path, found: dict[str, Any], table: str) -> None:
+  """Writes results and their table as they stand."""
   write_atomically(folder / 'results.json', json.dumps(without_nan(found), indent=1, allow_nan=False) + '\n')
   write_atomically(folder / 'results.md', table + '\n')
 

@@ -130,7 +130,7 @@ def run(plan: Experiment, to: Run) -> list[Row]:
   scoring = Scoring(plan.data, plan.test, to.folder)
   rows = [row(plan, scoring, stage, made[stage], widths) for stage in stages(plan)]
   if first():
-    write_results(to.folder, config, [each._asdict() for each in rows], text(rows))
+    write_results(to.folder, config, rows, text(rows))
     draw_compress.accuracy(to.folder / 'accuracy.png', rows)
   return rows
 

@@ -77,7 +77,7 @@ def run(plan: Experiment, to: Run) -> list[Row]:
   trained |= weights(students)(fit(to, STUDENTS, students, data, shared))
   rows = evaluated(plan, trained)
   if first():
-    write_results(to.folder, config, [row._asdict() for row in rows], text(rows))
+    write_results(to.folder, config, rows, text(rows))
     own = jax.device_get(trained)  # what one process computes alone must lie with it alone
     plots.curves(to.folder / 'curves.png', {arm: own[arm.name] for arm in plan.arms})
     comparisons(to.folder, rows)

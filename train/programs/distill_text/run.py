@@ -107,7 +107,7 @@ def run(plan: Experiment, to: Run) -> list[Row]:
   files = Files(plan.data, to.folder, shipped_text.read)
   rows = evaluated(plan, to.folder, lambda arm, about: files.written(name_of(arm), trained[arm], about))
   if first():
-    write_results(to.folder, plan.config, [row._asdict() for row in rows], text(rows))
+    write_results(to.folder, plan.config, rows, text(rows))
     draw_text.bleu(to.folder / 'bleu.png', rows)
     own = {arm: jax.device_get(trained[arm].variables()) for arm in plan.of('kd', SEQUENCE) if arm.bits is None}
     draw_text.curves(to.folder / 'curves.png', own)

@@ -133,7 +133,7 @@ def run(plan: Experiment, to: Run) -> list[Row]:
     trained |= ended
   rows = evaluated(plan, trained, to.folder)
   if first():
-    write_results(to.folder, plan.config, [row._asdict() for row in rows], text(rows))
+    write_results(to.folder, plan.config, rows, text(rows))
     draw_lit.accuracy(to.folder / 'accuracy.png', rows)
     draw_lit.errors(to.folder, {name: arm for each in plan.fits for name, arm in each.arms.items()})
   return rows

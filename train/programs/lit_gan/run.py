@@ -184,7 +184,7 @@ def run(plan: Experiment, to: Run) -> list[Row]:
       given.keep(to.folder, arm.name, [0], trained[arm], about)
   rows = evaluated(plan, trained, to.folder)
   if first():
-    write_results(to.folder, plan.config, [row._asdict() for row in rows], text(rows))
+    write_results(to.folder, plan.config, rows, text(rows))
     draw_lit.errors(to.folder, {arm.name: arm for arm in plan.fits if arm.method == ONLY})
     sheets(plan, jax.device_get(trained), to.folder)  # what one process computes alone must lie with it alone
   return rows

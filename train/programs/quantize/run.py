@@ -82,7 +82,7 @@ def run(plan: Experiment, to: Run) -> list[Row]:
   rows = [teacher_row(plan, scoring, teacher)]
   rows += [student_row(plan, scoring, arm, trained[arm]) for arm in plan.models]
   if first():
-    write_results(to.folder, plan.config, [row._asdict() for row in rows], text(rows))
+    write_results(to.folder, plan.config, rows, text(rows))
     draw_quantize.accuracy(to.folder / 'accuracy.png', rows)
   return rows
 

@@ -157,7 +157,7 @@ def run(plan: Experiment, to: Run) -> list[Row]:
     students |= weights(cohort)(fit(to, f'{plain.label}-students', cohort, plan.data, teacher, begun))
   rows = evaluated(plan, trained, students, found, to.folder)
   if first():
-    write_results(to.folder, config, [row._asdict() for row in rows], text(rows))
+    write_results(to.folder, config, rows, text(rows))
     draw_slim.accuracy(to.folder / 'accuracy.png', rows)
     draw_slim.widths(to.folder / 'widths.png', rows)
   return rows
