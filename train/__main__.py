@@ -166,7 +166,7 @@ def _evaluate(command: Evaluate, arguments: list[str]) -> None:
     return
   require(command.data is None, 'data', command.data, 'a run knows its data; leave it out')
   made_by = configs.recipe_of(command.run)
-  recipe = PROGRAMS[made_by].run() if made_by in PROGRAMS else None
+  recipe: Any = PROGRAMS[made_by].run() if made_by in PROGRAMS else None
   if not hasattr(recipe, 'again'):
     raise UserError(f'{command.run} is of {made_by}, which leaves no networks to score again; see its results.md')
   program = PROGRAMS[made_by]
