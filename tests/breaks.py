@@ -3,9 +3,9 @@
 ``python -m tests.breaks`` draws them by a seed, at least one in each folder of ``lmajax`` and ``train`` and one in each
 program: an operator, a constant or a condition in one line. Each is made in a copy of the repository, in which the
 tests run that judge the line. To run all of them twenty times would take hours, so these are the files that import the
-broken module, directly or through others; where they start programs (``tests.programs``) they are taken to import them
-all. Those that are nearest to it run first, each until its first failure, and the slow ones with the others. A break is
-red once a file fails; it is green if none does, and unknown if the time given to one break is over.
+broken module, directly or through others; those that start programs (``tests.support``) are taken to import them all.
+The nearest run first, each until its first failure, and the slow ones with the others. A break is red once a file
+fails; it is green if none does, and unknown if the time given to one break is over.
 
     python -m tests.breaks [--tree FOLDER] [--only 1 5 ...] [--seconds 600] [--out found.json] [--found FILE]
 
@@ -29,7 +29,8 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from tests import ROOT
+
 DRAWN = Path(__file__).with_suffix('.json')
 SEED, COUNT = 2026, 20
 PROGRAMS = [
@@ -141,9 +142,9 @@ def graph(root):
       parts = path.relative_to(root).with_suffix('').parts
       paths['.'.join(parts[:-1] if parts[-1] == '__init__' else parts)] = path
   edges = {name: {other for other in imported(path) if other in paths} for name, path in paths.items()}
-  edges['tests.programs'].add('train.__main__')
+  edges['tests.support.processes'].add('train.__main__')
   edges['train.__main__'] |= {name for name in paths if name.startswith('train.programs.')}
-  edges['tests.test_house'] |= {name for name in paths if name.startswith('lmajax')}  # its examples
+  edges['tests.repository.test_house'] |= {name for name in paths if name.startswith('lmajax')}  # its examples
   return edges
 
 
@@ -163,7 +164,7 @@ def judges(root, path):
       file = root / (name.replace('.', '/') + '.py')
       about = file.stem.removeprefix('test_')
       named = about in Path(path).stem or about.startswith(Path(path).stem)
-      starts = 'tests.programs' in edges[name] or 'tests.runs' in edges[name]
+      starts = 'tests.support.processes' in edges[name] or 'tests.support.runs' in edges[name]
       found.append((not named, distance, starts, file.stat().st_size, str(file.relative_to(root))))
   return [file for *_, file in sorted(found)]
 

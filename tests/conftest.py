@@ -8,7 +8,7 @@ keeps it from one run to the next. With ``LMAJAX_AS_SHIPPED`` set, programs are 
 import os
 import tempfile
 
-from tests.programs import QUICK_TO_COMPILE
+from tests.support.processes import QUICK_TO_COMPILE
 
 os.environ['XLA_FLAGS'] = (
   f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count=8'

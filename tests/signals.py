@@ -17,9 +17,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests import test_distill_text, test_lit_gan, test_lit_run, test_lit_text, test_slim_run
-from tests.programs import LONGEST, start
-from tests.runs import assert_same_run
+from tests.programs.distill_text import test_run as test_distill_text
+from tests.programs.lit import test_run as test_lit_run
+from tests.programs.lit import test_texts as test_lit_text
+from tests.programs.lit_gan import test_run as test_lit_gan
+from tests.programs.slim import test_run as test_slim_run
+from tests.support.processes import LONGEST, start
+from tests.support.runs import assert_same_run
 
 PROGRAMS = {
   'lit': test_lit_run.OPTIONS,

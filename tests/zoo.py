@@ -1,13 +1,13 @@
 """What the files in zoo/ answer to fixed images; run it to write down the answers of files that have none yet."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 
+from tests import ROOT
 from train.deploy.serve import load
 
-ZOO = Path(__file__).parent.parent / 'zoo'
+ZOO = ROOT / 'zoo'
 ANSWERS = ZOO / 'answers.json'
 
 

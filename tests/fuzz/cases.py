@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lmajax.compress import pack, unpack
-from tests.models import written
-from tests.programs import SMALL, train
+from tests.support.model_files import written
+from tests.support.processes import SMALL, train
 from train import __main__ as program
 from train.config import command as command_of
 

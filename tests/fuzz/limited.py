@@ -7,7 +7,8 @@ import sys
 import time
 from typing import NamedTuple
 
-from tests.programs import ROOT, environment
+from tests import ROOT
+from tests.support.processes import environment
 
 SECONDS, GIB = 10.0, 2
 

@@ -1,0 +1,205 @@
+"""Killed at any moment and resumed, a run ends with the bits of the run that was never killed."""
+
+import json
+import shutil
+import signal
+import time
+
+import pytest
+
+from tests.support.processes import SMALL, finished, metrics, start, train
+from tests.support.runs import assert_same_run, digests, results, saved_steps, whole_run
+from train.__main__ import main
+
+STEPS_AN_EPOCH = 17
+PHASE = 3 * STEPS_AN_EPOCH
+TOTAL = 2 * PHASE
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  folder = whole_run(tmp_path_factory, 'distill', SMALL, TOTAL)
+  arms = (['teacher'], ['lma-8-w3-distilled', 'lma-8-w3-hard'])
+  epochs = [(phase, STEPS_AN_EPOCH * epoch) for together in arms for epoch in (1, 2, 3) for phase in together]
+  assert [(line['phase'], line['step']) for line in metrics(folder)] == epochs
+  return folder
+
+
+@pytest.fixture(scope='module')
+def stopped(tmp_path_factory):
+  """A run that SIGTERM stopped in the middle of an epoch of the students, and its count of steps."""
+  folder = tmp_path_factory.mktemp('stopped') / 'run'
+  dots = folder.parent / 'dots'
+  done = train('distill', '--workdir', folder, *SMALL, counted=dots, at=PHASE + 8, signum=signal.SIGTERM)
+  assert done.returncode == 128 + signal.SIGTERM
+  assert done.stderr.splitlines()[-1] == f'stopped by SIGTERM; go on with --resume --workdir {folder}'
+  return folder, dots
+
+
+# What a process counts, whether it is killed after it or before, at which one; and how many steps are saved by then.
+KILLS = [
+  ('file', True, 1, 0),  # the very first file
+  ('step', False, 5, 0),  # the teacher's first epoch
+  ('line', True, 3, 2 * STEPS_AN_EPOCH),  # a line of metrics that no checkpoint holds yet
+  ('step', False, STEPS_AN_EPOCH, 2 * STEPS_AN_EPOCH),  # the last step of a phase
+  ('step', False, STEPS_AN_EPOCH + 30, PHASE),  # the middle of an epoch of the students
+  ('save', True, 1, PHASE + 2 * STEPS_AN_EPOCH),  # a checkpoint
+  ('line', True, 1, PHASE + 2 * STEPS_AN_EPOCH),  # between the lines of one epoch
+]
+
+
+def test_killed_again_and_again_a_run_ends_with_the_same_bits(whole, tmp_path):
+  folder, given = tmp_path / 'run', SMALL
+  for number, (kind, after, at, saved) in enumerate(KILLS):
+    moment = {'counted': tmp_path / f'dots {number}', 'kind': kind, 'after': after, 'at': at}
+    killed = train('distill', '--workdir', folder, *given, **moment, signum=signal.SIGKILL)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert moment['counted'].stat().st_size == at
+    assert saved_steps(folder) == saved
+    given = ['--resume']
+  resumed = train('distill', '--workdir', folder, '--resume', counted=tmp_path / 'dots')
+  assert resumed.returncode == 0, resumed.stderr
+  assert (tmp_path / 'dots').stat().st_size == STEPS_AN_EPOCH
+  assert_same_run(folder, whole)
+
+
+def test_an_unfinished_run_is_not_scored(stopped, capsys):
+  assert main(['evaluate', str(stopped[0])]) == 2
+  assert 'students holds no whole checkpoint of its last step' in capsys.readouterr().err
+
+
+def test_a_run_on_eight_devices_goes_on_on_one(whole, tmp_path):
+  folder, dots = tmp_path / 'run', tmp_path / 'dots'
+  stopped = train('distill', '--workdir', folder, *SMALL, counted=dots, at=PHASE + 9, signum=signal.SIGTERM, devices=8)
+  assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
+  resumed = train('distill', '--workdir', folder, '--resume', counted=dots)
+  assert resumed.returncode == 0, resumed.stderr
+  assert dots.stat().st_size == TOTAL
+  environments = json.loads((folder / 'environment.json').read_text())
+  assert [machine['devices'] for machine in environments] == [8, 1]
+  pairs = list(zip(metrics(folder), metrics(whole), strict=True))
+  assert all(one['step'] == other['step'] for one, other in pairs)
+  assert pairs[0][0]['train_loss'] == pytest.approx(pairs[0][1]['train_loss'], rel=1e-4)
+
+
+def test_sigterm_saves_first_and_nothing_is_computed_twice(whole, stopped, tmp_path):
+  folder, dots = (shutil.copytree(stopped[0], tmp_path / 'run'), shutil.copy(stopped[1], tmp_path / 'dots'))
+  resumed = train('distill', '--workdir', folder, '--resume', counted=dots)
+  assert resumed.returncode == 0, resumed.stderr
+  assert dots.stat().st_size == TOTAL
+  assert_same_run(folder, whole)
+
+
+def test_resuming_a_finished_run_computes_nothing_and_says_the_same(whole, tmp_path):
+  dots = tmp_path / 'dots'
+  before = (whole / 'results.json').read_bytes()
+  again = train('distill', '--workdir', whole, '--resume', counted=dots)
+  assert again.returncode == 0, again.stderr
+  assert not dots.exists()
+  assert (whole / 'results.json').read_bytes() == before
+
+
+def test_evaluate_scores_the_checkpoints_as_the_run_did(whole):
+  scored = train('evaluate', whole)
+  assert scored.returncode == 0, scored.stderr
+  assert scored.stdout.strip() == (whole / 'results.md').read_text().strip()
+
+
+def test_a_full_disk_ends_in_one_line_and_leaves_what_was_saved(whole, stopped, tmp_path):
+  folder = shutil.copytree(stopped[0], tmp_path / 'run')
+  full = train('distill', '--workdir', folder, '--resume', limit=8)  # no file above 8 blocks of 1 KiB
+  assert full.returncode == 2, full.stderr
+  lines = [line for line in full.stderr.splitlines() if line.startswith('error: ')]
+  assert len(lines) == 1
+  assert 'Traceback' not in full.stderr
+  resumed = train('distill', '--workdir', folder, '--resume')
+  assert resumed.returncode == 0, resumed.stderr
+  assert_same_run(folder, whole)
+
+
+AT_WORK = """
+import os, signal, sys, time
+from pathlib import Path
+from train.__main__ import _ended
+from train.runtime.run import Run
+
+def work():
+  with Run(Path(sys.argv[1])) as run:
+    run.unsaved = sys.argv[2] == 'unsaved'
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(4)  # a compilation, or scores
+    print('saved', flush=True)
+    run.unsaved = False
+    time.sleep(60)
+
+sys.exit(_ended(work))
+"""
+
+
+@pytest.mark.parametrize('state, said', [('saved', ''), ('unsaved', 'saved\n')])
+def test_a_signal_that_no_loop_heeds_ends_what_has_nothing_to_save(tmp_path, state, said):
+  folder = tmp_path / 'a run'
+  folder.mkdir()
+  began = time.monotonic()
+  done = finished(start('-c', AT_WORK, folder, state))
+  assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, said)
+  assert done.stderr.splitlines()[-1] == f"stopped by SIGTERM; go on with --resume --workdir '{folder}'"
+  assert 'Traceback' not in done.stderr and time.monotonic() - began < 40
+
+
+@pytest.mark.parametrize('moment', [0.1, 0.5, 1.0])
+def test_an_interrupt_of_the_imports_prints_no_trace(tmp_path, moment):
+  process = start('-m', 'train', 'distill', '--workdir', tmp_path / 'run')
+  time.sleep(moment)
+  process.send_signal(signal.SIGINT)
+  done = finished(process)
+  assert done.returncode in (-signal.SIGINT, 128 + signal.SIGINT, 1)  # 1: Python itself had not begun
+  assert 'train' not in done.stderr or 'stopped by' in done.stderr, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['environment.json', 'milliseconds.json', None])
+def test_what_can_be_made_again_stops_no_finished_run(whole, tmp_path, name):
+  folder = shutil.copytree(whole, tmp_path / 'run')
+  if name is None:
+    (folder / 'environment.json').unlink()
+  else:
+    (folder / name).write_text('{"torn')
+  resumed = train('distill', '--workdir', folder, '--resume')
+  assert resumed.returncode == 0, resumed.stderr
+  assert results(folder)['rows'] == results(whole)['rows']
+
+
+def test_another_learning_rate_in_the_configuration_is_no_other_run(whole, tmp_path):
+  folder = shutil.copytree(whole, tmp_path / 'run')
+  config = json.loads((folder / 'config.json').read_text())
+  (folder / 'config.json').write_text(json.dumps({**config, 'learning_rate': 0.01}))
+  for arguments in (['evaluate', folder], ['distill', '--resume', '--workdir', folder]):
+    done = train(*arguments)
+    assert done.returncode == 2
+    line = done.stderr.splitlines()[-1]
+    assert 'was made with learning_rate 0.05, and config.json says 0.01: restore config.json' in line
+
+
+@pytest.mark.slow
+def test_checkpoints_of_other_types_are_not_trained_over(whole, tmp_path):
+  folder = shutil.copytree(whole, tmp_path / 'run')
+  before = digests(folder)
+  done = finished(start('-m', 'train', 'distill', '--workdir', folder, '--resume', JAX_ENABLE_X64='1'))
+  assert done.returncode == 2 and 'does not fit this environment' in done.stderr, done.stderr
+  assert digests(folder) == before
+
+
+@pytest.mark.slow
+def test_damaged_checkpoints_are_trained_anew_when_it_is_asked_for(whole, tmp_path):
+  folder = shutil.copytree(whole, tmp_path / 'run')
+  for phase in (folder / 'checkpoints').iterdir():
+    for step in phase.iterdir():
+      shutil.rmtree(step / 'state')
+  resumed = train('distill', '--workdir', folder, '--resume')
+  assert resumed.returncode == 2
+  line = resumed.stderr.splitlines()[-1]
+  assert line.endswith('none of its checkpoints can be read; restore one, or train anew by --resume --restart')
+  anew = train('distill', '--workdir', folder, '--resume', '--restart')
+  assert anew.returncode == 0, anew.stderr
+  assert_same_run(folder, whole)
