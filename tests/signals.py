@@ -17,22 +17,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.programs.distill_text import test_run as test_distill_text
-from tests.programs.lit import test_run as test_lit_run
-from tests.programs.lit import test_texts as test_lit_text
-from tests.programs.lit_gan import test_run as test_lit_gan
-from tests.programs.slim import test_run as test_slim_run
+from tests.programs import CASES
 from tests.support.processes import LONGEST, start
 from tests.support.runs import assert_same_run
 
-PROGRAMS = {
-  'lit': test_lit_run.OPTIONS,
-  'slim': test_slim_run.SLIM,
-  'compress': test_slim_run.CHAIN,
-  'lit-gan': test_lit_gan.SMALL,
-  'lit-text': test_lit_text.OPTIONS,
-  'distill-text': test_distill_text.OPTIONS,
-}
 SIGNALS = {'distill-text': (signal.SIGTERM,)}
 BOTH = (signal.SIGKILL, signal.SIGTERM)
 
@@ -86,7 +74,7 @@ def interrupted(program, folder, options, times, draw, length):
 
 def main(arguments):
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument('programs', nargs='*', default=[*PROGRAMS], choices=[*PROGRAMS, []])
+  parser.add_argument('programs', nargs='*', default=[*CASES], choices=[*CASES, []])
   parser.add_argument('--times', type=int, default=20)
   parser.add_argument('--seed', type=int, default=0)
   asked = parser.parse_args(arguments)
@@ -95,12 +83,8 @@ def main(arguments):
     os.environ['JAX_COMPILATION_CACHE_DIR'] = str(place / 'compiled')
     os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
     for program in asked.programs:
-      options = PROGRAMS[program]
-      if program == 'distill-text':
-        texts = place / 'few'
-        texts.mkdir()
-        test_distill_text.write(texts, test_distill_text.PARTS)
-        options = ['--data', texts, *options]
+      (place / program).mkdir()
+      options = CASES[program].options(place / program)
       whole(program, place / program / 'compiling', options)
       length = whole(program, place / program / 'whole', options)
       folder = place / program / 'interrupted'

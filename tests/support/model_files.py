@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmajax import compress, tree
+from tests.support.trees import drawn
 from train.build import Arm, described
 from train.config import Training
 from train.data import load
@@ -26,15 +27,6 @@ def written(path, *, data='digits', data_dir=None, width=5, bits=4, activation_b
   size = shipped.write(path, reparam.stored(theta, code), rest, description)
   assert size == path.stat().st_size
   return description, {'params': reparam.apply(theta, code, None), **rest}
-
-
-def drawn(rng, name, shape):
-  """Numbers as training might leave them: what scales is near 1, all else near 0, and kernels keep the size of x."""
-  noise = rng.normal(size=shape).astype(np.float32)
-  if name == 'kernel':
-    return noise / np.float32(np.sqrt(np.prod(shape[:-1])))
-  around = np.float32(name in ('scale', 'var', 'std', 'weight', 'high'))
-  return around + np.float32(0.1) * noise
 
 
 def cifar10(folder):

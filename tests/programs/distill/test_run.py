@@ -1,4 +1,4 @@
-"""Killed at any moment and resumed, a run ends with the bits of the run that was never killed."""
+"""Whole runs of distill: on other devices, under signals, on a full disk, and with damaged or changed files."""
 
 import json
 import shutil
@@ -7,18 +7,15 @@ import time
 
 import pytest
 
+from tests.programs.distill.cases import PHASE, STEPS_AN_EPOCH
 from tests.support.processes import SMALL, finished, metrics, start, train
-from tests.support.runs import assert_same_run, digests, results, saved_steps, whole_run
+from tests.support.runs import assert_same_run, digests, results
 from train.__main__ import main
-
-STEPS_AN_EPOCH = 17
-PHASE = 3 * STEPS_AN_EPOCH
-TOTAL = 2 * PHASE
 
 
 @pytest.fixture(scope='module')
-def whole(tmp_path_factory):
-  folder = whole_run(tmp_path_factory, 'distill', SMALL, TOTAL)
+def whole(whole_run):
+  folder = whole_run('distill')
   arms = (['teacher'], ['lma-8-w3-distilled', 'lma-8-w3-hard'])
   epochs = [(phase, STEPS_AN_EPOCH * epoch) for together in arms for epoch in (1, 2, 3) for phase in together]
   assert [(line['phase'], line['step']) for line in metrics(folder)] == epochs
@@ -36,33 +33,6 @@ def stopped(tmp_path_factory):
   return folder, dots
 
 
-# What a process counts, whether it is killed after it or before, at which one; and how many steps are saved by then.
-KILLS = [
-  ('file', True, 1, 0),  # the very first file
-  ('step', False, 5, 0),  # the teacher's first epoch
-  ('line', True, 3, 2 * STEPS_AN_EPOCH),  # a line of metrics that no checkpoint holds yet
-  ('step', False, STEPS_AN_EPOCH, 2 * STEPS_AN_EPOCH),  # the last step of a phase
-  ('step', False, STEPS_AN_EPOCH + 30, PHASE),  # the middle of an epoch of the students
-  ('save', True, 1, PHASE + 2 * STEPS_AN_EPOCH),  # a checkpoint
-  ('line', True, 1, PHASE + 2 * STEPS_AN_EPOCH),  # between the lines of one epoch
-]
-
-
-def test_killed_again_and_again_a_run_ends_with_the_same_bits(whole, tmp_path):
-  folder, given = tmp_path / 'run', SMALL
-  for number, (kind, after, at, saved) in enumerate(KILLS):
-    moment = {'counted': tmp_path / f'dots {number}', 'kind': kind, 'after': after, 'at': at}
-    killed = train('distill', '--workdir', folder, *given, **moment, signum=signal.SIGKILL)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert moment['counted'].stat().st_size == at
-    assert saved_steps(folder) == saved
-    given = ['--resume']
-  resumed = train('distill', '--workdir', folder, '--resume', counted=tmp_path / 'dots')
-  assert resumed.returncode == 0, resumed.stderr
-  assert (tmp_path / 'dots').stat().st_size == STEPS_AN_EPOCH
-  assert_same_run(folder, whole)
-
-
 def test_an_unfinished_run_is_not_scored(stopped, capsys):
   assert main(['evaluate', str(stopped[0])]) == 2
   assert 'students holds no whole checkpoint of its last step' in capsys.readouterr().err
@@ -74,7 +44,7 @@ def test_a_run_on_eight_devices_goes_on_on_one(whole, tmp_path):
   assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
   resumed = train('distill', '--workdir', folder, '--resume', counted=dots)
   assert resumed.returncode == 0, resumed.stderr
-  assert dots.stat().st_size == TOTAL
+  assert dots.stat().st_size == 2 * PHASE
   environments = json.loads((folder / 'environment.json').read_text())
   assert [machine['devices'] for machine in environments] == [8, 1]
   pairs = list(zip(metrics(folder), metrics(whole), strict=True))
@@ -86,23 +56,8 @@ def test_sigterm_saves_first_and_nothing_is_computed_twice(whole, stopped, tmp_p
   folder, dots = (shutil.copytree(stopped[0], tmp_path / 'run'), shutil.copy(stopped[1], tmp_path / 'dots'))
   resumed = train('distill', '--workdir', folder, '--resume', counted=dots)
   assert resumed.returncode == 0, resumed.stderr
-  assert dots.stat().st_size == TOTAL
+  assert dots.stat().st_size == 2 * PHASE
   assert_same_run(folder, whole)
-
-
-def test_resuming_a_finished_run_computes_nothing_and_says_the_same(whole, tmp_path):
-  dots = tmp_path / 'dots'
-  before = (whole / 'results.json').read_bytes()
-  again = train('distill', '--workdir', whole, '--resume', counted=dots)
-  assert again.returncode == 0, again.stderr
-  assert not dots.exists()
-  assert (whole / 'results.json').read_bytes() == before
-
-
-def test_evaluate_scores_the_checkpoints_as_the_run_did(whole):
-  scored = train('evaluate', whole)
-  assert scored.returncode == 0, scored.stderr
-  assert scored.stdout.strip() == (whole / 'results.md').read_text().strip()
 
 
 def test_a_full_disk_ends_in_one_line_and_leaves_what_was_saved(whole, stopped, tmp_path):

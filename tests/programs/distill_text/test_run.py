@@ -4,7 +4,6 @@ import io
 import json
 import re
 import shutil
-import signal
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -15,12 +14,12 @@ import pytest
 import sacrebleu
 from num2words import num2words
 
+from tests.programs.distill_text.cases import LENGTH, PARTS, SMALL, write
 from tests.support.model_files import written
-from tests.support.processes import metrics, train
-from tests.support.runs import assert_same_run, assert_teacher_is_taken, refused, results, saved_steps, whole_run
+from tests.support.processes import metrics
+from tests.support.runs import refused
 from train.__main__ import main
-from train.commands.readme import filled
-from train.config import TEACHER, load, recipe, save
+from train.config import TEACHER, load
 from train.data.corpora.buckets import numbers
 from train.data.corpora.vocabulary import END, PADDING, START
 from train.programs.distill_text import build as build_text
@@ -28,72 +27,16 @@ from train.programs.distill_text import model_file as shipped_text
 from train.programs.distill_text import run as distill_text
 from train.programs.distill_text import table as report_text
 from train.programs.distill_text import translate
-from train.programs.distill_text.config import DistillText, Translate, check, defaults
+from train.programs.distill_text.config import DistillText, Translate, defaults
 from train.programs.distill_text.decode import Search
 from train.programs.distill_text.table import Row
 from train.results.rows import read_rows
 from train.runtime.errors import UserError
 
-LENGTH, STEPS_AN_EPOCH = 24, 8
-OPTIONS = [
-  *('--pieces', '64', '--max-length', str(LENGTH), '--buckets', '1', '--batch-size', '192', '--save-every', '1'),
-  *('--width', '8', '--heads', '2', '--layers', '1', '--teacher-width', '8', '--teacher-layers', '1', '--seeds', '2'),
-  *('--methods', 'hard', 'kd', 'sequence', '--activations', 'lma', '--bits', '4', '--beams', '2', '--epochs', '2'),
-  *('--teacher-epochs', '2', '--learning-rate', '0.02', '--warmup', '3'),
-]  # fmt: skip
 STUDENTS = ['lma-8-w8-hard', 'lma-8-w8-kd', 'lma-8-w8-kd-4bit', 'lma-8-w8-sequence']
-PARTS = {'train': range(64), 'val': range(64, 72), 'test': range(72, 84)}
-
-WRONG = [
-  *((f'--{name} 0', f'--{name} is 0') for name in (
-    'pieces', 'buckets', 'layers', 'teacher-layers', 'teacher-width', 'heads', 'warmup', 'beams', 'units',
-    'teacher-units', 'bucket-size', 'seeds', 'epochs', 'teacher-epochs', 'batch-size', 'save-every', 'width',
-  )),
-  *((f'--{name} {value}', f'--{name} is {value}') for name, value in (
-    ('clip', '0.0'), ('clip', 'inf'), ('clip', 'nan'), ('dropout', '1.0'), ('dropout', '-0.5'),
-    ('label-smoothing', '1.0'), ('temperature', '0.0'), ('soft-weight', '1.5'), ('learning-rate', '-1.0'),
-    ('weight-decay', 'nan'), ('length-penalty', '-1.0'), ('length-penalty', 'inf'), ('max-length', '3'),
-    ('methods', 'kd kd'), ('width', '24 24'), ('bits', '4 4'), ('activations', 'lma lma'), ('segments', '1'),
-  )),
-  ('--bits 9', '--bits is 9: give 1 to 8'),
-  ('--bits 3 0', '--bits is 3 0: give 1 to 8'),
-  ('--bits 4 --methods hard', '--bits is 4: they go with --methods kd'),
-  ('--methods', '--methods is empty: give at least one'),
-  ('--width', '--width is empty'),
-  ('--heads 3 --width 9', '--width is 9: give an even multiple of the 3 heads'),
-  ('--heads 4 --width 16 18', '--width is 18: give an even multiple of the 4 heads'),
-  ('--heads 4 --width 8 --teacher-width 10', '--teacher-width is 10: give an even multiple of the 4 heads'),
-  ('--target de', '--target is de: give another language than --source'),
-  ('--vocabulary words', '--vocabulary is words: it goes with --untied'),
-  ('--data-dir .', '--data-dir is .: numbers need none'),
-  ('--source fr', 'numbers: are from de to en, not from fr to en'),
-  ('--train-sentences 0', '0 training sentences asked of numbers'),
-  ('--train-sentences 1000000', '1000000 training sentences asked of numbers'),
-  ('--pieces 5', '--pieces 5: the training texts have'),
-  ('--batch-size 3 --train-sentences 20 --pieces 60 --max-length 40', '--batch-size 3 is less than a sentence of'),
-  ('--train-sentences 1 --pieces 40 --max-length 4', '--max-length 4: every training sentence is longer'),
-  ('--data nowhere', 'nowhere: no such folder'),
-]  # fmt: skip
 
 
 class TestOptions:
-  @pytest.mark.parametrize('options, expected', WRONG, ids=[options for options, _ in WRONG])
-  def test_a_wrong_one_is_named_in_one_line(self, capsys, tmp_path, options, expected):
-    assert refused(capsys, 'distill-text', '--workdir', tmp_path / 'run', *options.split()).startswith(expected)
-    assert not (tmp_path / 'run').exists()
-
-  @pytest.mark.parametrize('data', ['numbers', 'multi30k', 'texts/of-mine'])
-  def test_every_default_may_be_run(self, data):
-    check(defaults(data))
-    assert (defaults(data).data, recipe(defaults(data))) == (data, 'distill-text')
-
-  def test_a_saved_one_is_loaded_as_it_was(self, tmp_path):
-    given = {'data': 'texts/of-mine', 'source': 'en', 'target': 'fr', 'train_sentences': 50, 'vocabulary': 'words'}
-    wide = {'width': (8, 16), 'bits': (4, 2), 'methods': ('kd',), 'units': 7, 'untied': True, 'post_norm': True}
-    for config in (replace(defaults('multi30k'), **given, **wide, length_penalty=0.0), defaults('numbers')):
-      save(config, tmp_path)
-      assert load(DistillText, tmp_path) == replace(config, workdir=tmp_path)
-
   def test_there_is_an_arm_for_every_width_activation_method_and_number_of_bits(self):
     config = replace(
       defaults('numbers'), width=(8, 16), activations=('relu', 'lma'), methods=('hard', 'kd', 'sequence'), bits=(4, 2)
@@ -103,18 +46,8 @@ class TestOptions:
     assert names == [f'{act}-w{width}-{kind}' for width in (8, 16) for act in ('relu', 'lma-8') for kind in kinds]
 
 
-def write(folder, parts):
-  folder.mkdir(exist_ok=True)
-  for part, counted in parts.items():
-    for language in ('de', 'en'):
-      lines = [num2words(number, lang=language) for number in counted]
-      (folder / f'{part}.{language}').write_text(''.join(f'{line}\n' for line in lines), encoding='utf-8')
-  return folder
-
-
 @pytest.fixture(scope='module')
 def few(tmp_path_factory):
-  """The numbers below 84."""
   return write(tmp_path_factory.mktemp('texts') / 'few', PARTS)
 
 
@@ -122,7 +55,7 @@ class TestFiles:
   def error(self, capsys, few, tmp_path, spoil):
     folder = shutil.copytree(few, tmp_path / 'texts')
     spoil(folder)
-    found = refused(capsys, 'distill-text', '--workdir', tmp_path / 'run', '--data', folder, *OPTIONS)
+    found = refused(capsys, 'distill-text', '--workdir', tmp_path / 'run', '--data', folder, *SMALL)
     assert not (tmp_path / 'run').exists()
     return found.removeprefix(f'{folder}/')
 
@@ -150,8 +83,8 @@ class TestFiles:
 
 
 @pytest.fixture(scope='module')
-def whole(few, tmp_path_factory):
-  return whole_run(tmp_path_factory, 'distill-text', ['--data', few, *OPTIONS], 3 * 2 * STEPS_AN_EPOCH)
+def whole(whole_run):
+  return whole_run('distill-text')
 
 
 @pytest.fixture
@@ -163,14 +96,6 @@ def copy(whole, tmp_path):
 @pytest.fixture(scope='module')
 def rows(whole):
   return read_rows(whole, 'distill-text', Row)
-
-
-@pytest.mark.slow
-def test_it_takes_the_teacher_of_a_run(capsys, few, whole, tmp_path):
-  options = ['--data', few, *OPTIONS]
-  file = whole / 'models' / 'teacher-seed0.safetensors'
-  folder = assert_teacher_is_taken(capsys, tmp_path, 'distill-text', options, whole, file)
-  assert results(folder)['rows'] == results(whole)['rows']
 
 
 def lines_of(path):
@@ -229,16 +154,6 @@ class TestRun:
     relu = rows[2]._replace(name='relu-w8-kd', activation='relu', segments=None)
     assert [report_text.base(row, [*rows, relu]) for row in rows] == [None, None, relu, None, None]
 
-  def test_evaluate_prints_the_table_again_and_a_readme_holds_it(self, whole, copy):
-    table = (whole / 'results.md').read_text().strip()
-    shutil.rmtree(copy / 'translations')
-    done = train('evaluate', copy)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == table
-    for path in (whole / 'translations').iterdir():
-      assert (copy / 'translations' / path.name).read_bytes() == path.read_bytes()
-    assert table in filled('<!-- table of run -->\n<!-- end of table -->', whole.parent)
-
   def test_evaluate_takes_no_other_file(self, copy, capsys):
     file = copy / 'models' / f'{TEACHER}-seed0.safetensors'
     shutil.copy(copy / 'models' / f'{STUDENTS[0]}-seed0.safetensors', file)
@@ -253,27 +168,6 @@ class TestRun:
     expected = f'{file}: holds a network that translates, and takes no images; give its run to translate'
     assert refused(capsys, 'export', file) == refused(capsys, 'predict', file, whole / 'bleu.png') == expected
     assert not (whole / 'exports').exists() and len(list((whole / 'models').iterdir())) == 9
-
-  def test_killed_among_the_students_and_in_the_sequence_phase_it_ends_with_the_same_bits(self, few, whole, tmp_path):
-    folder = tmp_path / 'run'
-    how = {'counted': tmp_path / 'dots', 'at': 3 * STEPS_AN_EPOCH + 2, 'signum': signal.SIGKILL}
-    killed = train('distill-text', '--workdir', folder, '--data', few, *OPTIONS, **how)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert saved_steps(folder) == 3 * STEPS_AN_EPOCH and not (folder / 'teacher-sentences.json').exists()
-    how |= {'counted': tmp_path / 'dots after', 'at': 2 * STEPS_AN_EPOCH + 1}
-    killed = train('distill-text', '--workdir', folder, '--resume', **how)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert saved_steps(folder) == 5 * STEPS_AN_EPOCH
-    said = (folder / 'teacher-sentences.json').stat()
-    resumed = train('distill-text', '--workdir', folder, '--resume', counted=tmp_path / 'dots at last')
-    assert resumed.returncode == 0, resumed.stderr
-    assert (tmp_path / 'dots at last').stat().st_size == STEPS_AN_EPOCH
-    again = (folder / 'teacher-sentences.json').stat()
-    assert (again.st_ino, again.st_mtime_ns) == (said.st_ino, said.st_mtime_ns)  # not searched again
-    assert_same_run(folder, whole)
-    for name in ('teacher-sentences.json', 'vocabulary.source', *(f'{row}-seed1' for row in STUDENTS)):
-      name = f'models/{name}.safetensors' if name.endswith('-seed1') else name
-      assert (folder / name).read_bytes() == (whole / name).read_bytes()
 
   def test_the_teachers_sentences_are_its_own(self, whole, copy):
     plan = distill_text.experiment(load(DistillText, copy))

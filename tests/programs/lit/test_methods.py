@@ -9,15 +9,14 @@ import pytest
 from scipy import stats
 
 from lmajax.training import Stages
-from train.__main__ import main
 from train.commands.readme import filled
-from train.config import TEACHER, load, save
+from train.config import TEACHER
 from train.engine.cohort import cohort_step, fresh
 from train.engine.evaluate import member
 from train.programs.lit import plot as draw_lit
 from train.programs.lit import run as lit
 from train.programs.lit import table as report_lit
-from train.programs.lit.config import Lit, check, defaults
+from train.programs.lit.config import Lit
 from train.programs.lit.methods import MERGING, TRANSPLANTED, arms, named, phases, switches
 from train.programs.lit.table import Arm, Row, counterpart, verdict
 from train.results.rows import read_rows, write_results
@@ -29,50 +28,10 @@ METHODS = (
 ALL = Lit(methods=METHODS, seeds=2, width=(2, 3, 4), teacher='resnet-14', epochs=7, finetune_epochs=2)
 LIT = Arm('lit', 'relu', None)
 
-WRONG = [
-  (['--teacher', 'vgg-16'], '--teacher is vgg-16: give resnet or resnext and a depth, as in resnet-20'),
-  (['--student', 'resnet'], '--student is resnet: give resnet or resnext'),
-  (['--student', 'resnet-x'], '--student is resnet-x: give resnet or resnext'),
-  (['--student', 'resnet-9'], '--student is resnet-9: depth is 9, and must be 8, 14'),
-  (['--teacher', 'resnext-21'], '--teacher is resnext-21: depth is 21, and must be 11, 20'),
-  (['--width', '8', '4', '16'], '--teacher is resnet-20: channels are (8, 4, 16)'),
-  (['--width'], '--width is empty'),
-  (['--student', 'resnext-11'], 'stages_0 of the student gives'),
-  (['--methods'], '--methods is empty'),
-  (['--methods', 'lit', 'lit'], '--methods is lit lit'),
-  (['--beta', '1.5'], '--beta is 1.5'),
-  (['--noise', '-1'], '--noise is -1'),
-  (['--temperature', '0'], '--temperature is 0'),
-  (['--soft-weight', '2'], '--soft-weight is 2'),
-  (['--finetune-epochs', '0'], '--finetune-epochs is 0'),
-  (['--finetune-learning-rate', 'nan'], '--finetune-learning-rate is nan'),
-  (['--schedule', 'plateau'], '--schedule is plateau'),
-  (['--methods', 'lit-merging', '--epochs', '2'], '--epochs is 2: give lit-merging 3'),
-  (['--seeds', '0'], '--seeds is 0'),
-  (['--train-images', '100000'], '100000 training images asked of digits'),
-]
 
-
-class TestOptions:
-  @pytest.mark.parametrize('options, expected', WRONG, ids=[' '.join(options) for options, _ in WRONG])
-  def test_a_wrong_one_is_named_in_one_line(self, capsys, tmp_path, options, expected):
-    assert main(['lit', '--workdir', str(tmp_path / 'run'), *options]) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith(f'error: {expected}')
-    assert not (tmp_path / 'run').exists()
-
-  @pytest.mark.parametrize('data', ['digits', 'mnist', 'fashion-mnist', 'cifar10', 'cifar100'])
-  def test_every_default_may_be_run(self, data):
-    check(defaults(data))
-
-  def test_a_saved_one_is_loaded_as_it_was(self, tmp_path):
-    config = replace(ALL, activations=('relu', 'lma'), error='huber', workdir=tmp_path)
-    save(config, tmp_path)
-    assert load(Lit, tmp_path) == config
-
-  def test_a_stage_more_is_taken(self):
-    four = Lit(width=(2, 3, 4, 5), teacher='resnet-18', student='resnet-10')
-    assert lit.experiment(four).pairs[Arm(TEACHER, 'relu', None)].stages == 4
+def test_a_stage_more_is_taken():
+  four = Lit(width=(2, 3, 4, 5), teacher='resnet-18', student='resnet-10')
+  assert lit.experiment(four).pairs[Arm(TEACHER, 'relu', None)].stages == 4
 
 
 class TestPhases:

@@ -1,16 +1,13 @@
 """A whole run of lit, through every kind of fit: what is frozen and scored, and killed it ends with the same bits."""
 
-import shutil
-import signal
 from functools import partial
 
 import jax
 import numpy as np
 import pytest
 
-from tests.support.processes import metrics, train
-from tests.support.runs import assert_same_run, digests, saved_steps, whole_run
-from train.__main__ import main
+from tests.programs.lit.cases import FITS, METHODS, STEPS_AN_EPOCH
+from tests.support.processes import metrics
 from train.config import TEACHER, load
 from train.engine.cohort import fresh
 from train.engine.evaluate import member
@@ -23,22 +20,12 @@ from train.results.rows import read_rows
 
 pytestmark = pytest.mark.slow
 
-METHODS = ('kd', 'hint', 'lit', 'lit-merging')
-OPTIONS = [
-  *('--methods', *METHODS, '--teacher', 'resnet-14', '--width', '2', '3', '4', '--seeds', '2', '--train-images', '120'),
-  *('--batch-size', '32', '--epochs', '3', '--finetune-epochs', '2', '--save-every', '2', '--learning-rate', '0.1'),
-]
-STEPS_AN_EPOCH = 3
-FITS = {
-  'relu-teacher': 5, 'relu-whole': 5, 'relu-hints': 2, 'relu-stages': 3, 'relu-merging-1': 1, 'relu-merging-2': 1,
-  'relu-merging-3': 1, 'relu-finetune': 2,
-}  # fmt: skip
 NAMES = [f'relu-{method}' for method in (TEACHER, *METHODS)]
 
 
 @pytest.fixture(scope='module')
-def whole(tmp_path_factory):
-  return whole_run(tmp_path_factory, 'lit', OPTIONS, STEPS_AN_EPOCH * sum(FITS.values()))
+def whole(whole_run):
+  return whole_run('lit')
 
 
 @pytest.fixture(scope='module')
@@ -132,39 +119,5 @@ class TestScores:
         ]
         assert np.concatenate(right).mean() == pytest.approx(rows[f'relu-{method}'].accuracy[seed])
 
-  @pytest.mark.parametrize('command', ['evaluate', 'report'])
-  def test_evaluate_and_report_print_the_table_again(self, whole, capsys, command):
-    assert main([command, str(whole)]) == 0
-    assert capsys.readouterr().out.strip() == (whole / 'results.md').read_text().strip()
-
   def test_pictures_are_there(self, whole):
     assert all((whole / f'{name}.png').stat().st_size > 5000 for name in ('accuracy', 'errors'))
-
-
-# What a process counts, at which one it is stopped, by what; how many steps are saved then. Epochs before: 12, 18.
-STOPS = [
-  (12 * STEPS_AN_EPOCH + 8, signal.SIGKILL, 14 * STEPS_AN_EPOCH),  # the third epoch of the stages, which none holds yet
-  (4 * STEPS_AN_EPOCH + 4, signal.SIGTERM, 18 * STEPS_AN_EPOCH + 4),  # the second epoch of fine-tuning
-]
-
-
-def test_stopped_in_either_phase_a_run_ends_with_the_same_bits(whole, tmp_path):
-  folder, given = tmp_path / 'run', OPTIONS
-  for number, (at, signum, saved_by_then) in enumerate(STOPS):
-    stopped = train('lit', '--workdir', folder, *given, counted=tmp_path / f'dots {number}', at=at, signum=signum)
-    assert stopped.returncode == (-signum if signum == signal.SIGKILL else 128 + signum), stopped.stderr
-    assert saved_steps(folder) == saved_by_then
-    given = ['--resume']
-  resumed = train('lit', '--workdir', folder, '--resume', counted=tmp_path / 'dots')
-  assert resumed.returncode == 0, resumed.stderr
-  assert (tmp_path / 'dots').stat().st_size == 2
-  assert list(digests(folder)) == sorted(FITS)
-  assert_same_run(folder, whole)
-
-
-def test_resuming_a_finished_run_computes_nothing_and_says_the_same(whole, tmp_path):
-  folder = shutil.copytree(whole, tmp_path / 'run')
-  again = train('lit', '--workdir', folder, '--resume', counted=tmp_path / 'dots')
-  assert again.returncode == 0, again.stderr
-  assert not (tmp_path / 'dots').exists()
-  assert (folder / 'results.json').read_bytes() == (whole / 'results.json').read_bytes()

@@ -1,7 +1,5 @@
 """lit-gan: two players under one objective, frozen ends, what translations are worth, a run killed in each phase."""
 
-import json
-import signal
 from functools import partial
 from types import SimpleNamespace
 
@@ -19,15 +17,14 @@ from lmajax.losses import gradient_penalty
 from lmajax.training import Stages, blockwise, make_train_step
 from lmajax.training import init_state as new_state
 from lmajax.types import Batch
-from tests.support.processes import metrics, train
-from tests.support.runs import assert_same_run, assert_teacher_is_taken, refused, results, saved_steps, whole_run
-from train.config import command
+from tests.programs.lit_gan.cases import PHASES
+from tests.support.processes import metrics
 from train.engine.cohort import cohort_step, fresh, optimizer_of
 from train.engine.optimizers import adam, adjustable, adversarial, sgd
 from train.programs.lit.table import Arm
 from train.programs.lit_gan import run as lit_gan
 from train.programs.lit_gan import table as report_lit_gan
-from train.programs.lit_gan.config import LitGan, check, defaults
+from train.programs.lit_gan.config import LitGan
 from train.programs.lit_gan.metrics import Made, agreement, answered, apart, asked, frechet, in_every_style, told_apart
 from train.programs.lit_gan.objective import _BETWEEN, Adversaries, Weights, draw, one_hot, representing, translate
 from train.programs.lit_gan.styles import STYLES, styled
@@ -310,44 +307,9 @@ def test_the_table_says_what_came_of_it():
   assert 'our own classifier' in lines[-1]
 
 
-WRONG = [
-  (['--width', '4', '8'], '--width is 4 8'),
-  (['--schedule', 'plateau'], '--schedule is plateau'),
-  (['--student-blocks', '0'], '--student-blocks is 0'),
-  (['--critic-steps', '0'], '--critic-steps is 0'),
-  (['--finetune-epochs', '0'], '--finetune-epochs is 0'),
-  (['--penalty-weight', '-1'], '--penalty-weight is -1.0'),
-  (['--seeds', '0'], '--seeds is 0'),
-]
-
-
-@pytest.mark.parametrize('options, expected', WRONG, ids=[' '.join(options) for options, _ in WRONG])
-def test_a_wrong_option_is_named(capsys, tmp_path, options, expected):
-  assert expected in refused(capsys, 'lit-gan', '--workdir', tmp_path / 'run', *options)
-  assert not (tmp_path / 'run').exists()
-
-
-def test_the_command_is_named_with_a_dash():
-  assert command(LitGan) == 'lit-gan'
-
-
-@pytest.mark.parametrize('data', ['digits', 'mnist', 'fashion-mnist'])
-def test_every_default_may_be_run(data):
-  check(defaults(data))
-
-
-SMALL = [
-  '--train-images', '60', '--batch-size', '16', '--seeds', '2', '--width', '2', '--teacher-blocks', '2',
-  '--student-blocks', '1', '--epochs', '1', '--finetune-epochs', '1', '--teacher-epochs', '2',
-  '--classifier-epochs', '1', '--save-every', '1', '--activations', 'lma', '--segments', '4', '--critic-steps', '2',
-]  # fmt: skip
-STEPS = 3  # an epoch
-PHASES = {'classifier': 1, 'teacher': 2, 'lit-only': 1, 'lit': 1, 'scratch': 2}
-
-
 @pytest.fixture(scope='module')
-def whole(tmp_path_factory):
-  return whole_run(tmp_path_factory, 'lit-gan', SMALL, STEPS * sum(PHASES.values()))
+def whole(whole_run):
+  return whole_run('lit-gan')
 
 
 @pytest.mark.slow
@@ -364,35 +326,3 @@ def test_a_run_writes_its_folder(whole):
     assert all(0 < error < 1 for error in each.pixel_error + each.validation_error)
   epochs = [line['phase'].removeprefix('lma-4-') for line in metrics(whole)]
   assert epochs == [name.replace('classifier', 'relu-classifier') for name, n in PHASES.items() for _ in range(n)]
-
-
-@pytest.mark.slow
-def test_killed_in_either_phase_a_run_ends_with_the_same_bits(whole, tmp_path):
-  folder, given = tmp_path / 'run', SMALL
-  begun = STEPS * (PHASES['classifier'] + PHASES['teacher'])
-  for number, (at, signum) in enumerate([(begun + 2, signal.SIGTERM), (3, signal.SIGKILL)]):
-    moment = {'counted': tmp_path / f'dots {number}', 'at': at, 'signum': signum}
-    killed = train('lit-gan', '--workdir', folder, *given, **moment)
-    assert killed.returncode in (-signum, 128 + signum), killed.stderr
-    given = ['--resume']
-  saved = {path.name.removeprefix('lma-4-') for path in (folder / 'checkpoints').iterdir()}
-  assert saved == {'relu-classifier', 'teacher', 'lit-only'}  # all of the first phase, and nothing yet of the second
-  assert saved_steps(folder) == begun + STEPS * PHASES['lit-only']
-  resumed = train('lit-gan', '--workdir', folder, '--resume')
-  assert resumed.returncode == 0, resumed.stderr
-  assert_same_run(folder, whole)
-
-
-@pytest.mark.slow
-def test_evaluate_scores_the_checkpoints_as_the_run_did(whole):
-  scored = train('evaluate', whole)
-  assert scored.returncode == 0, scored.stderr
-  assert scored.stdout.strip() == (whole / 'results.md').read_text().strip()
-  assert json.loads((whole / 'config.json').read_text())['recipe'] == 'lit-gan'
-
-
-@pytest.mark.slow
-def test_it_takes_the_teacher_of_a_run(capsys, whole, tmp_path):
-  file = whole / 'models' / 'lma-4-teacher-seed0.safetensors'
-  folder = assert_teacher_is_taken(capsys, tmp_path, 'lit-gan', SMALL, whole, file)
-  assert results(folder)['rows'] == results(whole)['rows']

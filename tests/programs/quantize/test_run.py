@@ -1,7 +1,6 @@
 """A whole run of quantize, by every method: what it ships is what it scores, and killed it ends with the same bits."""
 
 import shutil
-import signal
 from functools import partial
 from pathlib import Path
 
@@ -13,8 +12,8 @@ import pytest
 from lmajax import LMA, models, tree
 from lmajax.activations import linen
 from lmajax.compress import pack, unpack
-from tests.support.processes import metrics, train
-from tests.support.runs import assert_same_run, digests, saved_steps, whole_run
+from tests.programs.quantize.cases import METHODS, PHASE
+from tests.support.processes import metrics
 from train import build
 from train.__main__ import main
 from train.config import TEACHER, load
@@ -30,22 +29,13 @@ from train.programs.quantize.config import Quantize
 from train.programs.quantize.methods import METHODS as KNOWN
 from train.results.rows import read_rows
 
-METHODS = ['post-training', 'uniform', 'noise', 'points', 'product', 'product-noise']
-OPTIONS = [
-  *('--methods', *METHODS, '--activations', 'lma', '--width', '3', '--bits', '4', '--activation-bits', '8'),
-  *('--centroids', '4', '--block-size', '4', '--bucket-size', '64', '--seeds', '2', '--save-every', '2'),
-  *('--epochs', '2', '--finetune-epochs', '2'),
-]
-STEPS_AN_EPOCH = 17
-PHASE = 2 * STEPS_AN_EPOCH
-PHASES = ['teacher', 'students', 'points', 'product-1', 'product-2']
 KINDS = ['float', 'left-out', *(f'{method}-4' for method in METHODS), 'uniform-4-a8']
 NAMES = [TEACHER, *(f'lma-8-w3-{kind}' for kind in KINDS)]
 
 
 @pytest.fixture(scope='module')
-def whole(tmp_path_factory):
-  return whole_run(tmp_path_factory, 'quantize', OPTIONS, len(PHASES) * PHASE)
+def whole(whole_run):
+  return whole_run('quantize')
 
 
 @pytest.fixture(scope='module')
@@ -118,7 +108,7 @@ class TestScores:
       name for name in NAMES if name.removeprefix('lma-8-w3-').split('-4')[0] not in METHODS or 'uniform' in name
     ]
     fitted += ['lma-8-w3-noise-4', 'lma-8-w3-points-4', *codebooks]
-    assert sorted(reported) == sorted((name, epoch * STEPS_AN_EPOCH) for name in fitted for epoch in (1, 2))
+    assert sorted(reported) == sorted((name, epoch * PHASE // 2) for name in fitted for epoch in (1, 2))
 
   @pytest.mark.parametrize('name', NAMES)
   def test_the_accuracy_is_that_of_what_lies_in_the_file(self, whole, rows, plan, name):
@@ -158,53 +148,7 @@ class TestScores:
   def test_the_tables_are_those_of_the_rows(self, whole, rows, capsys):
     text = report_quantize.text(list(rows.values()))
     assert (whole / 'results.md').read_text().strip() == text
-    assert main(['evaluate', str(whole)]) == 0
-    assert capsys.readouterr().out.strip() == text
     assert (whole / 'accuracy.png').stat().st_size > 5000
-
-
-def models_of(folder):
-  return {path.name: path.read_bytes() for path in (folder / 'models').iterdir()}
-
-
-# What a process counts, whether it is stopped after it or before, at which one, by what; how many steps are saved then.
-STOPS = [
-  ('step', False, PHASE + 20, signal.SIGKILL, PHASE),  # the second epoch of the students
-  ('step', False, PHASE + 5, signal.SIGTERM, 2 * PHASE + 5),  # points
-  ('step', False, PHASE - 5 + 20, signal.SIGTERM, 3 * PHASE + 20),  # the first layer's codebooks
-  ('line', True, 4, signal.SIGKILL, 4 * PHASE),  # the first epoch of the second layer's, which no checkpoint holds
-  ('file', False, 9, signal.SIGKILL, 5 * PHASE),  # after a cut for each phase: the second model file of a student
-]
-
-
-@pytest.mark.slow
-def test_stopped_again_and_again_a_run_ends_with_the_same_bits(whole, tmp_path, capsys):
-  folder, given = tmp_path / 'run', OPTIONS
-  for number, (kind, after, at, signum, saved) in enumerate(STOPS):
-    moment = {'counted': tmp_path / f'dots {number}', 'kind': kind, 'after': after, 'at': at}
-    stopped = train('quantize', '--workdir', folder, *given, **moment, signum=signum)
-    assert stopped.returncode == (-signum if signum == signal.SIGKILL else 128 + signum), stopped.stderr
-    assert saved_steps(folder) == saved
-    given = ['--resume']
-  written = {f'{name}-seed0.safetensors' for name in NAMES[:2]}
-  assert {path.name for path in (folder / 'models').iterdir()} == written
-  assert main(['evaluate', str(folder)]) == 2
-  assert 'is not finished' in capsys.readouterr().err
-  resumed = train('quantize', '--workdir', folder, '--resume', counted=tmp_path / 'dots')
-  assert resumed.returncode == 0, resumed.stderr
-  assert not (tmp_path / 'dots').exists()
-  assert list(digests(folder)) == sorted(PHASES)
-  assert_same_run(folder, whole)
-  assert models_of(folder) == models_of(whole)
-
-
-def test_resuming_a_finished_run_computes_nothing_and_says_the_same(whole, tmp_path):
-  dots = tmp_path / 'dots'
-  before = (whole / 'results.json').read_bytes(), models_of(whole)
-  again = train('quantize', '--workdir', whole, '--resume', counted=dots)
-  assert again.returncode == 0, again.stderr
-  assert not dots.exists()
-  assert ((whole / 'results.json').read_bytes(), models_of(whole)) == before
 
 
 def flipped(path):

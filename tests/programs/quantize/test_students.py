@@ -13,9 +13,10 @@ from lmajax.activations import linen
 from lmajax.compress import unpack
 from lmajax.training import unrolled, vmapped
 from lmajax.types import Batch
-from train.__main__ import main
+from tests.programs.quantize.cases import ALL, METHODS
+from tests.support.trees import stacked
 from train.build import described
-from train.config import TEACHER, load, save
+from train.config import TEACHER
 from train.deploy import model_file as shipped
 from train.deploy import score as scoring
 from train.deploy.model_file import file_name
@@ -27,7 +28,7 @@ from train.engine.optimizers import sgd
 from train.programs.quantize import run as quantize
 from train.programs.quantize import students as quantizers
 from train.programs.quantize import table as report_quantize
-from train.programs.quantize.config import Quantize, check, defaults, soft_targets
+from train.programs.quantize.config import soft_targets
 from train.programs.quantize.methods import FLOAT, LEFT_OUT
 from train.programs.quantize.methods import METHODS as KNOWN
 from train.programs.quantize.table import Row, base_of, counterpart, relu_of
@@ -35,59 +36,11 @@ from train.results.rows import read_rows
 from train.runtime.errors import UserError
 from train.runtime.run import Run
 
-METHODS = ('post-training', 'uniform', 'noise', 'points', 'product', 'product-noise')
-ALL = Quantize(
-  seeds=2, width=(3,), bits=(2, 4), centroids=(4, 16), block_size=4, activation_bits=8, methods=METHODS,
-)  # fmt: skip
 GRIDS = [{}, {'temperature': (1.0, 3.0)}, {'soft_weight': (0.2, 0.5)}]
 GRIDS.append({**GRIDS[1], **GRIDS[2]})
 
 
-WRONG = [
-  (['--bits', '0'], '--bits is 0'),
-  (['--bits', '9'], '--bits is 9'),
-  (['--bits'], '--bits is empty'),
-  (['--bits', '4', '4'], '--bits is 4 4'),
-  (['--methods'], '--methods is empty'),
-  (['--methods', 'noise', 'noise'], '--methods is noise noise'),
-  (['--centroids', '1'], '--centroids is 1'),
-  (['--centroids', '257'], '--centroids is 257'),
-  (['--centroids'], '--centroids is empty'),
-  (['--centroids', '4', '4'], '--centroids is 4 4'),
-  (['--activation-bits', '9'], '--activation-bits is 9'),
-  (['--bucket-size', '0'], '--bucket-size is 0'),
-  (['--block-size', '0'], '--block-size is 0'),
-  (['--finetune-epochs', '0'], '--finetune-epochs is 0'),
-  (['--finetune-learning-rate', 'inf'], '--finetune-learning-rate is inf'),
-  (['--points-learning-rate', 'nan'], '--points-learning-rate is nan'),
-  (['--noise-rate', '1.5'], '--noise-rate is 1.5'),
-  (['--product-noise-rate', '-0.1'], '--product-noise-rate is -0.1'),
-  (['--temperature', '0'], '--temperature is 0'),
-  (['--temperature', '1', '1'], '--temperature is 1.0 1.0'),
-  (['--soft-weight', '2'], '--soft-weight is 2'),
-  (['--soft-weight', '.5', '.5'], '--soft-weight is 0.5 0.5'),
-  (['--seeds', '0'], '--seeds is 0'),
-]
-
-
 class TestOptions:
-  @pytest.mark.parametrize('options, expected', WRONG, ids=[' '.join(options) for options, _ in WRONG])
-  def test_a_wrong_one_is_named_in_one_line(self, capsys, tmp_path, options, expected):
-    assert main(['quantize', '--workdir', str(tmp_path / 'run'), *options]) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith(f'error: {expected}')
-    assert not (tmp_path / 'run').exists()
-
-  @pytest.mark.parametrize('data', ['digits', 'mnist', 'fashion-mnist', 'cifar10', 'cifar100'])
-  def test_every_default_may_be_run(self, data):
-    check(defaults(data))
-
-  @pytest.mark.parametrize('entropy', [False, True])
-  def test_a_saved_one_is_loaded_as_it_was(self, tmp_path, entropy):
-    config = replace(ALL, entropy=entropy, temperature=(1.0, 3.0), workdir=tmp_path)
-    save(config, tmp_path)
-    assert load(Quantize, tmp_path) == config
-
   @pytest.mark.parametrize('bits', [1, 2, 3, 4, 5, 8, 32])
   def test_every_number_of_bits_has_soft_targets(self, bits):
     temperature, soft_weight = soft_targets(bits)
@@ -176,10 +129,6 @@ def test_what_is_stored_decodes_to_what_is_applied(method):
   jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), decoded, applied)
   changed = tree.map_with_path(lambda path, a, b: path if bool((a != b).any()) else None, applied, params)
   assert set(jax.tree.leaves(changed)) == (set() if method in (FLOAT, LEFT_OUT) else set(layers))
-
-
-def stacked(*members):
-  return jax.tree.map(lambda *leaves: np.stack(leaves), *members)
 
 
 @pytest.mark.parametrize('over', [vmapped, unrolled])

@@ -20,8 +20,8 @@ from train.config import load, save
 from train.engine.optimizers import adjustable, sgd
 from train.programs.regions import count as regions
 from train.programs.regions import run as recipe
-from train.programs.regions.config import Regions, check
-from train.programs.regions.pieces import MOST_PIECES, differentiated, pieces
+from train.programs.regions.config import Regions
+from train.programs.regions.pieces import differentiated, pieces
 from train.programs.regions.table import Row, text
 from train.runtime.errors import UserError
 from train.runtime.run import Run
@@ -348,31 +348,6 @@ class TestRecipe:
     stats = variables['batch_stats']['stages_0']
     assert (stats['act']['weight'] > 0.4).all()
     np.testing.assert_allclose(stats['act']['std'] / stats['act']['weight'], 1, atol=0.1)  # batch norm stands before it
-
-  def test_goes_on_where_it_was(self, finished):
-    plan, folder, rows = finished
-    with Run(folder) as to:
-      assert recipe.run(plan, to) == rows
-    assert load(Regions, folder) == Regions(**{**vars(TINY), 'workdir': folder})
-
-
-@pytest.mark.parametrize(
-  ('options', 'message'),
-  [
-    ({'width': 0}, '--width is 0'),
-    ({'depth': 0}, '--depth is 0'),
-    ({'lines': 0}, '--lines is 0'),
-    ({'grid': 1}, '--grid is 1'),
-    ({'segments': (1, 4)}, '--segments is 1'),
-    ({'segments': (8, 8)}, '--segments is 8 8'),
-    ({'segments': (MOST_PIECES + 1,)}, '--segments is 129'),
-    ({'activations': ('aplu',), 'segments': (2,)}, '--segments is 2'),
-    ({'activations': ()}, '--activations is empty'),
-  ],
-)
-def test_bad_options_are_one_line(options, message):
-  with pytest.raises(UserError, match=message):
-    check(Regions(**options))
 
 
 def test_another_run_is_no_regions_run(tmp_path):

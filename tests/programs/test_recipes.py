@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 
-from tests.support.runs import refused
 from train import build
 from train.config import TEACHER
 from train.programs.compress import run as compress
@@ -93,21 +92,3 @@ class TestEveryProgram:
 def test_the_teacher_of_many_students_has_one_seed():
   plan = distill.experiment(Distill(**SMALL, first_seed=3))
   assert tuple(plan.teacher.groups[TEACHER].seeds) == (0,)
-
-
-WRONG = [
-  (['--teacher-learning-rate', '0'], '--teacher-learning-rate is 0.0: give a positive number'),
-  (['--teacher-batch-size', '-1'], '--teacher-batch-size is -1: give a positive number'),
-  (['--teacher-weight-decay', '-1'], '--teacher-weight-decay is -1.0: give 0 or more'),
-  (['--teacher-label-smoothing', '1'], '--teacher-label-smoothing is 1.0: give 0 or more, below 1'),
-  (['--teacher-width', '0'], '--teacher-width is 0: give positive numbers'),
-  (['--first-seed', '-1'], '--first-seed is -1: give 0 or more'),
-  (['--teacher', 'resnet-21'], '--teacher is resnet-21: depth is 21'),
-  (['--teacher', 'nothing'], '--teacher is nothing: give one of mlp, cnn'),
-]
-
-
-@pytest.mark.parametrize('options, expected', WRONG, ids=[' '.join(options) for options, _ in WRONG])
-def test_a_wrong_option_is_named(capsys, tmp_path, options, expected):
-  assert refused(capsys, 'distill', '--workdir', tmp_path / 'run', *options).startswith(expected)
-  assert not (tmp_path / 'run').exists()
