@@ -7,8 +7,7 @@ import pytest
 
 from tests.programs import CASES
 from tests.support.processes import train
-from tests.support.runs import assert_same_run, assert_teacher_is_taken, refused, results, saved_steps
-from train.__main__ import main
+from tests.support.runs import assert_same_run, assert_teacher_is_taken, files, refused, results, saved_steps
 from train.commands.readme import filled
 from train.programs import PROGRAMS
 
@@ -56,15 +55,18 @@ def test_resuming_a_finished_run_computes_nothing_and_says_the_same(command, who
   assert_same_run(folder, whole)
 
 
-def test_evaluate_report_and_a_readme_say_its_table_again(command, whole, capsys):
+def test_evaluate_report_and_a_readme_say_its_table_again(command, whole, tmp_path, capsys):
   table = (whole / 'results.md').read_text().strip()
   assert table in filled('<!-- table of run -->\n<!-- end of table -->', whole.parent)
   if not hasattr(PROGRAMS[command].run(), 'again'):
     assert 'leaves no networks to score again' in refused(capsys, 'evaluate', whole)
     return
+  folder = shutil.copytree(whole, tmp_path / 'run')
   for again in ('evaluate', 'report'):
-    assert main([again, str(whole)]) == 0
-    assert capsys.readouterr().out.strip().startswith(table)
+    said = train(again, folder)
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.strip().startswith(table)
+  assert files(folder) == files(whole)
 
 
 TAUGHT = [command for command, case in CASES.items() if case.teacher]

@@ -194,7 +194,7 @@ def widths(plan: Experiment, trained: dict[str, Any], folder: Path) -> dict[str,
       )
     for number, rate in enumerate(plan.config.rate):
       rules['random'] = slimming.random(spectra, number)
-      for rule in {*plan.config.rules, 'pca', 'null'}:
+      for rule in dict.fromkeys([*plan.config.rules, 'pca', 'null']):
         name = Arm(plain, rate, rule, '').widths
         solve = partial(slimming.solved, rules[rule], rate)
         found[name] = tuple(noted(folder / 'widths.json', name, solve))
