@@ -1,11 +1,11 @@
 """Training: objectives, the step that moves by them, seeds side by side, and what block-wise training starts from."""
 
 from lmajax.training._blockwise import Parts, Stages, blockwise, hint
+from lmajax.training._checkpoint import Checkpoints, DamagedError, UnfitError, digests, lost_process
+from lmajax.training._forward import Network, forward, function, linen, logits_of, network_of, nnx, parted
 from lmajax.training._objectives import (
   Taught,
   distill,
-  forward,
-  logits_of,
   mixed,
   penalized,
   reparameterized,
@@ -13,6 +13,7 @@ from lmajax.training._objectives import (
   teach,
 )
 from lmajax.training._parallel_stages import parallel_stages
+from lmajax.training._recalibrate import recalibrated, recalibration
 from lmajax.training._seeds import together, unrolled, vmapped
 from lmajax.training._step import (
   TrainState,
@@ -27,25 +28,38 @@ from lmajax.training._step import (
 from lmajax.training._transplant import check_boundaries, in_stages, with_ends
 
 __all__ = [
+  'Checkpoints',
+  'DamagedError',
+  'Network',
   'Parts',
   'Stages',
   'Taught',
   'TrainState',
+  'UnfitError',
   'WithCode',
   'as_it_is',
   'blockwise',
   'check_boundaries',
   'compiled',
+  'digests',
   'distill',
   'forward',
+  'function',
   'hint',
   'in_stages',
   'init_state',
+  'linen',
   'logits_of',
+  'lost_process',
   'make_train_step',
   'mixed',
+  'network_of',
+  'nnx',
   'parallel_stages',
+  'parted',
   'penalized',
+  'recalibrated',
+  'recalibration',
   'reparameterized',
   'sharing',
   'supervised',

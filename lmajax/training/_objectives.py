@@ -1,17 +1,17 @@
 """Objectives, (params, stats, frozen, batch, key) -> (loss, (stats, metrics)): compose them, add no flags.
 
-A model is called as ``model.apply(variables, inputs, train=...)`` and gives logits, or logits and taps.
+A model is a Linen module or a ``Network``, and gives logits, or logits and taps.
 """
 
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
 from lmajax import tree
 from lmajax.losses import distillation
+from lmajax.training._forward import forward, network_of, parted
 from lmajax.training._step import WithCode
 from lmajax.types import (
   Array,
@@ -42,52 +42,13 @@ class Taught(NamedTuple):
   taps: tuple[Tap, ...]
 
 
-def forward(model: nn.Module, params: Params, stats: ModelStats, inputs: Any, key: Key) -> tuple[Array, Any]:
-  """Runs a model in training mode.
-
-  Args:
-    model: a Linen module.
-    params: its parameters.
-    stats: its other collections, all of which may move.
-    inputs: a batch.
-    key: of dropout.
-
-  Returns:
-    The logits, and the statistics as they are moved.
-
-  >>> model, x = MLP((2,), 3, LMA), jnp.ones((5, 4))
-  >>> variables = model.init(jax.random.key(0), x, train=False)
-  >>> params = variables.pop('params')
-  >>> logits, stats = forward(model, params, variables, x, jax.random.key(1))
-  >>> logits.shape, stats.keys() == variables.keys()
-  ((5, 3), True)
-
-  Source: not in the paper.
-  """
-  variables = {'params': params, **stats}
-  output, moved = model.apply(variables, inputs, train=True, mutable=list(stats), rngs={'dropout': key})
-  return logits_of(output), moved
-
-
-def logits_of(output: Any) -> Array:
-  """Takes the logits out of what a model gives: logits alone, or with its taps behind them.
-
-  >>> z = jnp.array([1.0, 2.0])
-  >>> logits_of(z).tolist(), logits_of((z, ())).tolist()
-  ([1.0, 2.0], [1.0, 2.0])
-
-  Source: not in the paper.
-  """
-  return output[0] if isinstance(output, tuple) else output
-
-
-def supervised(model: nn.Module, *, label_smoothing: float = 0.0) -> Objective:
+def supervised(model: Any, *, label_smoothing: float = 0.0) -> Objective:
   r"""Trains on the labels: the mean cross-entropy.
 
   .. math:: -\overline{\sum_c \bigl((1 - \epsilon)\,[c = y] + \epsilon / C\bigr) \log p_c}
 
   Args:
-    model: a Linen module.
+    model: a Linen module or a ``Network``.
     label_smoothing: ε, the part of each label that is spread evenly over all C classes.
 
   Returns:
@@ -103,10 +64,11 @@ def supervised(model: nn.Module, *, label_smoothing: float = 0.0) -> Objective:
 
   Source: label smoothing is Szegedy et al. 2016, section 7.
   """
+  network = network_of(model)
 
   def objective(params: Params, stats: ModelStats, frozen: Frozen, batch: Any, key: Key):
     del frozen
-    logits, stats = forward(model, params, stats, batch.inputs, key)
+    logits, stats = forward(network, params, stats, batch.inputs, key)
     logits = logits.astype('float32')
     if label_smoothing:
       labels = optax.losses.smooth_labels(jax.nn.one_hot(batch.labels, logits.shape[-1]), label_smoothing)
@@ -163,11 +125,11 @@ def mixed(*, temperature: float, soft_weight: float) -> EndToEnd:
   return loss
 
 
-def distill(student: nn.Module, end_to_end: EndToEnd) -> Objective:
+def distill(student: Any, end_to_end: EndToEnd) -> Objective:
   """Trains a student's logits under what its teacher says.
 
   Args:
-    student: a Linen module.
+    student: a Linen module or a ``Network``.
     end_to_end: a loss of the student's logits, ``Taught`` and the batch, as ``mixed`` makes it.
 
   Returns:
@@ -183,9 +145,10 @@ def distill(student: nn.Module, end_to_end: EndToEnd) -> Objective:
 
   Source: Hinton et al. 2015, section 2; the LMA paper, equation 5.
   """
+  network = network_of(student)
 
   def objective(params: Params, stats: ModelStats, frozen: Frozen, batch: Any, key: Key):
-    logits, stats = forward(student, params, stats, batch.inputs, key)
+    logits, stats = forward(network, params, stats, batch.inputs, key)
     return end_to_end(logits, frozen, batch), (stats, {})
 
   return objective
@@ -223,7 +186,7 @@ def teach(teacher: Any) -> Share:
   """Makes of a teacher's variables what it says of a batch, which all students under it share.
 
   Args:
-    teacher: a Linen module, run in evaluation mode; no gradient flows into it.
+    teacher: a Linen module or a ``Network``, run in evaluation mode; no gradient flows into it.
 
   >>> model, batch = MLP((2,), 3, linen.ReLU), Batch(jnp.ones((1, 4)), jnp.array([0]))
   >>> variables = model.init(jax.random.key(0), batch.inputs, train=False)
@@ -234,9 +197,10 @@ def teach(teacher: Any) -> Share:
 
   Source: Hinton et al. 2015, section 2.
   """
+  network = network_of(teacher)
 
   def share(frozen: Frozen, batch: Any) -> Taught:
-    said: Any = teacher.apply(frozen, batch.inputs, train=False)
+    said, _ = network.apply(*parted(frozen), batch.inputs, None)
     return jax.lax.stop_gradient(Taught(*said) if isinstance(said, tuple) else Taught(said, ()))
 
   return share

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
+from lmajax.training._forward import network_of
 from lmajax.types import Array, Code, Frozen, Key, Metrics, ModelStats, Objective, Params, Share, Step
 
 
@@ -36,11 +36,11 @@ class TrainState(NamedTuple):
   key: Key
 
 
-def init_state(model: nn.Module, tx: optax.GradientTransformation, key: Key, inputs: Any) -> TrainState:
+def init_state(model: Any, tx: optax.GradientTransformation, key: Key, inputs: Any) -> TrainState:
   """Initializes a model, its optimizer, and the key of its dropout.
 
   Args:
-    model: a Linen module, called as ``model(inputs, train=...)``; its collections beside ``params`` are its statistics.
+    model: a Linen module, called as ``model(inputs, train=...)``, or a ``Network``.
     tx: moves the parameters.
     key: split in two, for the weights and the dropout.
     inputs: of any batch size.
@@ -52,9 +52,8 @@ def init_state(model: nn.Module, tx: optax.GradientTransformation, key: Key, inp
   Source: not in the paper.
   """
   init_key, dropout_key = jax.random.split(key)
-  variables = dict(model.init(init_key, inputs, train=False))
-  params = variables.pop('params')
-  return TrainState(jnp.zeros((), jnp.int32), params, variables, tx.init(params), dropout_key)
+  params, stats = network_of(model).init(init_key, inputs)
+  return TrainState(jnp.zeros((), jnp.int32), params, stats, tx.init(params), dropout_key)
 
 
 def train_step(objective: Objective, tx: optax.GradientTransformation) -> Step:

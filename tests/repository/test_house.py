@@ -45,15 +45,24 @@ NO_ORACLE = {
   'check_boundaries': 'refuses or gives nothing',
   'compiled': 'jax.jit, with states that are donated',
   'distill': 'hands logits to a loss that has an oracle',
+  'digests': 'hashes, which tests of checkpoints compare',
   'forward': 'runs a model',
+  'function': 'hands on what it is given',
   'hint': 'whole objectives, judged in tests of block-wise training by their taps and gradients',
   'in_stages': 'reads a path',
   'init_state': 'draws at random',
+  'linen': 'runs a model',
   'logits_of': 'takes the first of a pair',
+  'lost_process': 'reads an error',
   'make_train_step': 'composes three others',
   'mixed': 'the mean of a loss that has an oracle',
+  'network_of': 'asks for a type',
+  'nnx': 'runs a model',
   'parallel_stages': 'judged by the sum of its objectives on one device',
+  'parted': 'parts a dictionary',
   'penalized': 'one sum',
+  'recalibrated': 'composes two others, judged beside a loop of passes',
+  'recalibration': 'composes two others',
   'reparameterized': 'composes two others',
   'sharing': 'composes two others',
   'supervised': "optax's cross-entropy, judged beside it",
@@ -218,6 +227,7 @@ def test_example_runs_as_printed(name, text):
   names = {'jax': jax, 'jnp': jnp, 'np': np}
   for module in (*modules, importlib.import_module(name)):
     names.update({key: value for key, value in vars(module).items() if not hasattr(builtins, key)})
+  names['linen'] = lmajax.activations.linen  # as README writes it, beside training.linen
   options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
   report = []
   runner = doctest.DocTestRunner(optionflags=options)

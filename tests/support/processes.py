@@ -65,7 +65,8 @@ sys.exit(program(sys.argv[1:]))
 # a training step, the save of a checkpoint, a line of metrics, or any other file of the run.
 _COUNTED = """
 import os, signal, sys
-from train.engine import checkpoint, walk
+from lmajax.training import Checkpoints
+from train.engine import walk
 from train.runtime import run
 from train.__main__ import program
 
@@ -88,7 +89,7 @@ compiled = walk.compiled
 if kind == 'step':
   walk.compiled = lambda function, **options: counted(compiled(function, **options))
 if kind == 'save':
-  checkpoint.Checkpoints.save = counted(checkpoint.Checkpoints.save)
+  Checkpoints.save = counted(Checkpoints.save)
 if kind == 'line':
   run.Run.report = counted(run.Run.report)
 if kind == 'file':

@@ -15,6 +15,7 @@ from lmajax.training import (
   WithCode,
   as_it_is,
   init_state,
+  parted,
   reparameterized,
   sharing,
   together,
@@ -168,7 +169,8 @@ def fresh(cohort: Cohort, inputs: Array, starts: Starts | None = None) -> dict[s
 
 def going_on(variables: dict[str, Any]) -> Start:
   """Makes a group's start from the variables that it ended with."""
-  return Start(variables['params'], (), {name: part for name, part in variables.items() if name != 'params'})
+  params, stats = parted(variables)
+  return Start(params, (), stats)
 
 
 def between_ends(cohort: Cohort, inputs: Any, teacher: Any, teacher_variables: Any) -> dict[str, Start]:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lmajax.training import forward, together
+from lmajax.training import parted, recalibration, together
 from lmajax.types import Array, Batch
 from train.engine.cohort import Group
 from train.runtime.distributed import settle
@@ -36,21 +36,17 @@ def measured_again(groups: Mapping[str, Group]) -> Callable[..., dict[str, Any]]
   Statistics start as a new network's and are updated by forward passes in training mode; no parameter changes.
   """
 
-  def moving(group: Group) -> Callable:
-    def moved(variables: dict[str, Any], batch: Batch) -> dict[str, Any]:
-      stats = {name: state for name, state in variables.items() if name != 'params'}
-      return {**variables, **forward(group.model, variables['params'], stats, batch.inputs, jax.random.key(0))[1]}
+  def of_one(function: Callable[..., Any], *, begins: bool) -> Callable:
+    def on_variables(variables: dict[str, Any], batch: Batch) -> dict[str, Any]:
+      params, stats = parted(variables)
+      return {'params': params, **function(params, *(() if begins else (stats,)), batch.inputs)}
 
-    return group.over(moved)
+    return on_variables
 
-  def starting(group: Group) -> Callable:
-    def start(variables: dict[str, Any], batch: Batch) -> dict[str, Any]:
-      return {**group.model.init(jax.random.key(0), batch.inputs, train=False), 'params': variables['params']}
-
-    return group.over(start)
-
-  begin = jax.jit(together({name: starting(group) for name, group in groups.items()}))
-  step = jax.jit(together({name: moving(group) for name, group in groups.items()}), donate_argnums=0)
+  pairs = {name: recalibration(group.model) for name, group in groups.items()}
+  begins = {name: groups[name].over(of_one(begin, begins=True)) for name, (begin, _) in pairs.items()}
+  moves = {name: groups[name].over(of_one(move, begins=False)) for name, (_, move) in pairs.items()}
+  begin, step = jax.jit(together(begins)), jax.jit(together(moves), donate_argnums=0)
 
   def measure(variables: dict[str, Any], batches: Iterable[Batch]) -> dict[str, Any]:
     moved = None

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lmajax.training import Checkpoints
 from lmajax.types import Array, Frozen
 from train.config import made_by
 from train.engine import divergence
-from train.engine.checkpoint import Checkpoints
+from train.engine.checkpoint import mendable_checkpoints, room_for_checkpoints
 from train.engine.cohort import Cohort, Errors, Progress, Starts, cohort_step, fresh, weights
 from train.engine.evaluate import scores
 from train.engine.walk import Data
@@ -36,7 +37,8 @@ def fit(
   def save(score: float) -> None:
     nonlocal saved
     if _step(progress) != saved:
-      checkpoints.save(_step(progress), progress, history={'errors': errors}, score=score)
+      with room_for_checkpoints():
+        checkpoints.save(_step(progress), progress, history={'errors': errors}, score=score)
       saved = _step(progress)
     run.unsaved = False
 
@@ -94,7 +96,8 @@ def restore(
     placed = functools.partial(jax.ShapeDtypeStruct, sharding=replicated(data.sharding))
     return jax.tree.map(lambda leaf: placed(leaf.shape, leaf.dtype), shapes)
 
-  restored = checkpoints.restore(abstract, restart=restart)
+  with mendable_checkpoints():
+    restored = checkpoints.restore(abstract, restart=restart)
   return None if restored is None else (restored[0], restored[1]['errors'])
 
 

@@ -19,10 +19,9 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from lmajax.losses import TopK, from_top_k, top_k
-from lmajax.training import Taught
+from lmajax.training import Taught, digests
 from lmajax.types import Batch, Frozen, Share
 from train.data.batches import Steps, placed
-from train.engine.checkpoint import digests
 from train.engine.walk import Data, stepped
 from train.runtime.distributed import first, wait
 from train.runtime.errors import UserError

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 
-from lmajax.training import logits_of
+from lmajax.training import forward, parted
 from lmajax.types import Array, Batch
 
 
@@ -14,7 +14,7 @@ def right_answers(model: nn.Module) -> Callable:
   """Returns (variables, batch, mask) -> number of right answers where the mask is set; NaN if logits are not finite."""
 
   def count(variables: dict[str, Any], batch: Batch, mask: Array) -> Array:
-    logits = logits_of(model.apply(variables, batch.inputs, train=False))
+    logits, _ = forward(model, *parted(variables), batch.inputs, None)
     right = (logits.argmax(-1) == batch.labels).astype(jnp.float32)
     return jnp.sum(jnp.where(mask, jnp.where(jnp.isfinite(logits).all(-1), right, jnp.nan), 0.0))
 

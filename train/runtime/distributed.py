@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from lmajax.training import lost_process
 from train.runtime.errors import UserError
 
 _HEARTBEAT_SECONDS = 20  # without one for so long, a process counts as gone
@@ -98,16 +99,11 @@ def as_one(join: Callable[[], int], work: Callable[[], int]) -> int:
   return code
 
 
-def lost(error: BaseException) -> bool:
-  """Returns whether an error shows that another process ended; Gloo reports it as a ValueError."""
-  return jax.distributed.is_initialized() and (isinstance(error, jax.errors.JaxRuntimeError) or 'Gloo' in str(error))
-
-
 def _ending(error: BaseException, words: str) -> tuple[int, str]:
   """Returns the exit code and the message that is left to print."""
   if isinstance(error, SystemExit) and isinstance(error.code, int):
     return error.code, ''
-  if lost(error):
+  if lost_process(error):
     return 1, f'{words} ({_reason(error)})'
   traceback.print_exception(error)
   return 1, ''

@@ -10,6 +10,7 @@ import numpy as np
 
 from lmajax import compress, models, tree
 from lmajax.compress import Spectrum
+from lmajax.training import parted
 from lmajax.types import Array, Channels, Widths
 from train.programs.slim.config import Slimmed
 from train.runtime.errors import UserError
@@ -128,8 +129,8 @@ def sliced(
   """Compiles variables of all seeds -> those of the thin networks; statistics are not measured again."""
 
   def one(variables: Any) -> Any:
-    stats = {name: part for name, part in variables.items() if name != 'params'}
-    params, stats = compress.slice_params(variables['params'], stats, slimming.graph, widths, criterion)
+    params, stats = parted(variables)
+    params, stats = compress.slice_params(params, stats, slimming.graph, widths, criterion)
     return jax.tree.map(jnp.asarray, {'params': params, **stats})
 
   return jax.jit(over(one))

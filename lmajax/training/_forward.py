@@ -1,0 +1,201 @@
+"""Networks as pure functions, whatever they are written in: Linen, NNX, or functions of one's own."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import nnx as flax_nnx
+
+from lmajax.types import Array, Key, ModelStats, Params
+
+
+class Network(NamedTuple):
+  """A network as two pure functions, which is all that training needs to know of it.
+
+  Attributes:
+    init: (key, inputs) -> (params, stats): new parameters, and new running statistics by the names of collections.
+    apply: (params, stats, inputs, key) -> (output, stats); the output is logits, or logits and taps. A key means
+      training, with dropout by it and with statistics that move; None means evaluation.
+
+  >>> network = training.linen(MLP((2,), 3, LMA))
+  >>> params, stats = network.init(jax.random.key(0), jnp.ones((5, 4)))
+  >>> (logits, taps), stats = network.apply(params, stats, jnp.ones((5, 4)), None)
+  >>> logits.shape
+  (5, 3)
+  """
+
+  init: Callable[[Key, Any], tuple[Params, ModelStats]]
+  apply: Callable[[Params, ModelStats, Any, Key | None], tuple[Any, ModelStats]]
+
+
+def linen(module: nn.Module) -> Network:
+  """Makes a network of a Linen module, which is called as ``module(inputs, train=...)``.
+
+  Every function of ``lmajax.training`` that takes a model does so by itself.
+
+  >>> params, stats = training.linen(MLP((2,), 3, LMA)).init(jax.random.key(0), jnp.ones((5, 4)))
+  >>> sorted(params), sorted(stats)
+  (['logits', 'stages_0'], ['batch_stats'])
+
+  Source: not in the paper.
+  """
+
+  def init(key: Key, inputs: Any) -> tuple[Params, ModelStats]:
+    stats = dict(module.init(key, inputs, train=False))
+    return stats.pop('params'), stats
+
+  def apply(params: Params, stats: ModelStats, inputs: Any, key: Key | None) -> tuple[Any, ModelStats]:
+    variables = {'params': params, **stats}
+    if key is None:
+      return module.apply(variables, inputs, train=False), stats
+    output, moved = module.apply(variables, inputs, train=True, mutable=list(stats), rngs={'dropout': key})
+    return output, {**stats, **moved}
+
+  return Network(init, apply)
+
+
+def nnx(module: flax_nnx.Module) -> Network:
+  """Makes a network of an NNX module, which is called as ``module(inputs)`` in its modes of training and evaluation.
+
+  Its ``nnx.Param`` are the parameters; all else that moves, but for the state of its generators, is the collection
+  ``state``.
+
+  Args:
+    module: is read and left as it is. What it holds is what training starts from: ``init`` draws nothing.
+
+  >>> import flax
+  >>> network = nnx(flax.nnx.Linear(4, 3, rngs=flax.nnx.Rngs(0)))
+  >>> params, stats = network.init(jax.random.key(0), None)
+  >>> sorted(params), network.apply(params, stats, jnp.ones((5, 4)), None)[0].shape
+  (['bias', 'kernel'], (5, 3))
+
+  Source: not in the paper.
+  """
+  kinds = (flax_nnx.Param, flax_nnx.RngState, ...)
+  graph, *parts = flax_nnx.split(module, *kinds)
+  of_params, generators, of_state = parts
+  begun = flax_nnx.to_pure_dict(of_params), {'state': flax_nnx.to_pure_dict(of_state)}
+
+  def filled(state: Any, leaves: Any) -> Any:
+    copy = jax.tree.map(lambda leaf: leaf, state)
+    flax_nnx.replace_by_pure_dict(copy, leaves)
+    return copy
+
+  def seeded(key: Key) -> Any:
+    """The state of the generators: a key of its own for each of them, and their counts as they are."""
+    paths = iter(range(len(jax.tree.leaves(generators))))
+
+    def one(leaf: Any) -> Any:
+      number = next(paths)
+      return jax.random.fold_in(key, number) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+
+    return jax.tree.map(one, generators)
+
+  def init(key: Key, inputs: Any) -> tuple[Params, ModelStats]:
+    del key, inputs
+    return jax.tree.map(jnp.array, begun)  # a copy, since steps take what they are given
+
+  def apply(params: Params, stats: ModelStats, inputs: Any, key: Key | None) -> tuple[Any, ModelStats]:
+    drawn = generators if key is None else seeded(key)
+    model = flax_nnx.merge(graph, filled(of_params, params), drawn, filled(of_state, stats['state']))
+    if key is None:
+      model.eval()
+      return model(inputs), stats
+    model.train()
+    output = model(inputs)
+    _, _, _, moved = flax_nnx.split(model, *kinds)
+    return output, {'state': flax_nnx.to_pure_dict(moved)}
+
+  return Network(init, apply)
+
+
+def function(apply: Callable, params: Params, *, stats: ModelStats | None = None) -> Network:
+  """Makes a network of functions of one's own.
+
+  Args:
+    apply: (params, stats, inputs, key) -> (output, stats), as of ``Network``.
+    params: that training starts from: ``init`` draws nothing.
+    stats: the running statistics to start from; none by default.
+
+  >>> network = function(lambda params, stats, x, key: (x @ params, stats), jnp.ones((4, 3)))
+  >>> network.apply(*network.init(jax.random.key(0), None), jnp.ones((5, 4)), None)[0].shape
+  (5, 3)
+
+  Source: not in the paper.
+  """
+
+  def init(key: Key, inputs: Any) -> tuple[Params, ModelStats]:
+    del key, inputs
+    return jax.tree.map(jnp.array, (params, stats or {}))  # a copy, since steps take what they are given
+
+  return Network(init, apply)
+
+
+def network_of(model: Any) -> Network:
+  """Returns a network as it is, and makes one of a Linen module.
+
+  >>> network = network_of(MLP((2,), 3, LMA))
+  >>> network_of(network) is network
+  True
+
+  Raises:
+    ValueError: it is neither; an NNX module is to be handed to ``nnx``, a function to ``function``.
+
+  Source: not in the paper.
+  """
+  if isinstance(model, Network):
+    return model
+  if isinstance(model, nn.Module):
+    return linen(model)
+  kind = 'nnx(…)' if isinstance(model, flax_nnx.Module) else 'function(…)'
+  raise ValueError(f'model is a {type(model).__name__}: give a Linen module, or a network made by {kind}')
+
+
+def parted(variables: dict[str, Any]) -> tuple[Params, ModelStats]:
+  """Parts the variables of ``model.apply`` into parameters and running statistics.
+
+  >>> parted({'params': {'w': 1}, 'batch_stats': {'mean': 0}})
+  ({'w': 1}, {'batch_stats': {'mean': 0}})
+
+  Source: not in the paper.
+  """
+  return variables['params'], {name: part for name, part in variables.items() if name != 'params'}
+
+
+def logits_of(output: Any) -> Array:
+  """Takes the logits out of what a model gives: logits alone, or with its taps behind them.
+
+  >>> z = jnp.array([1.0, 2.0])
+  >>> logits_of(z).tolist(), logits_of((z, ())).tolist()
+  ([1.0, 2.0], [1.0, 2.0])
+
+  Source: not in the paper.
+  """
+  return output[0] if isinstance(output, tuple) else output
+
+
+def forward(model: Any, params: Params, stats: ModelStats, inputs: Any, key: Key | None) -> tuple[Array, ModelStats]:
+  """Runs a model.
+
+  Args:
+    model: a Linen module or a ``Network``.
+    params: its parameters.
+    stats: its running statistics.
+    inputs: a batch.
+    key: of dropout, in training mode; None is evaluation mode.
+
+  Returns:
+    The logits, and the statistics: in training mode as they are moved.
+
+  >>> model, x = MLP((2,), 3, LMA), jnp.ones((5, 4))
+  >>> params, before = training.linen(model).init(jax.random.key(0), x)
+  >>> logits, stats = forward(model, params, before, x, jax.random.key(1))
+  >>> logits.shape, stats.keys() == before.keys()
+  ((5, 3), True)
+
+  Source: not in the paper.
+  """
+  output, moved = network_of(model).apply(params, stats, inputs, key)
+  return logits_of(output), moved

@@ -1,0 +1,134 @@
+"""Networks in Linen, in NNX and as plain functions: trained, taught and measured again by the same functions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from lmajax import LMA, compress, models, training
+from lmajax.activations.nnx import LMA as NnxLMA
+from lmajax.types import Batch
+
+DRAW = np.random.default_rng(0)
+BATCH = Batch(jnp.asarray(DRAW.normal(size=(16, 4)), jnp.float32), jnp.arange(16, dtype=jnp.int32) % 3)
+
+
+class Net(nnx.Module):
+  """A foreign network, with all that moves: batch norm, LMA's statistics and dropout."""
+
+  def __init__(self, rngs):
+    self.layers = nnx.List([nnx.Linear(4, 8, rngs=rngs), nnx.Linear(8, 3, rngs=rngs)])
+    self.norm, self.act, self.dropout = nnx.BatchNorm(8, rngs=rngs), NnxLMA(4), nnx.Dropout(0.5, rngs=rngs)
+
+  def __call__(self, x):
+    return self.layers[1](self.dropout(self.act(self.norm(self.layers[0](x)))))
+
+
+def linear(params, stats, x, key):
+  """Counts its passes in training mode."""
+  return x @ params['kernel'], stats if key is None else {'state': {'passes': stats['state']['passes'] + 1}}
+
+
+NETWORKS = {
+  'linen': lambda: training.linen(models.MLP((8,), 3, LMA)),
+  'nnx': lambda: training.nnx(Net(nnx.Rngs(0))),
+  'function': lambda: training.function(
+    linear, {'kernel': jnp.eye(4)[:, :3]}, stats={'state': {'passes': jnp.zeros(())}}
+  ),
+}
+
+
+@pytest.fixture(scope='module', params=NETWORKS)
+def network(request):
+  return NETWORKS[request.param]()
+
+
+def changed(before, after):
+  """Whether any leaf has changed."""
+  pairs = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+  return any(not np.array_equal(a, b) for a, b in pairs)
+
+
+def test_evaluation_moves_nothing_and_training_moves_statistics_alone(network):
+  params, stats = network.init(jax.random.key(0), BATCH.inputs)
+  logits, same = training.forward(network, params, stats, BATCH.inputs, None)
+  assert logits.shape == (16, 3) and not changed(stats, same)
+  _, moved = training.forward(network, params, stats, BATCH.inputs, jax.random.key(1))
+  assert jax.tree.structure(moved) == jax.tree.structure(stats) and changed(stats, moved)
+
+
+def test_a_step_of_distillation_into_few_bits_lowers_its_loss(network):
+  tx = optax.sgd(0.1)
+  reparam = compress.masked(compress.uniform(4))
+  state = training.init_state(network, tx, jax.random.key(0), BATCH.inputs)
+  teacher = jax.tree.map(jnp.copy, {'params': state.params, **state.stats})  # the step takes those of the state
+  params = jax.tree.map(lambda leaf: leaf + jnp.asarray(DRAW.normal(size=leaf.shape), leaf.dtype), state.params)
+  theta, code = reparam.init(params, jax.random.key(1))
+  state = state._replace(params=theta, opt_state=tx.init(theta))
+  objective = training.distill(network, training.mixed(temperature=2.0, soft_weight=0.7))
+  step = training.make_train_step(training.reparameterized(objective, reparam), tx, share=training.teach(network))
+  losses = []
+  for _ in range(30):
+    state, metrics = step(state, training.WithCode(teacher, code), BATCH)
+    losses.append(float(metrics['loss']))
+  assert np.mean(losses[-5:]) < np.mean(losses[:5])
+
+
+def test_statistics_measured_again_are_those_of_passes_in_training_mode(network):
+  params, stats = network.init(jax.random.key(0), BATCH.inputs)
+  expected = stats
+  for _ in range(3):
+    _, expected = network.apply(params, expected, BATCH.inputs, jax.random.key(0))
+  found = training.recalibrated(network, params, [BATCH.inputs] * 3)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected)
+  with pytest.raises(ValueError, match='batches is empty'):
+    training.recalibrated(network, params, [])
+
+
+class TestNnx:
+  def test_it_answers_as_the_module_does_which_stays_as_it_was(self):
+    module = Net(nnx.Rngs(3))
+    before = jax.tree.map(np.array, nnx.to_pure_dict(nnx.state(module, nnx.Not(nnx.RngState))))
+    network = training.nnx(module)
+    for leaf in jax.tree.leaves(network.init(jax.random.key(0), None)):
+      leaf.delete()  # as a step does with what it is given
+    params, stats = network.init(jax.random.key(0), None)
+    _, stats = jax.jit(network.apply)(params, stats, BATCH.inputs, jax.random.key(0))
+    assert not changed(before, nnx.to_pure_dict(nnx.state(module, nnx.Not(nnx.RngState))))
+    logits, _ = network.apply(params, stats, BATCH.inputs, None)
+    module.norm.mean[...], module.norm.var[...] = (stats['state']['norm'][name] for name in ('mean', 'var'))
+    for name in ('mean', 'std', 'weight'):
+      getattr(module.act, name)[...] = stats['state']['act'][name]
+    module.eval()
+    np.testing.assert_allclose(logits, module(BATCH.inputs), rtol=1e-6)
+
+  def test_dropout_is_drawn_by_the_key(self):
+    network = training.nnx(Net(nnx.Rngs(0)))
+    params, stats = network.init(jax.random.key(0), None)
+    one, same, other = (network.apply(params, stats, BATCH.inputs, jax.random.key(i))[0] for i in (1, 1, 2))
+    np.testing.assert_array_equal(one, same)
+    assert changed(one, other)
+
+  def test_generators_draw_apart(self):
+    """Two layers of dropout with a generator each, begun alike, drop different units."""
+
+    class Two(nnx.Module):
+      def __init__(self):
+        self.one, self.other = (nnx.Dropout(0.5, rngs=nnx.Rngs(0)) for _ in range(2))
+
+      def __call__(self, x):
+        return jnp.stack([self.one(x), self.other(x)])
+
+    network = training.nnx(Two())
+    params, stats = network.init(jax.random.key(0), None)
+    (one, other), _ = network.apply(params, stats, jnp.ones((8, 8)), jax.random.key(0))
+    assert changed(one, other)
+
+
+def test_what_is_no_network_is_named_with_what_makes_one():
+  with pytest.raises(ValueError, match=r'model is a Net: give a Linen module, or a network made by nnx\(…\)'):
+    training.supervised(Net(nnx.Rngs(0)))
+  with pytest.raises(ValueError, match=r'model is a function: give a Linen module, or a network made by function\(…\)'):
+    training.teach(linear)
