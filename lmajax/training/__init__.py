@@ -2,6 +2,7 @@
 
 from lmajax.training._blockwise import Parts, Stages, blockwise, hint
 from lmajax.training._checkpoint import Checkpoints, DamagedError, UnfitError, digests, lost_process
+from lmajax.training._fit import Hooks, Steps, fit, loop
 from lmajax.training._forward import Network, forward, function, linen, logits_of, network_of, nnx, parted
 from lmajax.training._objectives import (
   Taught,
@@ -30,9 +31,11 @@ from lmajax.training._transplant import check_boundaries, in_stages, with_ends
 __all__ = [
   'Checkpoints',
   'DamagedError',
+  'Hooks',
   'Network',
   'Parts',
   'Stages',
+  'Steps',
   'Taught',
   'TrainState',
   'UnfitError',
@@ -43,6 +46,7 @@ __all__ = [
   'compiled',
   'digests',
   'distill',
+  'fit',
   'forward',
   'function',
   'hint',
@@ -50,6 +54,7 @@ __all__ = [
   'init_state',
   'linen',
   'logits_of',
+  'loop',
   'lost_process',
   'make_train_step',
   'mixed',

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmajax.training import Checkpoints
+from lmajax.training import Checkpoints, Hooks, loop
 from lmajax.types import Array, Frozen
 from train.config import made_by
 from train.engine import divergence
@@ -28,46 +28,56 @@ def fit(
   """Trains a cohort to the end of its plan, from its last checkpoint if there is one."""
   checkpoints = Checkpoints(folder_of(run.folder, phase), made_by(run.folder))
   progress, errors = _start(run, cohort, data, checkpoints, starts or {})
-  advance = data.walk(cohort_step(cohort), data.batches)
+  walk = data.walk(cohort_step(cohort), data.batches)
   measure, shipped = scores(cohort.groups), weights(cohort)
   run.bar.set_description(phase)
   run.bar.update(_step(progress))
-  saved = _step(progress)
+  saved, began, rates = _step(progress), 0.0, cohort.rates(errors)
+  if rates:
+    run.note_environment()
 
-  def save(score: float) -> None:
+  def advance(progress: Any, step: int, end: int) -> tuple[Any, int]:
+    progress, after = walk(progress, frozen, step, end)
+    settle(progress)
+    run.unsaved = True  # and not before: the first step compiles, which nobody has to wait for
+    run.bar.update(after - step)
+    return progress, after
+
+  def save(progress: Any, step: int, errors: Errors, score: float) -> None:
     nonlocal saved
-    if _step(progress) != saved:
+    if step != saved:
       with room_for_checkpoints():
-        checkpoints.save(_step(progress), progress, history={'errors': errors}, score=score)
-      saved = _step(progress)
+        checkpoints.save(step, progress, history={'errors': errors}, score=score)
+      saved = step
     run.unsaved = False
 
-  if cohort.rates(errors):
-    run.note_environment()
-  while rates := cohort.rates(errors):
-    began = time.perf_counter()
-    progress = _with_rates(progress, rates)
-    step, end = _step(progress), (len(errors) + 1) * data.batches.steps_per_epoch
-    while step < end:
-      if run.stopping():
-        save(score=-1.0)  # not scored yet: never the best
-        run.stop()
-      before = step
-      progress, step = advance(progress, frozen, before, end)
-      settle(progress)
-      run.unsaved = True  # and not before: the first step compiles, which nobody has to wait for
-      run.bar.update(step - before)
+  def begin(progress: Any, errors: Errors) -> Any:
+    nonlocal began, rates
+    began, rates = time.perf_counter(), cohort.rates(errors)
+    return _with_rates(progress, rates) if rates else None
+
+  def between(progress: Any, step: int, errors: Errors) -> None:
+    if run.stopping():
+      save(progress, step, errors, score=-1.0)  # not scored yet: never the best
+      run.stop()
+
+  def end(progress: Any, step: int, errors: Errors) -> tuple[Any, Any]:
     scored = measure(shipped(progress), data.validation)
     lost = divergence.lost({name: each.sums['loss'] for name, each in progress.items()}, scored)
     if any(each.any() for each in lost.values()):
       divergence.tell(run.note, phase, cohort.groups, rates, errors, lost)
       progress = {name: divergence.spoilt(each, lost[name]) for name, each in progress.items()}
       scored = {name: np.where(lost[name], np.nan, score) for name, score in scored.items()}
-    errors.append({name: divergence.errors_of(score) for name, score in scored.items()})
+    entry = {name: divergence.errors_of(score) for name, score in scored.items()}
+    errors = [*errors, entry]
     _report(run, cohort, progress, rates, errors, time.perf_counter() - began)
     progress = {name: p._replace(sums=jax.tree.map(jnp.zeros_like, p.sums)) for name, p in progress.items()}
     if len(errors) % cohort.plan.save_every == 0 or not cohort.rates(errors):
-      save(score=float(np.nanmean(np.concatenate([*scored.values()]))))
+      save(progress, step, errors, score=float(np.nanmean(np.concatenate([*scored.values()]))))
+    return progress, entry
+
+  hooks, at = Hooks(begin, between, end), (saved, errors)
+  progress = loop(advance, progress, hooks, steps_per_epoch=data.batches.steps_per_epoch, history=at)
   checkpoints.close()
   return progress
 
