@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from lmajax import models
@@ -22,6 +21,10 @@ class Family(NamedTuple):
   """The published widths, or none where the name says it all."""
   make: Callable[..., Any]
   """(*numbers, width=…, act=…, num_classes=…, dtype=…) -> the network."""
+  staged: bool = False
+  """Can be trained in stages, which differ in depth alone: ``lit`` takes it."""
+  slimmable: bool = False
+  """Can lose channels: ``slim`` and ``compress`` take it."""
 
 
 def _mlp(*, width: tuple[int, ...], **how: Any) -> models.MLP:
@@ -59,11 +62,11 @@ def _cifar10_student(number: int, *, width: tuple[int, ...], act: ActivationFact
 
 _STAGES = (16, 32, 64)
 FAMILIES = {
-  'mlp': Family(0, (256, 256), _mlp),
-  'cnn': Family(0, (24, 64, 64, 112, 112, 112, 112, 112), _cnn),  # our choice: below 600 kB at 8 bits
-  'vgg-16': Family(0, (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512), _vgg16),
-  'resnet': Family(1, _STAGES, _residual(models.ResNet)),
-  'resnext': Family(1, _STAGES, _residual(models.ResNeXt)),
+  'mlp': Family(0, (256, 256), _mlp, slimmable=True),
+  'cnn': Family(0, (24, 64, 64, 112, 112, 112, 112, 112), _cnn, slimmable=True),  # our choice: below 600 kB at 8 bits
+  'vgg-16': Family(0, (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512), _vgg16, slimmable=True),
+  'resnet': Family(1, _STAGES, _residual(models.ResNet), staged=True, slimmable=True),
+  'resnext': Family(1, _STAGES, _residual(models.ResNeXt), staged=True),
   'wide-resnet': Family(2, (), _wide_resnet),
   'cifar10-teacher': Family(0, (), _cifar10_teacher),
   'cifar10-student': Family(1, (), _cifar10_student),
@@ -71,19 +74,24 @@ FAMILIES = {
 _EXAMPLES = {1: '-20', 2: '-16-10'}
 
 
-def parsed(name: str) -> tuple[Family, tuple[int, ...]]:
+def parsed(name: str, *, slimmable: bool = False) -> tuple[Family, tuple[int, ...]]:
   """Returns the family of a name and the numbers in it.
 
+  Args:
+    name: of a network.
+    slimmable: take only networks that can lose channels.
+
   Raises:
-    ValueError: no network has the name; the message lists what can be given.
+    ValueError: no such network has the name; the message lists what can be given.
   """
-  for prefix, family in FAMILIES.items():
+  known = {prefix: family for prefix, family in FAMILIES.items() if family.slimmable or not slimmable}
+  for prefix, family in known.items():
     rest = name.removeprefix(prefix)
     numbers = [part for part in rest.split('-') if part]
     fits = rest == ''.join(f'-{number}' for number in numbers) and all(n.isdecimal() and len(n) < 6 for n in numbers)
     if name.startswith(prefix) and len(numbers) == family.numbers and fits:
       return family, tuple(map(int, numbers))
-  raise ValueError(f'give one of {", ".join(map(_example, FAMILIES))}')
+  raise ValueError(f'give one of {", ".join(map(_example, known))}')
 
 
 def layers(name: str, width: Sequence[int]) -> int:
@@ -149,14 +157,3 @@ def tried(option: str, name: str, make: Callable[[], Any], inputs: Any, *, said:
   except ValueError as error:
     raise UserError(f'{said or f"--{option} is {name}"}: {error}') from error
   return model
-
-
-def slimmable(config: Any, act: ActivationFactory, *, num_classes: int, inputs: Any) -> Any:
-  """Builds the network that ``--network`` and ``--width`` name and tries it on inputs, without computing."""
-  name, width = config.network, config.width
-  family, _, depth = name.partition('-')
-  if name not in ('mlp', 'cnn', 'vgg-16') and not (family == 'resnet' and depth.isdecimal()):
-    raise UserError(f'--network is {name}: give mlp, cnn, vgg-16, or resnet and a depth, as in resnet-20')
-  how = {'num_classes': num_classes, 'width': width, 'coupled': config.coupled, 'dtype': jnp.dtype(config.dtype)}
-  said = f'--network {name} --width {" ".join(map(str, width))}'
-  return tried('network', name, lambda: build(name, act, **how), inputs, said=said)

@@ -5,8 +5,8 @@ from train.programs.slim.config import Slim, check
 
 OUT_OF_REACH = '--rate 0.999: a rate of 0.999 cannot be reached: with the fewest channels it is 0.'
 WRONG_SLIMMED = [
-  ('--network resnext-29', '--network is resnext-29: give mlp, cnn, vgg-16, or resnet and a depth'),
-  ('--network resnet', '--network is resnet: give mlp, cnn, vgg-16, or resnet and a depth'),
+  ('--network resnext-29', '--network is resnext-29: give one of mlp, cnn, vgg-16, resnet-20'),
+  ('--network resnet', '--network is resnet: give one of mlp, cnn, vgg-16, resnet-20'),
   ('--network vgg-16 --width 4 4', '--network vgg-16 --width 4 4: channels are 2, and must be 13'),
   ('--network vgg-16 --width 2 2 2 2 2 2 2 2 2 2 2 2 2', '--network is vgg-16: it pools these images to nothing'),
   ('--network resnet-8 --width 5 4', '--network resnet-8 --width 5 4: channels are (5, 4), and must not fall'),

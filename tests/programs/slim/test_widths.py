@@ -17,11 +17,10 @@ from train.activations import factory
 from train.build import of_thin
 from train.data import load as load_data
 from train.deploy import model_file as shipped
-from train.networks import slimmable
 from train.programs.compress import config as config_compress
 from train.programs.slim import config as config_slim
 from train.programs.slim.config import Slim
-from train.programs.slim.widths import Slimming, mean_scales, mean_spectra, share_of
+from train.programs.slim.widths import Slimming, mean_scales, mean_spectra, share_of, slimmable
 from train.runtime.errors import UserError
 
 DATA = ['digits', 'mnist', 'fashion-mnist', 'cifar10', 'cifar100']

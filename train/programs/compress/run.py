@@ -22,11 +22,10 @@ from train.engine.cohort import Cohort, Group, Start, fresh, going_on
 from train.engine.evaluate import member
 from train.engine.fit import fit
 from train.engine.walk import Data
-from train.networks import slimmable
 from train.programs.compress import plot as draw_compress
 from train.programs.compress.config import Compress, check
 from train.programs.compress.table import DISTILLED, LIT, ORIGINAL, PACKED, QUANTIZED, SLIMMED, Row, text
-from train.programs.slim.widths import CRITERIA, Slimming, mean_spectra, sliced
+from train.programs.slim.widths import CRITERIA, Slimming, mean_spectra, sliced, slimmable
 from train.results.rows import read_rows, write_results
 from train.runtime.distributed import first
 from train.runtime.errors import UserError

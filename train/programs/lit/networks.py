@@ -20,7 +20,7 @@ def families(config: Shallow) -> dict[str, Callable[..., Any]]:
   """Returns the staged networks for a configuration's data; k in VDCNN's head stays the paper's 8."""
   if isinstance(config, LitText):
     return {'vdcnn': partial(models.VDCNN, vocabulary=text.VOCABULARY, units=config.units)}
-  return {name: networks.FAMILIES[name].make for name in ('resnet', 'resnext')}
+  return {name: family.make for name, family in networks.FAMILIES.items() if family.staged}
 
 
 def staged(config: Shallow, option: str, act: ActivationFactory, *, num_classes: int, inputs: Any) -> Any:

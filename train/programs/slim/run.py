@@ -22,11 +22,10 @@ from train.engine.cohort import Cohort, Group, Start, going_on, weights
 from train.engine.evaluate import measured_again, member, scores
 from train.engine.fit import fit, saved
 from train.engine.walk import Data
-from train.networks import slimmable
 from train.programs.slim import plot as draw_slim
 from train.programs.slim.config import Slim, check
 from train.programs.slim.table import ORIGINAL, Row, text
-from train.programs.slim.widths import CRITERIA, Slimming, mean_scales, mean_spectra, share_of, sliced
+from train.programs.slim.widths import CRITERIA, Slimming, mean_scales, mean_spectra, share_of, sliced, slimmable
 from train.results.rows import write_results
 from train.runtime.distributed import first
 from train.runtime.files import noted

@@ -11,7 +11,8 @@ import numpy as np
 from lmajax import compress, models, tree
 from lmajax.compress import Spectrum
 from lmajax.training import parted
-from lmajax.types import Array, Channels, Widths
+from lmajax.types import ActivationFactory, Array, Channels, Widths
+from train import networks
 from train.programs.slim.config import Slimmed
 from train.runtime.errors import UserError
 
@@ -121,6 +122,18 @@ def share_of(spectra: Sequence[Spectrum], widths: Widths) -> float:
   """Returns the share of variance that every slimmed layer keeps at least."""
   pairs = zip(spectra, widths, strict=True)
   return min((float(s.shares[:width].sum()) for s, width in pairs if not s.whole and s.shares.any()), default=1.0)
+
+
+def slimmable(config: Slimmed, act: ActivationFactory, *, num_classes: int, inputs: Any) -> Any:
+  """Builds the network that ``--network`` and ``--width`` name and tries it on inputs, without computing."""
+  name, width = config.network, config.width
+  how = {'num_classes': num_classes, 'width': width, 'coupled': config.coupled, 'dtype': jnp.dtype(config.dtype)}
+  try:
+    networks.parsed(name, slimmable=True)
+  except ValueError as error:
+    raise UserError(f'--network is {name}: {error}') from error
+  said = f'--network {name} --width {" ".join(map(str, width))}'
+  return networks.tried('network', name, lambda: networks.build(name, act, **how), inputs, said=said)
 
 
 def sliced(
