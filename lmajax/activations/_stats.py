@@ -30,7 +30,7 @@ class Stats(NamedTuple):
 
 
 class RunningStats(NamedTuple):
-  """What a site remembers of the batches it saw: zero-started moving averages and the weight they have gathered.
+  """Running statistics of a site: moving averages that start at zero, and the weight that they have gathered.
 
   >>> RunningStats(mean=jnp.array(.02), std=jnp.array(.01), weight=jnp.array(.01))._fields
   ('mean', 'std', 'weight')

@@ -232,7 +232,7 @@ class Quantized(nn.Module):
 
 
 def _memory(module: nn.Module, collection: str, fresh: Any) -> tuple[Any, Callable[[Any], None]]:
-  """What a site remembers, a named tuple, and how it is written; initializing is not training and writes nothing."""
+  """Returns a site's running statistics and a function that writes them; while initializing, it writes nothing."""
   cells = [module.variable(collection, name, lambda leaf=leaf: leaf) for name, leaf in fresh._asdict().items()]
 
   def remember(leaves: Any) -> None:

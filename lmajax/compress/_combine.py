@@ -12,7 +12,7 @@ from lmajax.types import Reparam
 
 
 class Split(NamedTuple):
-  """What belongs to the selected leaves and to the others, each a tree with None where the other has leaves.
+  """Pair of trees, of the selected leaves and of the others; each has None where the other has leaves.
 
   >>> Split({'kernel': 1., 'bias': None}, {'kernel': None, 'bias': 2.}).rest
   {'kernel': None, 'bias': 2.0}

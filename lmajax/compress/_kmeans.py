@@ -73,7 +73,7 @@ def centered(rows: Rows, inside: Inside, codebook: Codebook, assignments: Assign
 def kmeans(
   rows: Rows, inside: Inside, codebook: Codebook, assignments: Assignments, iterations: int
 ) -> tuple[Codebook, Assignments]:
-  """Goes on from a codebook and its assignments: assign, repair, center; then assigns once more."""
+  """Improves a codebook and its assignments: assigns, repairs and centers a number of times, then assigns once more."""
 
   def round_(state: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
     codebook, assignments = state

@@ -32,7 +32,7 @@ DTYPES = {
 
 
 class PackedModel(NamedTuple):
-  """What a file holds: the tree of tensors, the model's state collections, and the config.
+  """Content of a file: the tree of tensors, the model's state collections, and the config.
 
   >>> PackedModel(PackedTree({}), {}, {'widths': [8]}).config
   {'widths': [8]}

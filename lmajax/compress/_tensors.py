@@ -18,7 +18,7 @@ class Tensor(Protocol):
   """One tensor of a file: named arrays, and a few plain fields that say how they are read."""
 
   def arrays(self) -> dict[str, np.ndarray]:
-    """What is stored; what has fewer than 8 bits an element is packed into bytes already."""
+    """Returns the stored arrays; elements of fewer than 8 bits are packed into bytes already."""
     ...
 
   def fields(self) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def check_shape(shape: tuple[int, ...], bits: int) -> None:
 
 
 def check_codes(codes: np.ndarray, bits: int, count: int, table: np.ndarray | None) -> None:
-  """Whether there are as many as that, each the number of a row; nothing is allocated before the first is known."""
+  """Checks the number of codes, and that each is the number of a row; allocates nothing before the first is known."""
   if codes.dtype != np.uint8 or codes.shape != (-(-count * bits // 8),):
     raise ValueError(f'{codes.nbytes} bytes for {count} codes of {bits} bits')
   if table is None or len(table) == 2**bits:

@@ -1,4 +1,4 @@
-"""What keeps a critic's slope near 1, so that it measures a distance between real examples and made ones."""
+"""The gradient penalty: it keeps a critic's slope near 1, so that it measures a distance of real and made examples."""
 
 import math
 from collections.abc import Callable

@@ -16,7 +16,7 @@ def representation_error(
   *,
   distance: Callable[[Array, Array], Array] = optax.losses.squared_error,
 ) -> Float[Array, ' b']:
-  r"""How far what leaves a stage of the student is from what leaves the teacher's.
+  r"""Compares what leaves a stage of the student with what leaves the teacher's.
 
   .. math:: \frac{1}{n} \sum_{j=1}^{n} d\big(s_j, t_j\big), \qquad d(s, t) = (s - t)^2
 

@@ -84,7 +84,7 @@ def from_top_k(top: TopK, num_classes: int) -> Float[Array, '*batch {num_classes
 
 
 def _spread(num_classes: int, known: Array, classes: Array) -> Array:
-  """Of one example."""
+  """Spreads the rest of the mass of one example."""
   left = jnp.maximum(1 - jnp.exp(known).sum(), jnp.finfo(known.dtype).eps)
   each = jnp.minimum(jnp.log(left / max(num_classes - len(known), 1)), known.min())
   return jnp.full(num_classes, each).at[classes].set(known)

@@ -1,4 +1,4 @@
-"""What the networks are made of: kinds of block, and how stem, stages and head go together."""
+"""Parts of the networks: kinds of block, and how stem, stages and head go together."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -97,7 +97,7 @@ def logits(num_classes: int, dtype: DTypeLike | None) -> nn.Dense:
 
 
 def output_and_taps(model: Any, inputs: Any, *, train: bool) -> tuple[Array, tuple[Any, ...]]:
-  """What calling a staged model gives: the output, and every tap on the way to it."""
+  """Calls a staged model: returns the output, and every tap on the way to it."""
   taps = [model.stem(inputs, train=train)]
   for i in range(len(model.stages)):
     taps.append(model.stage(i, taps[-1], train=train))

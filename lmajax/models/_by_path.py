@@ -72,7 +72,7 @@ class ByPath:
   def apply(
     self, variables: Any, *args: Any, train: bool, method: str = '__call__', mutable: Any = False, rngs: Any = None
   ) -> Any:
-    """As ``apply`` of a staged Linen model."""
+    """Applies the model, as ``apply`` of a staged Linen model does."""
     part, inputs, given = self._asked(method, args)
     walk = _Walk(self, given)
     with nn.intercept_methods(walk):
@@ -83,7 +83,7 @@ class ByPath:
     return answer if mutable is False else (answer, walk.moved_by(part, moved, variables))
 
   def in_stages(self, path: str) -> bool:
-    """Whether a variable belongs to a stage: not to the stem or the head."""
+    """Returns whether a variable belongs to a stage, and not to the stem or the head."""
     return 0 < self._walked.part(path) <= len(self.first)
 
   @cached_property
@@ -95,7 +95,7 @@ class ByPath:
     return walk
 
   def _asked(self, method: str, args: Sequence[Any]) -> tuple[int | None, Any, dict[int, Tap]]:
-    """Which part is wanted (None: all), the model's inputs, and the tap to put at a boundary."""
+    """Returns the wanted part (None: all), the model's inputs, and the tap to put at a boundary."""
     if method in ('__call__', 'stem'):
       return (None if method == '__call__' else 0), *args, {}
     boundary, tap = args if method == 'stage' else (len(self.first), *args)
@@ -130,7 +130,7 @@ class _Walk:
     return self._taps[-1][1]
 
   def finished(self) -> tuple[Tap, ...]:
-    """What passed each boundary."""
+    """Returns what passed each boundary."""
     if [boundary for boundary, _ in self._taps] != list(range(len(self._model.first) + 1)):
       wanted, called = ', '.join((*self._model.first, self._model.last)), ', '.join(filter(None, self._parts))
       raise ValueError(f'{wanted} (first of each stage, last of all) must be called once, in this order, of {called}')

@@ -1,4 +1,4 @@
-"""Where the channels of a network are: the names of what writes them, lies along them, and reads them."""
+"""Channel graphs: names of the layers that write channels, lie along them, and read them."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -62,12 +62,12 @@ def scale(norm: str) -> str:
 
 
 def normed(norm: str) -> tuple[str, ...]:
-  """What a batch norm has for each channel."""
+  """Returns the leaves of a batch norm that have an element for each channel."""
   return scale(norm), f'params/{norm}/bias', f'batch_stats/{norm}/mean', f'batch_stats/{norm}/var'
 
 
 def activated(act: ActivationFactory, site: str) -> tuple[str, ...]:
-  """What an activation has for each channel: the leaves whose last axis grows with the channels."""
+  """Returns the leaves of an activation whose last axis grows with the channels."""
   few, many = (_ends(act, channels) for channels in (2, 3))
   return tuple(path.replace('/', f'/{site}/', 1) for path in few if few[path] != many[path])
 

@@ -43,7 +43,7 @@ def conv_general_dilated(
 def _cpu_form(
   size: tuple[int, ...], strides: tuple[int, ...], padding: Any, options: dict[str, Any]
 ) -> Callable[[Array, Array], Array] | None:
-  """How the CPU convolves fast; None: as XLA does, which is good at strides with kernels above 1 × 1."""
+  """Chooses the fast form on the CPU; None is XLA's own, which is good at strides with kernels above 1 × 1."""
   pads = None if isinstance(padding, str) else {tuple(pair) for pair in padding}
   if any(number != 1 for name in ('lhs_dilation', 'rhs_dilation') for number in options.get(name) or (1,)):
     return None
@@ -55,7 +55,7 @@ def _cpu_form(
 
 
 def _as_it_is(x: Array) -> bool:
-  """Whether XLA's own form must do: with axes split by hand, and with sizes that are not known.
+  """Returns whether XLA's own form must do: axes are split by hand, or sizes are not known.
 
   Over explicit axes and those of ``shard_map`` reshapes, loops and gradient rules must say the split. A batch of any
   size, as programs are exported for, cannot be cut into groups; their readers need not know a choice by platform.

@@ -1,4 +1,4 @@
-"""What a forward pass costs, counted from shapes alone."""
+"""Counts the cost of a forward pass from shapes alone."""
 
 from functools import partial
 from typing import Any

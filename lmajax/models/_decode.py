@@ -28,7 +28,7 @@ class Marks(NamedTuple):
 
 
 class Beams(NamedTuple):
-  """What a beam search found for each row, best first: tokens with their end mark, then padding, and scores.
+  """Result of a beam search for each row, best first: tokens with their end mark, then padding; and scores.
 
   >>> Beams(jnp.zeros((1, 5, 100), jnp.int32), jnp.zeros((1, 5))).tokens[:, 0].shape
   (1, 100)
@@ -212,7 +212,7 @@ def _candidates(logits: Float[Array, 'bw v'], sums: Float[Array, 'b w']) -> tupl
 
 
 def _best(finished: Beams, found: Beams) -> Beams:
-  """As many as were finished of both, the best first; of equal ones those that were."""
+  """Keeps the best of two sets of hypotheses, as many as the first has; of equal ones those of the first."""
   both = jax.tree.map(lambda old, new: jnp.concatenate([old, new], axis=1), finished, found)
   return _taken(both, jax.lax.top_k(both.scores, finished.scores.shape[1])[1])
 

@@ -51,7 +51,7 @@ class Transposed(nn.Module):
 
 
 class _Down(nn.Module):
-  """To a quarter of the height and width and four times the channels."""
+  """Reduces height and width to a quarter and quadruples the channels."""
 
   channels: int
   act: ActivationFactory

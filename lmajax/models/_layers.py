@@ -15,7 +15,7 @@ Values = tuple[Float[Array, '_b _s h k'], Float[Array, '_b _s h k']]
 
 
 class Sentences(NamedTuple):
-  """What passes between the stages of a ``Transformer``: both sides, and which places of each are no padding.
+  """State between the stages of a ``Transformer``: both sides, and the places of each that are no padding.
 
   >>> Sentences(*(jnp.zeros((2, 5, 8)),) * 2, *(jnp.ones((2, 5), bool),) * 2).source.shape
   (2, 5, 8)
@@ -46,7 +46,7 @@ class Attention(nn.Module):
       self.output = nn.DenseGeneral(self.features, (-2, -1), use_bias=False, kernel_init=init, dtype=self.dtype)
 
   def values(self, x: Float[Array, 'b s d']) -> Values:
-    """What is attended to."""
+    """Returns the values that are attended to."""
     return self.key(x), self.value(x)
 
   def __call__(self, x: Float[Array, 'b t d'], values: Values, mask: Bool[Array, '...']) -> Float[Array, 'b t d']:
@@ -87,7 +87,7 @@ class Residual(nn.Module):
 
 
 class Layer(nn.Module):
-  """What encoder and decoder layers have in common."""
+  """Shared parts of encoder and decoder layers."""
 
   features: int
   units: int

@@ -198,7 +198,7 @@ class ResNet(nn.Module):
 
 
 class ResNeXt(nn.Module):
-  """As ``ResNet``, of bottleneck blocks whose 3 × 3 convolutions see groups of channels.
+  """Residual network of bottleneck blocks whose 3 × 3 convolutions see groups of channels; else as ``ResNet``.
 
   A block is ``act(shortcut(x) + bn(conv1(act(bn(conv3(act(bn(conv1(x))))))))``, with four times ``channels`` in and
   out, and ``cardinality`` groups of the 3 × 3 convolution, which also has the stride. The groups are ``base_width``
@@ -269,7 +269,7 @@ class ResNeXt(nn.Module):
 
 
 def _blocks_a_stage(depth: int, layers: int, stages: int) -> int:
-  """How many blocks, of so many layers each, a stage has in a network of a depth."""
+  """Returns the number of blocks, of so many layers each, in a stage of a network of that depth."""
   period = layers * stages
   if (depth - 2) % period or depth <= 2:
     raise ValueError(f'depth is {depth}, and must be {period + 2}, {2 * period + 2}, ... ({period} n + 2)')

@@ -17,7 +17,7 @@ _PADDING = 0
 
 
 class Memory(NamedTuple):
-  """What decoding looks at and never changes: of every decoder layer the keys and values of the source.
+  """Keys and values of the source, of every decoder layer: decoding reads them and never changes them.
 
   >>> Memory(jnp.ones((2, 5), bool), ()).mask.shape
   (2, 5)

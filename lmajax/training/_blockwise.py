@@ -80,7 +80,7 @@ def hint(student: Any, stage: int, *, distance: Distance = optax.losses.squared_
 
 
 class Stages(NamedTuple):
-  """Which stages of a student are given the teacher's representations, and which are held against them.
+  """Names the stages of a student that are given the teacher's representations, and those that are compared with them.
 
   >>> Stages(beta=0.5, fed=(0, 1, 2), compared=(0, 1, 2)).noise
   0.0

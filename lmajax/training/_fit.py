@@ -31,7 +31,7 @@ class Steps(Protocol):
 
 
 class Hooks(NamedTuple):
-  """What a loop asks and tells.
+  """Functions that a loop calls before, in and after each epoch.
 
   Attributes:
     begin: (states, history) -> the states of the next epoch, or None to end. History has an entry for each epoch.
@@ -48,7 +48,7 @@ class Hooks(NamedTuple):
 
 
 def loop(advance: Callable, states: Any, hooks: Hooks, *, steps_per_epoch: int, history: tuple[int, list]) -> Any:
-  """Goes through epochs until ``hooks.begin`` ends them.
+  """Runs epochs until ``hooks.begin`` ends them.
 
   Args:
     advance: (states, step, end) -> (states, next step): makes one step or several, and none beyond the end.

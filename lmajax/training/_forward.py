@@ -26,14 +26,26 @@ class Network(NamedTuple):
   (5, 3)
   """
 
-  init: Callable[[Key, Any], tuple[Params, ModelStats]]
+  init: Callable[[Key | None, Any], tuple[Params, ModelStats]]
   apply: Callable[[Params, ModelStats, Any, Key | None], tuple[Any, ModelStats]]
 
+  def variables(self, key: Key | None = None, inputs: Any = None) -> dict[str, Any]:
+    """Returns what ``init`` does in one dictionary, as ``teach`` takes it.
 
-def linen(module: nn.Module) -> Network:
+    A network that holds its weights (of NNX, of functions, of Linen with variables) needs neither key nor inputs.
+    """
+    params, stats = self.init(key, inputs)
+    return {'params': params, **stats}
+
+
+def linen(module: nn.Module, *, variables: dict[str, Any] | None = None) -> Network:
   """Makes a network of a Linen module, which is called as ``module(inputs, train=...)``.
 
   Every function of ``lmajax.training`` that takes a model does so by itself.
+
+  Args:
+    module: of Linen.
+    variables: that training starts from; without them, new ones are drawn.
 
   >>> params, stats = training.linen(MLP((2,), 3, LMA)).init(jax.random.key(0), jnp.ones((5, 4)))
   >>> sorted(params), sorted(stats)
@@ -42,9 +54,10 @@ def linen(module: nn.Module) -> Network:
   Source: not in the paper.
   """
 
-  def init(key: Key, inputs: Any) -> tuple[Params, ModelStats]:
-    stats = dict(module.init(key, inputs, train=False))
-    return stats.pop('params'), stats
+  def init(key: Any, inputs: Any) -> tuple[Params, ModelStats]:
+    if variables is not None:
+      return parted(jax.tree.map(jnp.array, variables))  # a copy, since steps take what they are given
+    return parted(dict(module.init(key, inputs, train=False)))
 
   def apply(params: Params, stats: ModelStats, inputs: Any, key: Key | None) -> tuple[Any, ModelStats]:
     variables = {'params': params, **stats}
@@ -93,7 +106,7 @@ def nnx(module: flax_nnx.Module) -> Network:
 
     return jax.tree.map(one, generators)
 
-  def init(key: Key, inputs: Any) -> tuple[Params, ModelStats]:
+  def init(key: Key | None, inputs: Any) -> tuple[Params, ModelStats]:
     del key, inputs
     return jax.tree.map(jnp.array, begun)  # a copy, since steps take what they are given
 
@@ -126,7 +139,7 @@ def function(apply: Callable, params: Params, *, stats: ModelStats | None = None
   Source: not in the paper.
   """
 
-  def init(key: Key, inputs: Any) -> tuple[Params, ModelStats]:
+  def init(key: Key | None, inputs: Any) -> tuple[Params, ModelStats]:
     del key, inputs
     return jax.tree.map(jnp.array, (params, stats or {}))  # a copy, since steps take what they are given
 

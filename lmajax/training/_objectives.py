@@ -32,7 +32,7 @@ _NOISE = 0x4015E  # keeps the weights' noise apart from the dropout's
 
 
 class Taught(NamedTuple):
-  """What the teacher says of a batch, in evaluation mode: without taps where it gives none.
+  """A teacher's output for a batch, in evaluation mode; without taps where it gives none.
 
   >>> Taught(logits=jnp.zeros((1, 3)), taps=()).taps
   ()

@@ -12,7 +12,7 @@ from lmajax.types import Array, Code, Frozen, Key, Metrics, ModelStats, Objectiv
 
 
 class WithCode(NamedTuple):
-  """What the objective of weights made from less looks at: what that of the weights does, and the code.
+  """Frozen values of the weights' own objective, and the code of reparameterized weights beside them.
 
   >>> WithCode(frozen=None, code=())._fields
   ('frozen', 'code')

@@ -1,4 +1,4 @@
-"""What block-wise training starts from: fitting boundaries, and the teacher's stem and head in the student."""
+"""The start of block-wise training: fitting boundaries, and the teacher's stem and head in the student."""
 
 from typing import Any
 
@@ -114,7 +114,7 @@ def check_boundaries(student: Any, teacher: Any, inputs: Any) -> None:
 
 
 def _shapes(model: Any, inputs: Any) -> list[Any]:
-  """Of each tap, without the batch."""
+  """Returns the shape of each tap, without the batch."""
 
   def taps(inputs: Any) -> Any:
     variables = model.init(jax.random.key(0), inputs, train=False)

@@ -87,6 +87,17 @@ def test_statistics_measured_again_are_those_of_passes_in_training_mode(network)
     training.recalibrated(network, params, [])
 
 
+def test_variables_that_are_given_are_copied_and_started_from():
+  module = models.MLP((8,), 3, LMA)
+  given = module.init(jax.random.key(5), BATCH.inputs, train=False)
+  network = training.linen(module, variables=given)
+  found = network.variables()
+  assert not changed(given, found)
+  for leaf in jax.tree.leaves(found):
+    leaf.delete()
+  assert not changed(given, network.variables(jax.random.key(0), BATCH.inputs))
+
+
 class TestNnx:
   def test_it_answers_as_the_module_does_which_stays_as_it_was(self):
     module = Net(nnx.Rngs(3))
