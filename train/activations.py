@@ -56,3 +56,7 @@ def factory(name: str, segments: int | None, bits: int | None = None) -> Activat
 def label(activation: str, segments: int | None) -> str:
   """Returns an activation's label, with its number of segments where it has one."""
   return activation if segments is None else f'{activation}-{segments}'
+
+
+labelled = property(lambda row: label(row.activation, row.segments))
+"""The label of a row or an arm, to be a class's ``label``."""

@@ -15,7 +15,7 @@ from lmajax.activations import linen
 from lmajax.training import supervised, unrolled, vmapped
 from lmajax.types import ActivationFactory
 from train import networks
-from train.activations import chosen, factory, label
+from train.activations import chosen, factory, labelled
 from train.config import TEACHER, Named, Taught, Training
 from train.data import Dataset
 from train.data.batches import Batches, characters, evaluation_batches, pixels
@@ -36,9 +36,7 @@ class Arm(NamedTuple):
   hard_label: bool
   activation_bits: int | None = None
 
-  @property
-  def label(self) -> str:
-    return label(self.activation, self.segments)
+  label = labelled
 
   @property
   def name(self) -> str:

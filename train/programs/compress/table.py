@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from train.activations import label
+from train.activations import labelled
 from train.results.statistics import difference, markdown, spread
 
 ORIGINAL, SLIMMED, LIT = 'original', 'slimmed', 'lit'
@@ -26,9 +26,7 @@ class Row(NamedTuple):
   milliseconds: float  # an example
   file: str
 
-  @property
-  def label(self) -> str:
-    return label(self.activation, self.segments)
+  label = labelled
 
 
 def before(row: Row, rows: Sequence[Row]) -> Row | None:

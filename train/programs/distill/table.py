@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from train.activations import label
+from train.activations import labelled
 from train.config import TEACHER
 from train.results.statistics import Difference, interval, markdown, mean, paired, spread
 
@@ -22,9 +22,7 @@ class Row(NamedTuple):
   parameters: int
   bytes: int
 
-  @property
-  def label(self) -> str:
-    return label(self.activation, self.segments)
+  label = labelled
 
 
 def counterpart(row: Row, rows: Sequence[Row], **changes: object) -> Row | None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from train.activations import label
+from train.activations import labelled
 from train.config import TEACHER
 from train.results.statistics import difference, markdown, mean, spread
 
@@ -17,9 +17,7 @@ class Arm(NamedTuple):
   width: int
   bits: int | None
 
-  @property
-  def label(self) -> str:
-    return label(self.activation, self.segments)
+  label = labelled
 
   @property
   def name(self) -> str:
@@ -48,9 +46,7 @@ class Row(NamedTuple):
   cut: int  # sentences of validation and test that were longer than may be
   signatures: list[str]
 
-  @property
-  def label(self) -> str:
-    return label(self.activation, self.segments)
+  label = labelled
 
 
 def base(row: Row, rows: Sequence[Row]) -> Row | None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from train.activations import label
+from train.activations import labelled
 from train.config import TEACHER
 from train.results.statistics import difference, markdown, mean, spread
 
@@ -17,9 +17,7 @@ class Arm(NamedTuple):
   activation: str
   segments: int | None
 
-  @property
-  def label(self) -> str:
-    return label(self.activation, self.segments)
+  label = labelled
 
   @property
   def name(self) -> str:
@@ -47,9 +45,7 @@ class Row(NamedTuple):
   macs: int
   milliseconds: float  # an example
 
-  @property
-  def label(self) -> str:
-    return label(self.activation, self.segments)
+  label = labelled
 
 
 def counterpart(row: Row, rows: Sequence[Row], method: str) -> Row | None:

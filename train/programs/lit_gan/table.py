@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from train.activations import label
+from train.activations import labelled
 from train.config import TEACHER
 from train.results.statistics import difference, markdown, spread
 
@@ -28,9 +28,7 @@ class Row(NamedTuple):
   macs: int
   milliseconds: float  # an image
 
-  @property
-  def label(self) -> str:
-    return label(self.activation, self.segments)
+  label = labelled
 
 
 _HEAD = (

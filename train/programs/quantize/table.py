@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from train.activations import label
+from train.activations import labelled
 from train.config import TEACHER
 from train.programs.quantize.methods import METHODS
 from train.results.statistics import difference, markdown, mean, spread
@@ -31,9 +31,7 @@ class Row(NamedTuple):
   temperature: float | None
   soft_weight: float | None
 
-  @property
-  def label(self) -> str:
-    return label(self.activation, self.segments)
+  label = labelled
 
   @property
   def kind(self) -> str:

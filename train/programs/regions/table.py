@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from train.activations import label
+from train.activations import labelled
 from train.results.statistics import markdown
 
 _HEAD = (
@@ -27,9 +27,7 @@ class Row(NamedTuple):
   plane: list[int] | None  # distinct patterns on the grid
   accuracy: list[float]  # of the test set
 
-  @property
-  def label(self) -> str:
-    return label(self.activation, self.segments)
+  label = labelled
 
   @property
   def regions_per_parameter(self) -> float | None:

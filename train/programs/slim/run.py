@@ -12,7 +12,7 @@ from lmajax import compress, models, tree
 from lmajax.training import distill, mixed, penalized, supervised, teach
 from lmajax.types import Widths
 from train import build
-from train.activations import chosen, factory, label
+from train.activations import chosen, factory, label, labelled
 from train.build import of_thin
 from train.config import require
 from train.data import Dataset, load
@@ -44,9 +44,7 @@ class Original(NamedTuple):
   segments: int | None
   penalized: bool = False
 
-  @property
-  def label(self) -> str:
-    return label(self.activation, self.segments)
+  label = labelled
 
   @property
   def name(self) -> str:

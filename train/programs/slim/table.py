@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from train.activations import label
+from train.activations import labelled
 from train.results.statistics import difference, markdown, spread
 
 ORIGINAL = 'original'
@@ -33,9 +33,7 @@ class Row(NamedTuple):
   null: list[int] | None = None  # what random weights give at the same rate
   null_at_share: list[int] | None = None  # and at the share of variance of PCA's widths
 
-  @property
-  def label(self) -> str:
-    return label(self.activation, self.segments)
+  label = labelled
 
 
 def counterpart(row: Row, rows: Sequence[Row], rule: str) -> Row | None:
