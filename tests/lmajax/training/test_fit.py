@@ -81,14 +81,14 @@ def test_interrupted_it_goes_on_with_the_same_bits(step, tmp_path):
 
 
 def test_what_the_callback_returns_is_kept_and_its_score_decides_the_best(step, tmp_path):
-  scores = iter([0.1, 0.9, 0.2, 0.3, 0.4])
+  scores = iter([0.9, 0.1, 0.2, 0.3, 0.4])
   checkpoints = Checkpoints(tmp_path / 'run')
   _, history = training.fit(
     step, fresh(), Drawn(), epochs=5, callback=lambda *_: {'score': next(scores)}, checkpoints=checkpoints
   )
-  assert [entry['score'] for entry in history] == [0.1, 0.9, 0.2, 0.3, 0.4]
+  assert [entry['score'] for entry in history] == [0.9, 0.1, 0.2, 0.3, 0.4]
   kept = sorted(int(path.name) for path in (tmp_path / 'run').iterdir() if path.name.isdigit())
-  assert kept == [6, 12, 15]  # the best, and the latest two
+  assert kept == [3, 12, 15]  # the best, and the latest two
 
 
 def test_checkpoints_of_another_student_are_refused(step, tmp_path):

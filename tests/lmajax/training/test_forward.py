@@ -21,6 +21,7 @@ class Net(nnx.Module):
   def __init__(self, rngs):
     self.layers = nnx.List([nnx.Linear(4, 8, rngs=rngs), nnx.Linear(8, 3, rngs=rngs)])
     self.norm, self.act, self.dropout = nnx.BatchNorm(8, rngs=rngs), NnxLMA(4), nnx.Dropout(0.5, rngs=rngs)
+    self.eval()  # as a teacher comes; training has a mode of its own
 
   def __call__(self, x):
     return self.layers[1](self.dropout(self.act(self.norm(self.layers[0](x)))))
