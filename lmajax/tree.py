@@ -37,6 +37,8 @@ def nbytes(tree: Any) -> int:
 def map_with_path(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
   """Maps a function of (path, leaf, …) over the leaves; a path is the keys down to its leaf, with ``/`` between them.
 
+  The variables of an NNX state have the paths of their modules, without ``value`` at the end.
+
   Args:
     function: takes the path, then a leaf of each tree.
     tree: any pytree.
@@ -47,6 +49,8 @@ def map_with_path(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
   """
 
   def named(path: Any, *leaves: Any) -> Any:
+    if path and path[-1] == jax.tree_util.GetAttrKey('value'):
+      path = path[:-1]
     return function(jax.tree_util.keystr(path, simple=True, separator='/'), *leaves)
 
   return jax.tree_util.tree_map_with_path(named, tree, *rest)

@@ -113,10 +113,9 @@ def student_network(data: str, width: int) -> Network:
 
 
 def width(model: nn.Module) -> int:
-  """Returns the width in the table's column: first units, first channels, or the widening factor."""
-  if isinstance(model, models.WideResNet):
-    return model.widen
-  return model.units[0] if isinstance(model, models.MLP) else model.channels[0]
+  """Returns the width in the table's column: the widening factor, or the first channels or units."""
+  found: Any = next(getattr(model, name) for name in ('widen', 'channels', 'units') if hasattr(model, name))
+  return found if isinstance(found, int) else found[0]
 
 
 def over(model: nn.Module) -> Callable[[Callable], Callable]:

@@ -72,8 +72,8 @@ def linen(module: nn.Module, *, variables: dict[str, Any] | None = None) -> Netw
 def nnx(module: flax_nnx.Module) -> Network:
   """Makes a network of an NNX module, which is called as ``module(inputs)`` in its modes of training and evaluation.
 
-  Its ``nnx.Param`` are the parameters; all else that moves, but for the state of its generators, is the collection
-  ``state``.
+  Its ``nnx.Param`` are the parameters, by the names of its attributes (numbers of a list are names, too); all else that
+  moves, but for the state of its generators, is the collection ``state``.
 
   Args:
     module: is read and left as it is. What it holds is what training starts from: ``init`` draws nothing.
@@ -89,11 +89,11 @@ def nnx(module: flax_nnx.Module) -> Network:
   kinds = (flax_nnx.Param, flax_nnx.RngState, ...)
   graph, *parts = flax_nnx.split(module, *kinds)
   of_params, generators, of_state = parts
-  begun = flax_nnx.to_pure_dict(of_params), {'state': flax_nnx.to_pure_dict(of_state)}
+  begun = _named(of_params), {'state': _named(of_state)}
 
   def filled(state: Any, leaves: Any) -> Any:
     copy = jax.tree.map(lambda leaf: leaf, state)
-    flax_nnx.replace_by_pure_dict(copy, leaves)
+    flax_nnx.replace_by_pure_dict(copy, flax_nnx.restore_int_paths(leaves))
     return copy
 
   def seeded(key: Key) -> Any:
@@ -119,9 +119,18 @@ def nnx(module: flax_nnx.Module) -> Network:
     model.train()
     output = model(inputs)
     _, _, _, moved = flax_nnx.split(model, *kinds)
-    return output, {'state': flax_nnx.to_pure_dict(moved)}
+    return output, {'state': _named(moved)}
 
   return Network(init, apply)
+
+
+def _named(state: Any) -> Any:
+  """Returns a state as nested dictionaries whose keys are strings, so that it can be packed."""
+
+  def named(part: Any) -> Any:
+    return {str(key): named(value) for key, value in part.items()} if isinstance(part, dict) else part
+
+  return named(flax_nnx.to_pure_dict(state))
 
 
 def function(apply: Callable, params: Params, *, stats: ModelStats | None = None) -> Network:

@@ -1,4 +1,4 @@
-"""Every model keeps the Staged law and the published sizes; a new one joins by one line in MEMBERS."""
+"""Every model keeps the Staged law and the published sizes; a new one joins by a line in MEMBERS and one in SITES."""
 
 import re
 from collections.abc import Callable
@@ -40,6 +40,9 @@ small_cnn = partial(
 )
 
 # How to build a small one, and whether it drops anything out.
+SITES = {CNN: 3, MLP: 2, WideResNet: 7, ResNet: 7, ResNeXt: 10, VDCNN: 10, Transformer: 3}
+"""How many activations the members have."""
+
 MEMBERS = [
   pytest.param(small_cnn, True, id='cnn'),
   pytest.param(partial(MLP, units=(7, 5), num_classes=10, act=LMA), False, id='mlp'),
@@ -166,8 +169,7 @@ class TestEveryModel:
           paths[collection].add(tuple(names[:-1]))
           assert names[-1] != 'weight' or np.isclose(leaf, 0.01)
     assert paths['params'] == paths['batch_stats']
-    counts = {CNN: 3, MLP: 2, WideResNet: 7, ResNet: 7, ResNeXt: 10, VDCNN: 10, Transformer: 3}
-    assert len(paths['params']) == counts[type(model)]
+    assert len(paths['params']) == SITES[type(model)]
 
   def test_bfloat16_computes_over_float32_parameters(self, make, drops):
     model, x = make(dtype=jnp.bfloat16), inputs_of(make)

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-IMAGES = ('digits', 'mnist', 'fashion-mnist', 'cifar10', 'cifar100')
+from train.data.specs import SPECS
+
+IMAGES = tuple(SPECS)
 
 
 class Stop(NamedTuple):
@@ -38,6 +40,8 @@ class Case(NamedTuple):
   """Writes what the small run reads, and returns the options that name it."""
   teacher: str | None = None
   """The teacher's name in the small run, where no other test hands it on."""
+  pictures: tuple[str, tuple[Callable[[Path, Any], object], ...]] | None = None
+  """A folder of committed results, and what is drawn of its rows."""
   once: tuple[str, ...] = ()
   """Files of the run that are made before the last stop, and not again."""
 

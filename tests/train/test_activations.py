@@ -23,30 +23,16 @@ activations.ActivationName = Literal[tuple(ACTIVATIONS)]
 
 from train.__main__ import main
 from train.programs import PROGRAMS
+from tests.programs import CASES
 from train.programs.bench import draw, record
-from train.programs.compress import plot as compress
-from train.programs.distill import plot as distill
-from train.programs.distill_text import plot as distill_text
-from train.programs.lit import plot as lit
-from train.programs.quantize import plot as quantize
-from train.programs.slim import plot as slim
 from train.results.rows import read_rows
 
 folder, results = map(Path, sys.argv[1:])
 
-
-PICTURES = {
-  'distill': ('digits-widths', [lambda path, rows: distill.against(path, rows, 'width')]),
-  'quantize': ('quantize-digits', [quantize.accuracy]),
-  'lit': ('lit-digits', [lit.accuracy]),
-  'lit-gan': ('lit-gan', []),
-  'distill-text': ('distill-text-numbers', [distill_text.bleu]),
-  'slim': ('slim-digits', [slim.accuracy, slim.widths]),
-  'compress': ('compress-digits', [compress.accuracy]),
-  'regions': ('regions', []),
-}
-assert {*PICTURES} | {'lit-text'} == {*PROGRAMS}
-for command, (where, pictures) in PICTURES.items():
+for command, case in CASES.items():
+  if case.pictures is None:
+    continue
+  where, pictures = case.pictures
   table = PROGRAMS[command].table()
   rows = read_rows(results / where, command, table.Row)
   known = {row.activation for row in rows if hasattr(row, 'activation')}

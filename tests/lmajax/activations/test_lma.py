@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx, serialization
+from flax import serialization
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,7 +26,6 @@ from lmajax import (
   segment_index,
   update_stats,
 )
-from lmajax.activations import nnx as lma_nnx
 from tests import oracles
 
 EVERY_K = pytest.mark.parametrize('k', range(2, 17))
@@ -382,63 +381,6 @@ class TestLinen:
       expected = oracles.lma(expected, *oracles.relu_init(8), stats)
     np.testing.assert_allclose(y, expected, rtol=1e-4)
     np.testing.assert_allclose(updated['batch_stats']['act']['mean'], means, rtol=1e-4)
-
-
-class TestNNX:
-  @pytest.mark.parametrize('joined', [False, True])
-  @pytest.mark.parametrize('k', [8, 5])
-  def test_equals_linen_in_training_and_evaluation(self, k, joined):
-    linen, ours = LMA(num_segments=k, joined=joined), lma_nnx.LMA(k, joined=joined)
-    variables = linen.init(jax.random.key(0), jnp.asarray(X), train=True)
-    ours.train()
-    for shift in range(3):
-      x = jnp.asarray(X + np.float32(shift))
-
-      def loss(act, x=x):
-        y = act(x)
-        return jnp.square(y).sum(), y
-
-      (_, y), grads = nnx.value_and_grad(loss, has_aux=True)(ours)
-      params = jax.tree.map(lambda p, g: p - 0.01 * g, nnx.state(ours, nnx.Param), grads)
-      nnx.update(ours, params)
-      expected, variables = linen_step(linen, variables, x)
-      np.testing.assert_allclose(y, expected, rtol=1e-6)
-    ours.eval()
-    np.testing.assert_allclose(ours(x), linen.apply(variables, x, train=False), rtol=1e-6)
-    for name, leaf in {**variables['params'], **variables['batch_stats']}.items():
-      np.testing.assert_allclose(getattr(ours, name)[...], leaf, rtol=1e-5, err_msg=name)
-    assert len(jax.tree.leaves(nnx.state(ours, nnx.Param))) == len(variables['params'])
-
-  def test_follows_the_mode_of_its_model(self):
-    class Model(nnx.Module):
-      def __init__(self):
-        self.act = lma_nnx.LMA()
-
-      def __call__(self, x):
-        return self.act(x)
-
-    model, x = Model(), jnp.asarray(X)
-    model.eval()
-    np.testing.assert_array_equal(model(x), jax.nn.relu(x))
-    assert float(model.act.weight[...]) == 0
-    model.train()
-    np.testing.assert_allclose(model(x), np.where(oracles.measure(X)[0] <= X, X, 0))
-    np.testing.assert_allclose(model.act.weight[...], 0.01, rtol=1e-5)
-    model.act(x, train=False)
-    np.testing.assert_allclose(model.act.weight[...], 0.01, rtol=1e-5)
-
-  def test_runs_in_a_jitted_step_with_one_trace(self):
-    act, traces = lma_nnx.LMA(), []
-
-    @nnx.jit
-    def step(act, x):
-      traces.append(x.shape)
-      return act(x)
-
-    for _ in range(3):
-      step(act, jnp.asarray(X))
-    assert len(traces) == 1
-    np.testing.assert_allclose(act.weight[...], 1 - 0.99**3, rtol=1e-4)
 
 
 def test_float64_stays_float64():

@@ -75,6 +75,12 @@ def test_a_step_of_distillation_into_few_bits_lowers_its_loss(network):
     state, metrics = step(state, training.WithCode(teacher, code), BATCH)
     losses.append(float(metrics['loss']))
   assert np.mean(losses[-5:]) < np.mean(losses[:5])
+  data = compress.pack(reparam.stored(state.params, code), state.stats, {})
+  packed, stats, _ = compress.unpack(data)
+  variables = jax.tree.map(jnp.asarray, {'params': packed.decode(), **stats})
+  expected, _ = training.forward(network, reparam.apply(state.params, code, None), state.stats, BATCH.inputs, None)
+  found, _ = training.forward(network, *training.parted(variables), BATCH.inputs, None)
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_statistics_measured_again_are_those_of_passes_in_training_mode(network):

@@ -2,6 +2,7 @@
 
 from tests.programs.slim.cases import SHORT, WRONG_SLIMMED
 from tests.support.cases import Case, Stop
+from train.programs.compress import plot
 from train.programs.compress.config import Compress, check
 
 WRONG = [
@@ -23,5 +24,14 @@ STOPS = [Stop(4 * STEPS_AN_EPOCH + 3, 4 * STEPS_AN_EPOCH)]  # while it quantizes
 SAVED = [Compress(rate=0.25, lit=True, bits=3, criterion='median', cost='macs', network='resnet-8', width=(3, 4, 5))]
 
 CASES = {
-  'compress': Case([*WRONG_SLIMMED, *WRONG], check, SAVED, SMALL, 5 * STEPS_AN_EPOCH, STOPS, left=STEPS_AN_EPOCH)
+  'compress': Case(
+    [*WRONG_SLIMMED, *WRONG],
+    check,
+    SAVED,
+    SMALL,
+    5 * STEPS_AN_EPOCH,
+    STOPS,
+    left=STEPS_AN_EPOCH,
+    pictures=('compress-digits', (plot.accuracy,)),
+  )
 }

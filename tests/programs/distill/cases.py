@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from tests.support.cases import Case, Stop
 from tests.support.processes import SMALL
+from train.programs.distill import plot
 from train.programs.distill.config import Distill, check, defaults
 
 STEPS_AN_EPOCH = 17
@@ -50,6 +51,13 @@ STOPS = [
 
 CASES = {
   'distill': Case(
-    WRONG, check, [defaults('cifar100'), replace(Distill(), width=(3, 5))], SMALL, 2 * PHASE, STOPS, STEPS_AN_EPOCH
+    WRONG,
+    check,
+    [defaults('cifar100'), replace(Distill(), width=(3, 5))],
+    SMALL,
+    2 * PHASE,
+    STOPS,
+    STEPS_AN_EPOCH,
+    pictures=('digits-widths', (lambda path, rows: plot.against(path, rows, 'width'),)),
   )
 }

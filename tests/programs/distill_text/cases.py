@@ -5,6 +5,7 @@ from dataclasses import replace
 from num2words import num2words
 
 from tests.support.cases import Case, Stop
+from train.programs.distill_text import plot
 from train.programs.distill_text.config import check, defaults
 
 WRONG = [
@@ -86,6 +87,7 @@ CASES = {
     data=('numbers', 'multi30k', 'texts/of-mine'),
     files=few,
     teacher='teacher',
+    pictures=('distill-text-numbers', (plot.bleu,)),
     once=('teacher-sentences.json',),
   )
 }

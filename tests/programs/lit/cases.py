@@ -4,6 +4,7 @@ import signal
 
 from tests.support.cases import Case, Stop
 from train.config import check_training
+from train.programs.lit import plot
 from train.programs.lit.config import Lit, check
 from train.programs.lit.texts import LitText, check_texts
 
@@ -82,7 +83,16 @@ def check_both(config):
 
 
 CASES = {
-  'lit': Case(WRONG, check, SAVED, SMALL, STEPS_AN_EPOCH * sum(FITS.values()), STOPS, left=2),
+  'lit': Case(
+    WRONG,
+    check,
+    SAVED,
+    SMALL,
+    STEPS_AN_EPOCH * sum(FITS.values()),
+    STOPS,
+    left=2,
+    pictures=('lit-digits', (plot.accuracy,)),
+  ),
   'lit-text': Case(
     WRONG_OF_TEXTS,
     check_both,

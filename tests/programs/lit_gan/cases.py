@@ -40,5 +40,6 @@ CASES = {
     left=STEPS * (PHASES['lit'] + PHASES['scratch']),
     data=('digits', 'mnist', 'fashion-mnist'),
     teacher='lma-4-teacher',
+    pictures=('lit-gan', ()),
   )
 }

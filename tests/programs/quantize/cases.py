@@ -4,9 +4,11 @@ import signal
 from dataclasses import replace
 
 from tests.support.cases import Case, Stop
+from train.programs.quantize import plot
 from train.programs.quantize.config import Quantize, check
+from train.programs.quantize.methods import METHODS as KNOWN
 
-METHODS = ('post-training', 'uniform', 'noise', 'points', 'product', 'product-noise')
+METHODS = tuple(name for name, method in KNOWN.items() if method.marker)
 ALL = Quantize(
   seeds=2, width=(3,), bits=(2, 4), centroids=(4, 16), block_size=4, activation_bits=8, methods=METHODS,
 )  # fmt: skip
@@ -54,4 +56,8 @@ STOPS = [
 ]
 
 SAVED = [replace(ALL, entropy=entropy, temperature=(1.0, 3.0)) for entropy in (False, True)]
-CASES = {'quantize': Case(WRONG, check, SAVED, SMALL, len(PHASES) * PHASE, STOPS, left=0)}
+CASES = {
+  'quantize': Case(
+    WRONG, check, SAVED, SMALL, len(PHASES) * PHASE, STOPS, left=0, pictures=('quantize-digits', (plot.accuracy,))
+  )
+}

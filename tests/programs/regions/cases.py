@@ -25,6 +25,13 @@ STOPS = [Stop(STEPS_AN_EPOCH + 3, 0)]
 
 CASES = {
   'regions': Case(
-    WRONG, check, [Regions(lines=3, segments=(4, 6))], SMALL, 2 * STEPS_AN_EPOCH, STOPS, left=2 * STEPS_AN_EPOCH
+    WRONG,
+    check,
+    [Regions(lines=3, segments=(4, 6))],
+    SMALL,
+    2 * STEPS_AN_EPOCH,
+    STOPS,
+    left=2 * STEPS_AN_EPOCH,
+    pictures=('regions', ()),
   )
 }

@@ -1,6 +1,7 @@
 """What slim refuses, and compress with it; where the small run of slim is stopped."""
 
 from tests.support.cases import Case, Stop
+from train.programs.slim import plot
 from train.programs.slim.config import Slim, check
 
 OUT_OF_REACH = '--rate 0.999: a rate of 0.999 cannot be reached: with the fewest channels it is 0.'
@@ -54,4 +55,15 @@ STEPS_AN_EPOCH = 5
 STOPS = [Stop(3 * STEPS_AN_EPOCH + 3, 3 * STEPS_AN_EPOCH)]  # among the students
 SAVED = [Slim(rate=(0.25, 0.5), rules=('null', 'random'), starts=('scratch',), coupled=True, network='resnet-8')]
 
-CASES = {'slim': Case([*WRONG_SLIMMED, *WRONG], check, SAVED, SMALL, 4 * STEPS_AN_EPOCH, STOPS, left=STEPS_AN_EPOCH)}
+CASES = {
+  'slim': Case(
+    [*WRONG_SLIMMED, *WRONG],
+    check,
+    SAVED,
+    SMALL,
+    4 * STEPS_AN_EPOCH,
+    STOPS,
+    left=STEPS_AN_EPOCH,
+    pictures=('slim-digits', (plot.accuracy, plot.widths)),
+  )
+}

@@ -11,6 +11,7 @@ import pytest
 from lmajax import LMA, compress, models, tree
 from lmajax.activations import linen
 from lmajax.compress import Spectrum
+from tests.support.cases import IMAGES
 from tests.support.trees import DIGITS as INPUTS
 from tests.support.trees import random_variables
 from train.activations import factory
@@ -23,11 +24,9 @@ from train.programs.slim.config import Slim
 from train.programs.slim.widths import Slimming, mean_scales, mean_spectra, share_of, slimmable
 from train.runtime.errors import UserError
 
-DATA = ['digits', 'mnist', 'fashion-mnist', 'cifar10', 'cifar100']
-
 
 class TestOptions:
-  @pytest.mark.parametrize('data', DATA)
+  @pytest.mark.parametrize('data', IMAGES)
   @pytest.mark.parametrize('kind', [config_slim, config_compress])
   def test_every_default_may_be_run(self, kind, data):
     config = kind.defaults(data)

@@ -63,7 +63,8 @@ def _kinds(config: Quantize) -> Iterator[tuple[str, int | None, int | None]]:
     (name, None, None) for name, method in METHODS.items() if name == FLOAT or (not method.size and name in origins)
   )
   for method in config.methods:
-    yield from ((method, size, None) for size in getattr(config, METHODS[method].size or ''))
+    option = METHODS[method].size
+    yield from ((method, size, None) for size in (getattr(config, option) if option else (None,)))
   if config.activation_bits:
     yield from (('uniform', size, config.activation_bits) for size in config.bits)
 
