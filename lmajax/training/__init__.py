@@ -1,7 +1,7 @@
 """Training: objectives, the step that moves by them, seeds side by side, and what block-wise training starts from."""
 
 from lmajax.training._blockwise import Parts, Stages, blockwise, hint
-from lmajax.training._checkpoint import Checkpoints, DamagedError, UnfitError, digests, lost_process
+from lmajax.training._checkpoint import Checkpoints, DamagedError, UnfitError, digests, lost_process, silenced
 from lmajax.training._fit import Hooks, Steps, fit, loop
 from lmajax.training._forward import Network, forward, function, linen, logits_of, network_of, nnx, parted
 from lmajax.training._objectives import (
@@ -67,6 +67,7 @@ __all__ = [
   'recalibration',
   'reparameterized',
   'sharing',
+  'silenced',
   'supervised',
   'teach',
   'together',

@@ -67,6 +67,7 @@ NO_ORACLE = {
   'recalibration': 'composes two others',
   'reparameterized': 'composes two others',
   'sharing': 'composes two others',
+  'silenced': 'gives nothing',
   'supervised': "optax's cross-entropy, judged beside it",
   'teach': 'runs a model',
   'together': 'calls others',

@@ -1,31 +1,19 @@
 """Silences other libraries' messages that the user can do nothing about."""
 
 import contextlib
-import gc
 import io
-import logging
 import sys
 import warnings
 from collections.abc import Iterator
+
+from lmajax.training import silenced
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
   """Silences logs, warnings and prints of its block, and complaints about what the block leaves unfinished."""
-  before, hook = logging.root.manager.disable, sys.unraisablehook
-  logging.disable(logging.CRITICAL)
-  sys.unraisablehook = lambda unraisable: None
-  try:
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-      warnings.simplefilter('ignore')
-      try:
-        yield
-      except BaseException:
-        gc.collect()  # what was left unfinished complains when it is collected
-        raise
-  finally:
-    sys.unraisablehook = hook
-    logging.disable(before)
+  with silenced(), contextlib.redirect_stdout(io.StringIO()):
+    yield
 
 
 def one_line_warnings() -> None:
