@@ -5,6 +5,7 @@ Types and shapes are known while a program is traced, so that no check is left i
 
 from typing import Any
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -82,3 +83,16 @@ def check_mask(where: Array | None, x: Array) -> None:
       f'where of shape {where.shape} does not fit x of shape {x.shape}: give it the same rank, each axis equal or 1'
       ' (a token mask as mask[..., None])'
     )
+
+
+def site(act: Any, name: str) -> Any:
+  """Makes the activation of one site; refuses what is no factory, since an instance would be shared by all sites."""
+  if isinstance(act, nn.Module):
+    kind = type(act).__name__
+    raise ValueError(f'act is an instance, whose parameters all sites would share: give {kind} or partial({kind}, ...)')
+  try:
+    return act(name=name)
+  except TypeError as error:
+    mend = 'give a class as LMA, functools.partial of one, or partial(linen.Elementwise, function)'
+    named = getattr(act, '__name__', type(act).__name__)
+    raise ValueError(f'act is {named}, which makes no activation: {mend}') from error

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from lmajax._arguments import check_mask
+from lmajax._arguments import check_mask, site
 from lmajax.activations import _baselines, _fake_quantize, _lma, _stats
 from lmajax.activations._stats import Stats
 from lmajax.types import ActivationFactory, Mask, Values
@@ -218,7 +218,7 @@ class Quantized(nn.Module):
   def __call__(self, x: Values, *, where: Mask = None, train: bool | None = None, stats: Stats | None = None):
     """Applies the activation, then ``fake_quantize``; ``stats`` are of ``x``, and are handed on."""
     train = nn.merge_param('train', self.train, train)
-    y = self.act(name='act')(x, where=where, train=train, stats=stats)
+    y = site(self.act, 'act')(x, where=where, train=train, stats=stats)
     running, remember = _memory(self, self.collection, _fake_quantize.init_range())
     if train:
       across = None if self.is_initializing() else self.axis_name

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from lmajax._arguments import site
 from lmajax.activations import Stats, batch_norm_stats
 from lmajax.models._conv import conv_general_dilated, max_pool
 from lmajax.types import ActivationFactory
@@ -54,7 +55,7 @@ class ConvBlock(nn.Module):
       dtype=self.dtype,
     )(x)
     x, stats = batch_norm(x, train=train, dtype=self.dtype, name='norm')
-    x = self.act(name='act')(x, train=train, stats=stats)
+    x = site(self.act, 'act')(x, train=train, stats=stats)
     if self.pool:
       x = max_pool(x)
     return nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not train)(x) if self.dropout else x
@@ -73,7 +74,7 @@ class DenseBlock(nn.Module):
     x = x.reshape(x.shape[0], -1)
     x = nn.Dense(self.features, kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype)(x)
     x, stats = batch_norm(x, train=train, dtype=self.dtype, name='norm')
-    x = self.act(name='act')(x, train=train, stats=stats)
+    x = site(self.act, 'act')(x, train=train, stats=stats)
     return nn.Dropout(self.dropout, deterministic=not train)(x) if self.dropout else x
 
 

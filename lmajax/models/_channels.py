@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lmajax import tree
+from lmajax._arguments import site
 from lmajax.types import ActivationFactory, ChannelGraph, Channels
 
 
@@ -75,5 +76,5 @@ def activated(act: ActivationFactory, site: str) -> tuple[str, ...]:
 def _ends(act: ActivationFactory, channels: int) -> dict[str, tuple[int, ...]]:
   """Path -> the length of the last axis, if there is one."""
   inputs = jnp.zeros((1, channels))
-  shapes = jax.eval_shape(partial(act(name='act').init, train=False), jax.random.key(0), inputs)
+  shapes = jax.eval_shape(partial(site(act, 'act').init, train=False), jax.random.key(0), inputs)
   return {path: leaf.shape[-1:] for path, leaf in tree.by_path(shapes).items()}

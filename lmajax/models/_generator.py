@@ -7,6 +7,7 @@ from flax.linen.dtypes import promote_dtype
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from lmajax._arguments import site
 from lmajax.models._conv import conv_general_dilated
 from lmajax.types import ActivationFactory
 
@@ -61,7 +62,7 @@ class _Down(nn.Module):
   def __call__(self, x: Float[Array, 'b h w c'], *, train: bool) -> Float[Array, 'b h4 w4 f']:
     for i, (kernel, stride) in enumerate([(7, 1), (4, 2), (4, 2)]):
       x = _norm(self.dtype)(_conv(self.channels * 2**i, kernel, stride, self.dtype)(x))
-      x = self.act(name=f'act{i + 1}')(x, train=train)
+      x = site(self.act, f'act{i + 1}')(x, train=train)
     return x
 
 
@@ -74,7 +75,7 @@ class _Residual(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c'], *, train: bool) -> Float[Array, 'b h w c']:
     y = _norm(self.dtype)(_conv(x.shape[-1], 3, 1, self.dtype)(x))
-    y = self.act(name='act')(y, train=train)
+    y = site(self.act, 'act')(y, train=train)
     return x + _norm(self.dtype)(_conv(x.shape[-1], 3, 1, self.dtype)(y))
 
 
@@ -103,7 +104,7 @@ class _Up(nn.Module):
   def __call__(self, x: Float[Array, 'b h w c'], *, train: bool) -> Float[Array, 'b h4 w4 colours']:
     for i in range(2):
       x = _norm(self.dtype)(Transposed(x.shape[-1] // 2, self.dtype)(x))
-      x = self.act(name=f'act{i + 1}')(x, train=train)
+      x = site(self.act, f'act{i + 1}')(x, train=train)
     return jnp.tanh(_conv(self.colours, 7, 1, self.dtype)(x))
 
 

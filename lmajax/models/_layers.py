@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from lmajax._arguments import site
 from lmajax.types import ActivationFactory
 
 Values = tuple[Float[Array, '_b _s h k'], Float[Array, '_b _s h k']]
@@ -67,7 +68,7 @@ class FeedForward(nn.Module):
   def __call__(self, x: Float[Array, 'b t d'], mask: Bool[Array, 'b t'], *, train: bool) -> Float[Array, 'b t d']:
     init = nn.initializers.xavier_uniform()
     x = nn.Dense(self.units, kernel_init=init, dtype=self.dtype)(x)
-    x = self.act(name='act')(x, where=mask[..., None], train=train)
+    x = site(self.act, 'act')(x, where=mask[..., None], train=train)
     return nn.Dense(self.features, kernel_init=init, dtype=self.dtype)(x)
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from lmajax._arguments import site
 from lmajax.activations import Stats
 from lmajax.models import _blocks, _channels
 from lmajax.types import ActivationFactory, ChannelGraph, Widths
@@ -46,7 +47,7 @@ class _Stem(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c'], *, train: bool) -> Float[Array, 'b h w f']:
     x, stats = _ConvNorm(self.features, 3, dtype=self.dtype)(x, train=train)
-    return self.act(name='act')(x, train=train, stats=stats)
+    return site(self.act, 'act')(x, train=train, stats=stats)
 
 
 class _BasicBlock(nn.Module):
@@ -63,13 +64,13 @@ class _BasicBlock(nn.Module):
   def __call__(self, x: Float[Array, 'b h w c'], *, train: bool) -> Float[Array, 'b h2 w2 f']:
     inner = self.features if self.inner is None else self.inner
     y, stats = _ConvNorm(inner, 3, self.stride, dtype=self.dtype)(x, train=train)
-    y = self.act(name='act1')(y, train=train, stats=stats)
+    y = site(self.act, 'act1')(y, train=train, stats=stats)
     y, _ = _ConvNorm(self.features, 3, dtype=self.dtype)(y, train=train)
     if self.projected and self.stride != 1:
       x, _ = _ConvNorm(self.features, 1, self.stride, dtype=self.dtype, name='shortcut')(x, train=train)
     else:
       x = _padded(x, self.features, self.stride)
-    return self.act(name='act2')(y + x, train=train)
+    return site(self.act, 'act2')(y + x, train=train)
 
 
 def _padded(x: Float[Array, 'b h w c'], features: int, stride: int) -> Float[Array, 'b h2 w2 f']:
@@ -91,13 +92,13 @@ class _Bottleneck(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c'], *, train: bool) -> Float[Array, 'b h2 w2 f']:
     y, stats = _ConvNorm(self.inner, 1, dtype=self.dtype)(x, train=train)
-    y = self.act(name='act1')(y, train=train, stats=stats)
+    y = site(self.act, 'act1')(y, train=train, stats=stats)
     y, stats = _ConvNorm(self.inner, 3, self.stride, self.groups, self.dtype)(y, train=train)
-    y = self.act(name='act2')(y, train=train, stats=stats)
+    y = site(self.act, 'act2')(y, train=train, stats=stats)
     y, _ = _ConvNorm(self.features, 1, dtype=self.dtype)(y, train=train)
     if self.stride != 1 or x.shape[-1] != self.features:
       x, _ = _ConvNorm(self.features, 1, self.stride, dtype=self.dtype, name='shortcut')(x, train=train)
-    return self.act(name='act3')(y + x, train=train)
+    return site(self.act, 'act3')(y + x, train=train)
 
 
 class ResNet(nn.Module):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from lmajax._arguments import site
 from lmajax.models import _blocks
 from lmajax.types import ActivationFactory
 
@@ -32,7 +33,7 @@ class _Block(nn.Module):
     for i in (1, 2):
       x = _conv(self.features, self.dtype)(x)
       x, stats = _blocks.batch_norm(x, train=train, dtype=self.dtype)
-      x = self.act(name=f'act{i}')(x, train=train, stats=stats)
+      x = site(self.act, f'act{i}')(x, train=train, stats=stats)
     return x
 
 
@@ -141,7 +142,7 @@ class _Last(nn.Module):
     x = x.reshape(x.shape[0], -1)
     for i, features in enumerate(self.units, 1):
       x = nn.Dense(features, kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype)(x)
-      x = self.act(name=f'act{i}')(x, train=train)
+      x = site(self.act, f'act{i}')(x, train=train)
     return _blocks.logits(self.num_classes, self.dtype)(x)
 
 

@@ -6,6 +6,7 @@ import flax.linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from lmajax._arguments import site
 from lmajax.activations.linen import ReLU
 from lmajax.models import _blocks
 from lmajax.types import ActivationFactory
@@ -28,11 +29,11 @@ class _WideBlock(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c'], *, train: bool) -> Float[Array, 'b h2 w2 f']:
     y, stats = _blocks.batch_norm(x, train=train, dtype=self.dtype)
-    y = self.act(name='act1')(y, train=train, stats=stats)
+    y = site(self.act, 'act1')(y, train=train, stats=stats)
     y = _conv(self.features, 3, 1, self.dtype)(y)
     y = nn.Dropout(self.dropout, deterministic=not train)(y)
     y, stats = _blocks.batch_norm(y, train=train, dtype=self.dtype)
-    y = self.act(name='act2')(y, train=train, stats=stats)
+    y = site(self.act, 'act2')(y, train=train, stats=stats)
     y = _conv(self.features, 3, self.stride, self.dtype)(y)
     same = self.stride == 1 and x.shape[-1] == self.features
     return y + (x if same else _conv(self.features, 1, self.stride, self.dtype)(x))
@@ -110,5 +111,5 @@ class _Last(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c'], *, train: bool) -> Float[Array, 'b classes']:
     x, stats = _blocks.batch_norm(x, train=train, dtype=self.dtype)
-    x = self.act(name='act')(x, train=train, stats=stats)
+    x = site(self.act, 'act')(x, train=train, stats=stats)
     return _blocks.logits(self.num_classes, self.dtype)(x.mean(axis=(1, 2)))

@@ -44,6 +44,9 @@ REFUSED = {
   'from_top_k(TopK(X, INTS), 5.0)': '3 known classes of 5.0',
   'from_top_k(TopK(X[:, :0], INTS[:, :0]), 5)': '0 known classes of 5',
   # activations
+  'MLP((2,), 3, LMA()).init(KEY, X, train=False)': r'act is an instance, .*: give LMA or partial\(LMA, \.\.\.\)',
+  'MLP((2,), 3, jax.nn.relu).init(KEY, X, train=False)': 'act is relu, which makes no activation: .*Elementwise',
+  'linen.Quantized(LMA()).init(KEY, X, train=False)': 'act is an instance',
   'prelu(X, jnp.ones(3))': r'slope is float32\[3\]; give an array of floats of the shape \(\)',
   'prelu(INTS, SCALAR)': r'x is int32\[2, 3\]',
   'swish(X, jnp.ones(2))': r'slope is float32\[2\]; .* of the shape \(3,\)',
