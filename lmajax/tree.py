@@ -1,4 +1,4 @@
-"""The only helpers for pytrees."""
+"""Trees of arrays: their size, and their leaves by path."""
 
 import math
 from collections.abc import Callable

@@ -165,6 +165,8 @@ class Quantized(nnx.Module):
     rngs: nnx.Rngs | None = None,
   ):
     del rngs  # nothing is drawn
+    if isinstance(act, type):
+      raise ValueError(f'act is the class {act.__name__}: give an instance of it')
     self.act, self.bits, self.decay, self.axis_name = act, bits, decay, axis_name
     self.range_deltas = nnx.Param(jnp.zeros(2, jnp.float32)) if learned else None
     self.low, self.high, self.weight = (nnx.BatchStat(leaf) for leaf in _fake_quantize.init_range())

@@ -18,6 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from lmajax._arguments import check_count
 from lmajax.tree import nbytes
 
 _DESCRIPTION_BYTES = 64 * 1024  # what Orbax writes beside the arrays
@@ -65,9 +66,10 @@ class Checkpoints:
   Source: not in the paper.
   """
 
-  def __init__(self, folder: Path, made_by: dict[str, Any] | None = None, *, keep: int = 2):
-    self.folder = folder
-    self._made_by = made_by or {}
+  def __init__(self, folder: Path | str, made_by: dict[str, Any] | None = None, *, keep: int = 2):
+    check_count('keep', keep, 1)
+    self.folder = Path(folder)
+    self._made_by = json.loads(json.dumps(made_by or {}))  # as it will be read back: a tuple is a list
     self._keep = keep
     self._orbax: Any = None
 

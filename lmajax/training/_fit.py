@@ -1,13 +1,14 @@
 """The loop: steps over batches that are numbered by step, and after each epoch a callback and a checkpoint."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmajax.training._checkpoint import Checkpoints
+from lmajax._arguments import check_count, shown
+from lmajax.training._checkpoint import Checkpoints, UnfitError
 from lmajax.training._step import TrainState
 from lmajax.types import Metrics
 
@@ -36,7 +37,7 @@ class Hooks(NamedTuple):
   Attributes:
     begin: (states, history) -> the states of the next epoch, or None to end. History has an entry for each epoch.
     between: (states, step, history) -> nothing, before each call of steps; it may save, and raise to stop.
-    end: (states, step, history) -> (states, entry), after an epoch.
+    end: (states, step, history) -> (states, entry), after an epoch; the entry is appended to the history.
 
   >>> Hooks._fields
   ('begin', 'between', 'end')
@@ -95,18 +96,22 @@ def fit(
 
   Args:
     step: (state, batch) -> (state, metrics): what ``make_train_step`` makes, with what is frozen already handed to it.
-    state: a new student's; as every compiled step, this one takes it.
-    batches: by step.
-    epochs: to train in all.
-    callback: is told the state and the means of the metrics after each epoch; a dictionary that it returns is added to
-      the entry of the epoch, and its ``score``, if there is one, decides which checkpoint is the best.
+    state: a new student's, at step 0. It is donated to the step: do not use it afterwards.
+    batches: ``batches[step]``, the same for the same step.
+    epochs: in all, those of a checkpoint included.
+    callback: is told the state and the means of the metrics after each epoch, and copies what it keeps of the state.
+      A dictionary that it returns is added to the entry of the epoch; its ``score`` decides which checkpoint is the
+      best, and without one the loss does.
     checkpoints: where the state is saved after each epoch; without any, nothing is saved.
 
   Returns:
-    The state, and an entry for each epoch: its number and the means of its metrics.
+    The state, and an entry for each epoch: its number and the means of its metrics, in float32.
 
   Raises:
+    ValueError: an argument is none of these, or the checkpoints have more epochs.
     UnfitError: the checkpoints are of another training.
+    DamagedError: none of the checkpoints can be read.
+    OSError: the disk is full.
 
   >>> class Same:
   ...   steps_per_epoch = 3
@@ -121,39 +126,64 @@ def fit(
 
   Source: not in the paper.
   """
-  shapes = jax.eval_shape(lambda *given: step(*given)[1], state, batches[0])
-  states = state, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+  check_count('epochs', epochs, 1)
+  if not isinstance(batches, Steps):
+    raise ValueError(f'batches is {shown(batches)}: give what has steps_per_epoch, and a batch for each step')
+  steps = batches.steps_per_epoch
+  check_count('steps_per_epoch', steps, 1)
+  if not isinstance(state, TrainState) or np.shape(state.step):
+    raise ValueError(f'state is {shown(state)}: give the TrainState of one student')
+  state = jax.tree.map(jnp.asarray, state)
   entries: list[dict[str, Any]] = []
-  if checkpoints is not None and (restored := checkpoints.restore(lambda: _placed(states))):
-    states, entries = restored[0], restored[1]['epochs']
+  if checkpoints is not None and (restored := checkpoints.restore(lambda: _placed(state))):
+    state, entries = restored[0], restored[1]['epochs']
+    if restored[1]['steps_per_epoch'] != steps:
+      raise UnfitError(f'{checkpoints.folder} has {restored[1]["steps_per_epoch"]} steps an epoch, not {steps}')
+  elif int(state.step):
+    raise ValueError(f'state is of step {int(state.step)}: give a new one, of step 0')
+  if len(entries) > epochs:
+    raise ValueError(f'epochs is {epochs}, and the checkpoint has {len(entries)} already')
+  sums: dict[str, Any] = {}
 
-  def advance(states: Any, first: int, end: int) -> tuple[Any, int]:
+  def advance(state: Any, first: int, end: int) -> tuple[Any, int]:
     del end
-    state, sums = states
-    state, metrics = step(state, batches[first])
-    return (state, jax.tree.map(jnp.add, sums, metrics)), first + 1
+    moved = step(state, batches[first])
+    if not (isinstance(moved, tuple) and len(moved) == 2 and isinstance(moved[1], Mapping)):
+      raise ValueError('step gives something else: let it give the state and a dictionary of metrics')
+    for name, value in moved[1].items():
+      sums[name] = sums.get(name, 0.0) + jnp.asarray(value, jnp.float32)
+    return moved[0], first + 1
 
-  def begin(states: Any, entries: list) -> Any:
-    return states if len(entries) < epochs else None
+  def begin(state: Any, entries: list) -> Any:
+    sums.clear()
+    return state if len(entries) < epochs else None
 
-  def end(states: Any, step: int, entries: list) -> tuple[Any, dict[str, Any]]:
-    state, sums = states
-    means = {name: np.asarray(total / batches.steps_per_epoch).tolist() for name, total in sums.items()}
-    entry = {'epoch': len(entries) + 1, **means}
-    if callback is not None:
-      entry |= callback(state, means) or {}
-    states = state, jax.tree.map(jnp.zeros_like, sums)
+  def end(state: Any, step: int, entries: list) -> tuple[Any, dict[str, Any]]:
+    means = {name: np.asarray(total / steps).tolist() for name, total in sums.items()}
+    said = None if callback is None else callback(state, means)
+    if not isinstance(said, Mapping | None):
+      raise ValueError(f'callback gives {shown(said)}: let it give a dictionary, or nothing')
+    entry = {**means, **jax.tree.map(_plain, dict(said or {})), 'epoch': len(entries) + 1}
     if checkpoints is not None:
-      score = entry.get('score', -entry['loss'])
-      checkpoints.save(step, states, history={'epochs': [*entries, entry]}, score=float(score))
-    return states, entry
+      loss = means.get('loss')
+      score = entry.get('score', -loss if isinstance(loss, float) else 0.0)
+      history = {'epochs': [*entries, entry], 'steps_per_epoch': steps}
+      checkpoints.save(step, state, history=history, score=float(score))
+    return state, entry
 
-  hooks = Hooks(begin, lambda states, step, entries: None, end)
-  first = int(states[0].step), entries
-  states = loop(advance, states, hooks, steps_per_epoch=batches.steps_per_epoch, history=first)
-  if checkpoints is not None:
-    checkpoints.close()
-  return states[0], entries
+  hooks = Hooks(begin, lambda state, step, entries: None, end)
+  at = len(entries) * steps, entries
+  try:
+    state = loop(advance, state, hooks, steps_per_epoch=steps, history=at)
+  finally:
+    if checkpoints is not None:
+      checkpoints.close()
+  return state, entries
+
+
+def _plain(leaf: Any) -> Any:
+  """Makes an array JSON can hold."""
+  return np.asarray(leaf).tolist() if hasattr(leaf, 'dtype') else leaf
 
 
 def _placed(states: Any) -> Any:

@@ -1,6 +1,7 @@
 """Networks as pure functions, whatever they are written in: Linen, NNX, or functions of one's own."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -8,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx as flax_nnx
 
+from lmajax import tree
+from lmajax._arguments import shown
 from lmajax.types import Array, Key, ModelStats, Params
 
 
@@ -30,7 +33,7 @@ class Network(NamedTuple):
   apply: Callable[[Params, ModelStats, Any, Key | None], tuple[Any, ModelStats]]
 
   def variables(self, key: Key | None = None, inputs: Any = None) -> dict[str, Any]:
-    """Returns what ``init`` does in one dictionary, as ``teach`` takes it.
+    """Initializes, and returns parameters and statistics in one dictionary, as ``teach`` takes it.
 
     A network that holds its weights (of NNX, of functions, of Linen with variables) needs neither key nor inputs.
     """
@@ -47,17 +50,24 @@ def linen(module: nn.Module, *, variables: dict[str, Any] | None = None) -> Netw
     module: of Linen.
     variables: that training starts from; without them, new ones are drawn.
 
+  Raises:
+    ValueError: it is no Linen module; or, from ``init``, there is neither a key nor variables.
+
   >>> params, stats = training.linen(MLP((2,), 3, LMA)).init(jax.random.key(0), jnp.ones((5, 4)))
   >>> sorted(params), sorted(stats)
   (['logits', 'stages_0'], ['batch_stats'])
 
   Source: not in the paper.
   """
+  if not isinstance(module, nn.Module):
+    raise ValueError(f'module is a {type(module).__name__}: give an instance of a Linen module')
 
   def init(key: Any, inputs: Any) -> tuple[Params, ModelStats]:
     if variables is not None:
       return parted(jax.tree.map(jnp.array, variables))  # a copy, since steps take what they are given
-    return parted(dict(module.init(key, inputs, train=False)))
+    if key is None:
+      raise ValueError('key is None: give one, from which variables are drawn, or make the network with variables')
+    return parted({'params': {}, **module.init(key, inputs, train=False)})
 
   def apply(params: Params, stats: ModelStats, inputs: Any, key: Key | None) -> tuple[Any, ModelStats]:
     variables = {'params': params, **stats}
@@ -70,13 +80,18 @@ def linen(module: nn.Module, *, variables: dict[str, Any] | None = None) -> Netw
 
 
 def nnx(module: flax_nnx.Module) -> Network:
-  """Makes a network of an NNX module, which is called as ``module(inputs)`` in its modes of training and evaluation.
+  """Makes a network of an NNX module, which takes inputs alone; ``train()`` and ``eval()`` set its mode.
+
+  A module that is called otherwise, or has other modes, is wrapped in one of your own.
 
   Its ``nnx.Param`` are the parameters, by the names of its attributes (numbers of a list are names, too); all else that
   moves, but for the state of its generators, is the collection ``state``.
 
   Args:
     module: is read and left as it is. What it holds is what training starts from: ``init`` draws nothing.
+
+  Raises:
+    ValueError: it is no NNX module; or, when called, parameters or statistics are not those of the module.
 
   >>> import flax
   >>> network = nnx(flax.nnx.Linear(4, 3, rngs=flax.nnx.Rngs(0)))
@@ -86,23 +101,22 @@ def nnx(module: flax_nnx.Module) -> Network:
 
   Source: not in the paper.
   """
+  if not isinstance(module, flax_nnx.Module):
+    raise ValueError(f'module is a {type(module).__name__}: give an instance of an NNX module')
   kinds = (flax_nnx.Param, flax_nnx.RngState, ...)
-  graph, *parts = flax_nnx.split(module, *kinds)
-  of_params, generators, of_state = parts
-  begun = _named(of_params), {'state': _named(of_state)}
-
-  def filled(state: Any, leaves: Any) -> Any:
-    copy = jax.tree.map(lambda leaf: leaf, state)
-    flax_nnx.replace_by_pure_dict(copy, flax_nnx.restore_int_paths(leaves))
-    return copy
+  graph, of_params, generators, of_state = flax_nnx.split(module, *kinds)
+  state = _named(of_state)
+  begun = _named(of_params), {'state': state} if state else {}
 
   def seeded(key: Key) -> Any:
-    """The state of the generators: a key of its own for each of them, and their counts as they are."""
-    paths = iter(range(len(jax.tree.leaves(generators))))
+    """The state of the generators: keys of its own for each of them, and their counts as they are."""
+    number = itertools.count()
 
     def one(leaf: Any) -> Any:
-      number = next(paths)
-      return jax.random.fold_in(key, number) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+      own = jax.random.fold_in(key, next(number))
+      if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return leaf
+      return jax.random.split(own, leaf.shape) if leaf.shape else own
 
     return jax.tree.map(one, generators)
 
@@ -111,17 +125,29 @@ def nnx(module: flax_nnx.Module) -> Network:
     return jax.tree.map(jnp.array, begun)  # a copy, since steps take what they are given
 
   def apply(params: Params, stats: ModelStats, inputs: Any, key: Key | None) -> tuple[Any, ModelStats]:
-    drawn = generators if key is None else seeded(key)
-    model = flax_nnx.merge(graph, filled(of_params, params), drawn, filled(of_state, stats['state']))
+    drawn = jax.tree.map(lambda leaf: leaf, generators) if key is None else seeded(key)  # never the module's own
+    parts = _filled(of_params, params, 'params'), drawn, _filled(of_state, stats.get('state', {}), 'stats')
+    model = flax_nnx.merge(graph, *parts)
     if key is None:
       model.eval()
       return model(inputs), stats
     model.train()
     output = model(inputs)
-    _, _, _, moved = flax_nnx.split(model, *kinds)
-    return output, {'state': _named(moved)}
+    moved = tree.by_path(flax_nnx.split(model, *kinds)[3])
+    return output, tree.map_with_path(lambda path, _: moved[path.removeprefix('state/')], stats)
 
   return Network(init, apply)
+
+
+def _filled(state: Any, leaves: Any, what: str) -> Any:
+  """Puts leaves into a state, each at its path."""
+  wanted, given = ({path: shown(leaf) for path, leaf in tree.by_path(part).items()} for part in (state, leaves))
+  for path in [*wanted, *given]:
+    there, here = wanted.get(path, 'none'), given.get(path, 'none')
+    if there.rpartition('[')[2] != here.rpartition('[')[2]:
+      raise ValueError(f'{what} has {here} at {path}, where the module has {there}')
+  found = tree.by_path(leaves)
+  return tree.map_with_path(lambda path, leaf: found[path], state)
 
 
 def _named(state: Any) -> Any:
@@ -141,16 +167,22 @@ def function(apply: Callable, params: Params, *, stats: ModelStats | None = None
     params: that training starts from: ``init`` draws nothing.
     stats: the running statistics to start from; none by default.
 
+  Raises:
+    ValueError: apply is no function.
+
   >>> network = function(lambda params, stats, x, key: (x @ params, stats), jnp.ones((4, 3)))
   >>> network.apply(*network.init(jax.random.key(0), None), jnp.ones((5, 4)), None)[0].shape
   (5, 3)
 
   Source: not in the paper.
   """
+  if not callable(apply) or isinstance(apply, nn.Module | flax_nnx.Module):
+    raise ValueError(f'apply is a {type(apply).__name__}: give a function of params, stats, inputs and a key')
+  begun = params, {} if stats is None else stats
 
   def init(key: Key | None, inputs: Any) -> tuple[Params, ModelStats]:
     del key, inputs
-    return jax.tree.map(jnp.array, (params, stats or {}))  # a copy, since steps take what they are given
+    return jax.tree.map(jnp.array, begun)  # a copy, since steps take what they are given
 
   return Network(init, apply)
 
@@ -172,7 +204,8 @@ def network_of(model: Any) -> Network:
   if isinstance(model, nn.Module):
     return linen(model)
   kind = 'nnx(…)' if isinstance(model, flax_nnx.Module) else 'function(…)'
-  raise ValueError(f'model is a {type(model).__name__}: give a Linen module, or a network made by {kind}')
+  named = f'the class {model.__name__}' if isinstance(model, type) else f'a {type(model).__name__}'
+  raise ValueError(f'model is {named}: give a Linen module, or a network made by {kind}')
 
 
 def parted(variables: dict[str, Any]) -> tuple[Params, ModelStats]:
@@ -181,21 +214,34 @@ def parted(variables: dict[str, Any]) -> tuple[Params, ModelStats]:
   >>> parted({'params': {'w': 1}, 'batch_stats': {'mean': 0}})
   ({'w': 1}, {'batch_stats': {'mean': 0}})
 
+  Raises:
+    ValueError: they are no dictionary with ``params`` in it.
+
   Source: not in the paper.
   """
+  if not isinstance(variables, Mapping) or 'params' not in variables:
+    kind = list(variables) if isinstance(variables, Mapping) else type(variables).__name__
+    raise ValueError(f"variables is {kind}: give a dictionary of 'params' and the collections beside them")
   return variables['params'], {name: part for name, part in variables.items() if name != 'params'}
 
 
-def logits_of(output: Any) -> Array:
+def logits_of(output: Any) -> Any:
   """Takes the logits out of what a model gives: logits alone, or with its taps behind them.
 
   >>> z = jnp.array([1.0, 2.0])
   >>> logits_of(z).tolist(), logits_of((z, ())).tolist()
   ([1.0, 2.0], [1.0, 2.0])
 
+  Raises:
+    ValueError: it is neither.
+
   Source: not in the paper.
   """
-  return output[0] if isinstance(output, tuple) else output
+  if isinstance(output, tuple) and len(output) == 2:
+    output = output[0]
+  if not hasattr(output, 'dtype'):
+    raise ValueError(f'the model gives a {type(output).__name__}: let it give logits, or logits and a tuple of taps')
+  return output
 
 
 def forward(model: Any, params: Params, stats: ModelStats, inputs: Any, key: Key | None) -> tuple[Array, ModelStats]:

@@ -11,7 +11,7 @@ import optax
 
 from lmajax import tree
 from lmajax.losses import distillation
-from lmajax.training._forward import forward, network_of, parted
+from lmajax.training._forward import forward, logits_of, network_of, parted
 from lmajax.training._step import WithCode
 from lmajax.types import (
   Array,
@@ -201,6 +201,6 @@ def teach(teacher: Any) -> Share:
 
   def share(frozen: Frozen, batch: Any) -> Taught:
     said, _ = network.apply(*parted(frozen), batch.inputs, None)
-    return jax.lax.stop_gradient(Taught(*said) if isinstance(said, tuple) else Taught(said, ()))
+    return jax.lax.stop_gradient(Taught(logits_of(said), said[1] if isinstance(said, tuple) else ()))
 
   return share

@@ -43,6 +43,14 @@ REFUSED = {
   'from_top_k(TopK(X, INTS[:1]), 5)': 'log_probabilities is .* and classes',
   'from_top_k(TopK(X, INTS), 5.0)': '3 known classes of 5.0',
   'from_top_k(TopK(X[:, :0], INTS[:, :0]), 5)': '0 known classes of 5',
+  # training
+  'training.nnx(3)': 'module is a int: give an instance of an NNX module',
+  'training.linen(MLP)': 'module is a .*: give an instance of a Linen module',
+  'training.function(MLP((2,), 3, LMA), {})': 'apply is a MLP: give a function',
+  'training.fit(print, 3, SEVERAL, epochs=1)': 'state is int: give the TrainState of one student',
+  'training.fit(print, 3, [X], epochs=1)': 'batches is list: give what has steps_per_epoch',
+  'training.fit(print, 3, SEVERAL, epochs=2.5)': 'epochs is 2.5',
+  'training.Checkpoints("a", keep=0)': 'keep is 0',
   # activations
   'MLP((2,), 3, LMA()).init(KEY, X, train=False)': r'act is an instance, .*: give LMA or partial\(LMA, \.\.\.\)',
   'MLP((2,), 3, jax.nn.relu).init(KEY, X, train=False)': 'act is relu, which makes no activation: .*Elementwise',
@@ -130,6 +138,7 @@ _TRYING = """
 import json, sys
 import jax, jax.numpy as jnp, numpy as np
 from lmajax import *
+from lmajax import training
 from lmajax.activations import *
 from lmajax.compress import *
 from lmajax.losses import *
@@ -137,6 +146,7 @@ from lmajax.models import *
 from lmajax.types import *
 
 KEY, X, INTS, SCALAR = jax.random.key(0), jnp.ones((2, 3)), jnp.ones((2, 3), jnp.int32), jnp.float32(0)
+SEVERAL = type('Several', (), {'steps_per_epoch': 2, '__getitem__': lambda batches, step: None})()
 LABELS, STATS, BIG = jnp.zeros(2, jnp.int32), Stats(SCALAR, SCALAR), np.ones((2, 3), '>f4')
 said = {}
 for text in json.load(sys.stdin):

@@ -39,7 +39,8 @@ def measured_again(groups: Mapping[str, Group]) -> Callable[..., dict[str, Any]]
   def of_one(function: Callable[..., Any], *, begins: bool) -> Callable:
     def on_variables(variables: dict[str, Any], batch: Batch) -> dict[str, Any]:
       params, stats = parted(variables)
-      return {'params': params, **function(params, *(() if begins else (stats,)), batch.inputs)}
+      given = (batch.inputs,) if begins else (stats, batch.inputs, jax.random.key(0))
+      return {'params': params, **function(params, *given)}
 
     return on_variables
 

@@ -74,7 +74,7 @@ def test_interrupted_it_goes_on_with_the_same_bits(step, tmp_path):
     training.fit(step, fresh(), Drawn(), epochs=4, callback=cut, checkpoints=Checkpoints(tmp_path / 'run'))
   batches = Drawn()
   found, history = training.fit(step, fresh(), batches, epochs=4, checkpoints=Checkpoints(tmp_path / 'run'))
-  assert batches.asked[1:] == [6, 7, 8, 9, 10, 11]  # the first is asked for its shapes
+  assert batches.asked == [6, 7, 8, 9, 10, 11]
   assert bits(found) == bits(whole) and history == expected
   again, same = training.fit(step, fresh(), Drawn(), epochs=4, checkpoints=Checkpoints(tmp_path / 'run'))
   assert bits(again) == bits(whole) and same == expected
@@ -120,3 +120,58 @@ def test_hooks_are_asked_in_their_order():
   training.loop(advance, 'states', hooks, steps_per_epoch=3, history=(4, entries))
   assert heard == ['begin', ('between', 4), ('advance', 4, 6), ('end', 6), 'begin']
   assert entries == [3, 6]
+
+
+class Longer(Drawn):
+  steps_per_epoch = 4
+
+
+def test_the_least_loss_decides_the_best_where_nobody_says_more(tmp_path):
+  losses = iter([3.0, 3.0, 3.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 5.0])
+
+  def step(state, batch):
+    return state._replace(step=state.step + 1), {'loss': next(losses), 'right': True}
+
+  checkpoints = Checkpoints(str(tmp_path / 'run'), {'betas': (0.9, 0.99)})
+  _, history = training.fit(step, fresh(), Drawn(), epochs=5, checkpoints=checkpoints)
+  assert [entry['loss'] for entry in history] == [3, 1, 2, 4, 5] and history[0]['right'] == 1.0
+  assert sorted(int(path.name) for path in (tmp_path / 'run').iterdir() if path.name.isdigit()) == [6, 12, 15]
+  again = Checkpoints(str(tmp_path / 'run'), {'betas': (0.9, 0.99)})
+  with pytest.raises(ValueError, match='epochs is 4, and the checkpoint has 5 already'):
+    training.fit(step, fresh(), Drawn(), epochs=4, checkpoints=again)
+  with pytest.raises(training.UnfitError, match='has 3 steps an epoch, not 4'):
+    training.fit(step, fresh(), Longer(), epochs=6, checkpoints=again)
+
+
+def counted(state, batch):
+  return state._replace(step=state.step + 1), {'loss': 0.5}
+
+
+REFUSED = {
+  'epochs is 0': {'epochs': 0},
+  'state is of step 4: give a new one': {'state': fresh()._replace(step=jnp.int32(4))},
+  'step gives something else': {'step': lambda state, batch: state},
+  r'callback gives float32\[\]: let it give a dictionary': {'callback': lambda state, means: jnp.float32(0.5)},
+}
+
+
+@pytest.mark.parametrize('said', REFUSED)
+def test_what_it_cannot_train_by_is_named(said):
+  given = {'step': counted, 'state': fresh(), 'batches': Drawn(), 'epochs': 1, **REFUSED[said]}
+  with pytest.raises(ValueError, match=said):
+    training.fit(given.pop('step'), given.pop('state'), given.pop('batches'), **given)
+
+
+def test_weights_of_numpy_are_resumed_and_arrays_of_a_callback_are_kept(tmp_path):
+  state = fresh()
+  state = state._replace(params=jax.tree.map(np.asarray, state.params))
+  for epochs in (1, 2):
+    _, history = training.fit(
+      counted,
+      state,
+      Drawn(),
+      epochs=epochs,
+      callback=lambda state, means: {'score': np.float32(0.5), 'each': jnp.arange(2)},
+      checkpoints=Checkpoints(tmp_path / 'run'),
+    )
+  assert history[1] == {'epoch': 2, 'loss': 0.5, 'score': 0.5, 'each': [0, 1]}

@@ -9,6 +9,7 @@ from flax import nnx
 
 from lmajax import LMA, compress, models, training
 from lmajax.activations.nnx import LMA as NnxLMA
+from lmajax.activations.nnx import Quantized as NnxQuantized
 from lmajax.types import Batch
 
 DRAW = np.random.default_rng(0)
@@ -32,9 +33,15 @@ def linear(params, stats, x, key):
   return x @ params['kernel'], stats if key is None else {'state': {'passes': stats['state']['passes'] + 1}}
 
 
+def in_training(module):
+  module.train()
+  return module
+
+
 NETWORKS = {
   'linen': lambda: training.linen(models.MLP((8,), 3, LMA)),
   'nnx': lambda: training.nnx(Net(nnx.Rngs(0))),
+  'nnx in training': lambda: training.nnx(in_training(Net(nnx.Rngs(0)))),
   'function': lambda: training.function(
     linear, {'kernel': jnp.eye(4)[:, :3]}, stats={'state': {'passes': jnp.zeros(())}}
   ),
@@ -87,8 +94,8 @@ def test_statistics_measured_again_are_those_of_passes_in_training_mode(network)
   params, stats = network.init(jax.random.key(0), BATCH.inputs)
   expected = stats
   for _ in range(3):
-    _, expected = network.apply(params, expected, BATCH.inputs, jax.random.key(0))
-  found = training.recalibrated(network, params, [BATCH.inputs] * 3)
+    _, expected = network.apply(params, expected, BATCH.inputs, jax.random.key(7))
+  found = training.recalibrated(network, params, [BATCH.inputs, BATCH, BATCH.inputs])
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected)
   with pytest.raises(ValueError, match='batches is empty'):
     training.recalibrated(network, params, [])
@@ -103,6 +110,21 @@ def test_variables_that_are_given_are_copied_and_started_from():
   for leaf in jax.tree.leaves(found):
     leaf.delete()
   assert not changed(given, network.variables(jax.random.key(0), BATCH.inputs))
+
+
+def test_statistics_are_measured_from_those_that_are_given_each_pass_with_dropout_of_its_own():
+  class Dropping(nnx.Module):
+    def __init__(self, rngs):
+      self.dropout, self.norm = nnx.Dropout(0.5, broadcast_dims=(0,), rngs=rngs), nnx.BatchNorm(8, rngs=rngs)
+
+    def __call__(self, x):
+      return self.norm(self.dropout(x))
+
+  worn = Dropping(nnx.Rngs(0))
+  worn.norm.mean[...] = jnp.full(8, -1000.0)
+  params, fresh = training.nnx(Dropping(nnx.Rngs(0))).init(None, None)
+  found = training.recalibrated(training.nnx(worn), params, [jnp.full((4, 8), 5.0)] * 400, stats=fresh)
+  np.testing.assert_allclose(found['state']['norm']['mean'], 5, atol=2.5)  # with one mask, they would be 0 or 10
 
 
 class TestNnx:
@@ -143,6 +165,82 @@ class TestNnx:
     params, stats = network.init(jax.random.key(0), None)
     (one, other), _ = network.apply(params, stats, jnp.ones((8, 8)), jax.random.key(0))
     assert changed(one, other)
+
+
+class Noisy(nnx.Module):
+  """Draws in evaluation, notes what it saw, and has keys with a shape."""
+
+  def __init__(self, rngs):
+    self.linear, self.rngs = nnx.Linear(4, 3, rngs=rngs), rngs
+    self.many = nnx.Dict({'1': nnx.Linear(3, 3, rngs=rngs)})
+
+    @nnx.split_rngs(splits=3)
+    @nnx.vmap
+    def dropouts(rngs):
+      return nnx.Dropout(0.5, rngs=rngs)
+
+    self.dropouts = dropouts(rngs)
+
+  def __call__(self, x):
+    y = self.many['1'](self.linear(x)) + jax.random.normal(self.rngs.noise(), (1, 3))
+    self.seen = nnx.Intermediate(y)
+    return nnx.vmap(lambda dropout, y: dropout(y), in_axes=(0, None))(self.dropouts, y).sum(0)
+
+
+class TestOddModules:
+  def test_evaluation_leaves_the_generators_of_the_module_alone(self):
+    module = Noisy(nnx.Rngs(0))
+    network = training.nnx(module)
+    before = jax.tree.map(np.array, nnx.to_pure_dict(nnx.state(module, nnx.RngCount)))
+    variables = network.variables()
+    assert list(variables) == ['params']
+    taught = [jax.jit(training.teach(network))(variables, BATCH).logits for _ in range(2)]
+    np.testing.assert_array_equal(*taught)
+    assert not changed(before, nnx.to_pure_dict(nnx.state(module, nnx.RngCount)))
+
+  def test_what_is_born_in_the_call_is_left_out_and_what_has_no_statistics_is_packed(self):
+    network, tx = training.nnx(Noisy(nnx.Rngs(0))), optax.sgd(0.1)
+    step = training.make_train_step(training.supervised(network), tx)
+    state = training.init_state(network, tx, jax.random.key(0), None)
+    for _ in range(2):
+      state, _ = step(state, None, BATCH)
+    stats = training.recalibrated(network, state.params, [BATCH])
+    reparam = compress.masked(compress.uniform(4))
+    theta, code = reparam.init(state.params, jax.random.key(0))
+    assert stats == {} and compress.pack(reparam.stored(theta, code), stats, {})
+
+  @pytest.mark.parametrize(
+    'params, said',
+    [
+      ({}, 'params has none at linear/bias, where the module has float32'),
+      ({'more': jnp.ones(2)}, r'float32\[2\] at more, where the module has none'),
+      (
+        {'linear': {'kernel': jnp.ones((4, 4)), 'bias': jnp.zeros(3)}},
+        r'float32\[4, 4\] at linear/kernel, where .*\[4, 3\]',
+      ),
+    ],
+  )
+  def test_parameters_of_another_module_are_named(self, params, said):
+    network = training.nnx(Noisy(nnx.Rngs(0)))
+    whole = {} if params == {} else network.variables()['params']
+    with pytest.raises(ValueError, match=said):
+      network.apply({**whole, **params}, {}, BATCH.inputs, None)
+
+
+REFUSED = {
+  r'model is the class Net: give': lambda: training.network_of(Net),
+  r'key is None: give one': lambda: training.linen(models.MLP((8,), 3, LMA)).variables(),
+  r"variables is \['w'\]: give a dictionary of 'params'": lambda: training.parted({'w': 1}),
+  r'the model gives a list: let it give logits': lambda: training.logits_of([1, 2]),
+  r'the model gives a tuple: let it give logits': lambda: training.logits_of((jnp.ones(2), 1, 2)),
+  r'act is the class LMA: give an instance of it': lambda: NnxQuantized(NnxLMA),
+}
+
+
+@pytest.mark.parametrize('said', REFUSED)
+def test_what_is_of_another_kind_is_named(said):
+  with pytest.raises(ValueError, match=said):
+    REFUSED[said]()
 
 
 def test_what_is_no_network_is_named_with_what_makes_one():
