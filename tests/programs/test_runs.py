@@ -62,10 +62,11 @@ def test_evaluate_report_and_a_readme_say_its_table_again(command, whole, tmp_pa
     assert 'leaves no networks to score again' in refused(capsys, 'evaluate', whole)
     return
   folder = shutil.copytree(whole, tmp_path / 'run')
-  for again in ('evaluate', 'report'):
-    said = train(again, folder)
-    assert said.returncode == 0, said.stderr
-    assert said.stdout.strip().startswith(table)
+  scored = train('evaluate', folder)
+  assert scored.returncode == 0, scored.stderr
+  assert scored.stdout.strip() == table
+  assert main(['report', str(folder)]) == 0
+  assert capsys.readouterr().out.strip().startswith(table)
   assert files(folder) == files(whole)
 
 
