@@ -143,6 +143,9 @@ def graph(root):
       paths['.'.join(parts[:-1] if parts[-1] == '__init__' else parts)] = path
   edges = {name: {other for other in imported(path) if other in paths} for name, path in paths.items()}
   edges['tests.support.processes'].add('train.__main__')
+  for name in paths:
+    if name.startswith('tests.programs.'):
+      edges[name].add('tests.programs.conftest')  # its fixture starts programs
   edges['train.__main__'] |= {name for name in paths if name.startswith('train.programs.')}
   edges['tests.repository.test_house'] |= {name for name in paths if name.startswith('lmajax')}  # its examples
   return edges
@@ -164,7 +167,7 @@ def judges(root, path):
       file = root / (name.replace('.', '/') + '.py')
       about = file.stem.removeprefix('test_')
       named = about in Path(path).stem or about.startswith(Path(path).stem)
-      starts = 'tests.support.processes' in edges[name] or 'tests.support.runs' in edges[name]
+      starts = bool({'tests.support.processes', 'tests.support.runs', 'tests.programs.conftest'} & edges[name])
       found.append((not named, distance, starts, file.stat().st_size, str(file.relative_to(root))))
   return [file for *_, file in sorted(found)]
 
