@@ -41,13 +41,13 @@ class Network(NamedTuple):
     return {'params': params, **stats}
 
 
-def linen(module: nn.Module, *, variables: dict[str, Any] | None = None) -> Network:
+def linen(module: Any, *, variables: dict[str, Any] | None = None) -> Network:
   """Makes a network of a Linen module, which is called as ``module(inputs, train=...)``.
 
   Every function of ``lmajax.training`` that takes a model does so by itself.
 
   Args:
-    module: of Linen.
+    module: of Linen, or with its ``init`` and ``apply``.
     variables: that training starts from; without them, new ones are drawn.
 
   Raises:
@@ -59,7 +59,7 @@ def linen(module: nn.Module, *, variables: dict[str, Any] | None = None) -> Netw
 
   Source: not in the paper.
   """
-  if not isinstance(module, nn.Module):
+  if not _as_linen(module):
     raise ValueError(f'module is a {type(module).__name__}: give an instance of a Linen module')
 
   def init(key: Any, inputs: Any) -> tuple[Params, ModelStats]:
@@ -187,6 +187,11 @@ def function(apply: Callable, params: Params, *, stats: ModelStats | None = None
   return Network(init, apply)
 
 
+def _as_linen(model: Any) -> bool:
+  """Returns whether a model is of Linen, or has its ``init`` and ``apply`` as ``ByPath`` has."""
+  return hasattr(model, 'init') and hasattr(model, 'apply') and not isinstance(model, type | flax_nnx.Module | Network)
+
+
 def network_of(model: Any) -> Network:
   """Returns a network as it is, and makes one of a Linen module.
 
@@ -201,7 +206,7 @@ def network_of(model: Any) -> Network:
   """
   if isinstance(model, Network):
     return model
-  if isinstance(model, nn.Module):
+  if _as_linen(model):
     return linen(model)
   kind = 'nnx(…)' if isinstance(model, flax_nnx.Module) else 'function(…)'
   named = f'the class {model.__name__}' if isinstance(model, type) else f'a {type(model).__name__}'
