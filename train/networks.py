@@ -151,7 +151,9 @@ def tried(option: str, name: str, make: Callable[[], Any], inputs: Any, *, said:
   """
   try:
     model = make()
-    jax.eval_shape(partial(model.init, train=False), jax.random.key(0), inputs)
+    shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), inputs)
+    if any(leaf.size == 0 for leaf in jax.tree.leaves(shapes)):
+      raise ZeroDivisionError  # as Flax does up to 0.12.8
   except ZeroDivisionError as error:  # no pixel is left for the logits
     raise UserError(f'--{option} is {name}: it pools these images to nothing; give another') from error
   except ValueError as error:
