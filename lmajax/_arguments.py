@@ -95,4 +95,4 @@ def site(act: Any, name: str) -> Any:
   except TypeError as error:
     mend = 'give a class as LMA, functools.partial of one, or partial(linen.Elementwise, function)'
     named = getattr(act, '__name__', type(act).__name__)
-    raise ValueError(f'act is {named}, which makes no activation: {mend}') from error
+    raise ValueError(f'act is {named}, which makes no activation ({str(error).splitlines()[0]}): {mend}') from error

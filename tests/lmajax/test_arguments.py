@@ -53,7 +53,8 @@ REFUSED = {
   'training.Checkpoints("a", keep=0)': 'keep is 0',
   # activations
   'MLP((2,), 3, LMA()).init(KEY, X, train=False)': r'act is an instance, .*: give LMA or partial\(LMA, \.\.\.\)',
-  'MLP((2,), 3, jax.nn.relu).init(KEY, X, train=False)': 'act is relu, which makes no activation: .*Elementwise',
+  'MLP((2,), 3, jax.nn.relu).init(KEY, X, train=False)': r'act is relu, .*makes no activation \(.*\): .*Elementwise',
+  'MLP((2,), 3, functools.partial(LMA, ks=4)).init(KEY, X, train=False)': r"act is partial, .*unexpected .*'ks'",
   'linen.Quantized(LMA()).init(KEY, X, train=False)': 'act is an instance',
   'prelu(X, jnp.ones(3))': r'slope is float32\[3\]; give an array of floats of the shape \(\)',
   'prelu(INTS, SCALAR)': r'x is int32\[2, 3\]',
@@ -135,7 +136,7 @@ TAKEN = {
 }
 
 _TRYING = """
-import json, sys
+import functools, json, sys
 import jax, jax.numpy as jnp, numpy as np
 from lmajax import *
 from lmajax import training
