@@ -26,7 +26,3 @@ def random_variables(model, seed=0, inputs=DIGITS):
   shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), inputs, train=False))
   rng = np.random.default_rng(seed)
   return tree.map_with_path(lambda path, leaf: drawn(rng, path.rpartition('/')[2], leaf.shape), shapes)
-
-
-def stacked(*members):
-  return jax.tree.map(lambda *leaves: np.stack(leaves), *members)

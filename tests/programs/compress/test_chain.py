@@ -12,12 +12,12 @@ from scipy import stats
 from lmajax import LMA, compress, models, tree
 from lmajax.activations import linen
 from lmajax.training import in_stages
-from tests.support.trees import assert_same, random_variables, stacked
+from tests.support.trees import assert_same, random_variables
 from train import build
 from train.deploy import model_file as shipped
 from train.deploy import score as scoring
 from train.engine.cohort import Cohort, fresh
-from train.engine.evaluate import member
+from train.engine.evaluate import member, stacked
 from train.programs.compress import plot as draw_compress
 from train.programs.compress import run as chain
 from train.programs.compress import table as report_compress
@@ -40,7 +40,7 @@ def trained_of(plan, stage, widths, seed=0):
   """As if a stage had been trained, to weights that are drawn."""
   group = chain.group(plan, stage, widths)
   each = [random_variables(group.model, seed + i) for i in group.seeds]
-  found = jax.tree.map(jnp.asarray, stacked(*each))
+  found = jax.tree.map(jnp.asarray, stacked(each))
   return scoring.Trained(group, chain.going_on(found))
 
 

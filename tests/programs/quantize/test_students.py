@@ -14,7 +14,6 @@ from lmajax.compress import unpack
 from lmajax.training import Checkpoints, digests, unrolled, vmapped
 from lmajax.types import Batch
 from tests.programs.quantize.cases import ALL, METHODS
-from tests.support.trees import stacked
 from train.build import described
 from train.config import TEACHER
 from train.deploy import model_file as shipped
@@ -22,6 +21,7 @@ from train.deploy import score as scoring
 from train.deploy.model_file import file_name
 from train.engine import evaluate, schedules
 from train.engine.cohort import Cohort, Group, Plan, Start, fresh
+from train.engine.evaluate import stacked
 from train.engine.fit import fit, folder_of
 from train.engine.optimizers import sgd
 from train.programs.quantize import run as quantize
@@ -135,7 +135,7 @@ def test_statistics_are_measured_anew_and_parameters_stay(over):
   group = Group(MODEL, lambda *_: None, (0, 1), over)
   members = [variables(seed) for seed in (0, 1)]
   worn = [jax.tree.map(lambda leaf: leaf + 7.0, {k: v for k, v in each.items() if k != 'params'}) for each in members]
-  given = stacked(*({**each, **stats} for each, stats in zip(members, worn, strict=True)))
+  given = stacked([{**each, **stats} for each, stats in zip(members, worn, strict=True)])
   found = evaluate.measured_again({'': group})({'': given}, iter(BATCHES))['']
   jax.tree.map(np.testing.assert_array_equal, found['params'], given['params'])
   for i, each in enumerate(members):
@@ -149,9 +149,9 @@ def test_the_shadow_is_what_is_trained_and_the_params_what_is_shipped():
   reparam = compress.masked(compress.uniform(2))
   members = [variables(seed)['params'] for seed in (0, 1)]
   starts = [reparam.init(params, jax.random.key(0)) for params in members]
-  end = Start(stacked(*(theta for theta, _ in starts)), stacked(*(code for _, code in starts)), {})
+  end = Start(stacked([theta for theta, _ in starts]), stacked([code for _, code in starts]), {})
   trained = scoring.Trained(Group(MODEL, lambda *_: None, (0, 1), vmapped, reparam), end)
-  jax.tree.map(np.testing.assert_array_equal, trained.shadow(), stacked(*members))
+  jax.tree.map(np.testing.assert_array_equal, trained.shadow(), stacked(members))
   params = trained.params()
   for i, (theta, code) in enumerate(starts):
     slow = reparam.stored(theta, code).decode()

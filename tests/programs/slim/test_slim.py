@@ -13,8 +13,8 @@ from lmajax.activations import linen
 from lmajax.training import penalized, supervised
 from lmajax.types import Batch
 from tests.support.trees import DIGITS as INPUTS
-from tests.support.trees import assert_same, random_variables, stacked
-from train.engine.evaluate import member
+from tests.support.trees import assert_same, random_variables
+from train.engine.evaluate import member, stacked
 from train.programs.slim import plot as draw_slim
 from train.programs.slim import run as slim
 from train.programs.slim import table as report_slim
@@ -64,7 +64,7 @@ def trained(plan):
   each = [[random_variables(model, 2 * i + seed) for seed in (0, 1)] for i in (0, 1)]
   for scale in [variables['params'][f'stages_{i}']['norm']['scale'] for variables in each[1] for i in (0, 1)]:
     scale *= np.linspace(-1, 1, len(scale))
-  return {name: jax.tree.map(jnp.asarray, stacked(*pair)) for name, pair in zip(plan.cohort.groups, each, strict=True)}
+  return {name: jax.tree.map(jnp.asarray, stacked(pair)) for name, pair in zip(plan.cohort.groups, each, strict=True)}
 
 
 class TestSlim:
