@@ -17,12 +17,5 @@ def mendable_checkpoints() -> Iterator[None]:
     raise UserError(f'{error}: {mend}') from error
   except DamagedError as error:
     raise UserError(f'{error}; restore one, or train anew by --resume --restart') from error
-
-
-@contextlib.contextmanager
-def room_for_checkpoints() -> Iterator[None]:
-  """Turns a full or unwritable disk into a UserError."""
-  try:
-    yield
   except OSError as error:
     raise UserError(f'{error} (make room there, then --resume)') from error

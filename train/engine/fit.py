@@ -13,7 +13,7 @@ from lmajax.training import Checkpoints, Hooks, loop
 from lmajax.types import Array, Frozen
 from train.config import made_by
 from train.engine import divergence
-from train.engine.checkpoint import mendable_checkpoints, room_for_checkpoints
+from train.engine.checkpoint import mendable_checkpoints
 from train.engine.cohort import Cohort, Errors, Progress, Starts, cohort_step, fresh, weights
 from train.engine.evaluate import scores
 from train.engine.walk import Data
@@ -46,7 +46,7 @@ def fit(
   def save(progress: Any, step: int, errors: Errors, score: float) -> None:
     nonlocal saved
     if step != saved:
-      with room_for_checkpoints():
+      with mendable_checkpoints():
         checkpoints.save(step, progress, history={'errors': errors}, score=score)
       saved = step
     run.unsaved = False
