@@ -14,7 +14,7 @@ from lmajax.training._objectives import (
   teach,
 )
 from lmajax.training._parallel_stages import parallel_stages
-from lmajax.training._recalibrate import recalibrated, recalibration
+from lmajax.training._recalibrate import recalibrated
 from lmajax.training._seeds import together, unrolled, vmapped
 from lmajax.training._step import (
   TrainState,
@@ -64,7 +64,6 @@ __all__ = [
   'parted',
   'penalized',
   'recalibrated',
-  'recalibration',
   'reparameterized',
   'sharing',
   'silenced',

@@ -28,7 +28,7 @@ class Steps(Protocol):
 
   steps_per_epoch: int
 
-  def __getitem__(self, step: int) -> Any: ...
+  def __getitem__(self, step: int, /) -> Any: ...
 
 
 class Hooks(NamedTuple):

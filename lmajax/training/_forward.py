@@ -106,7 +106,6 @@ def nnx(module: flax_nnx.Module) -> Network:
   kinds = (flax_nnx.Param, flax_nnx.RngState, ...)
   graph, of_params, generators, of_state = flax_nnx.split(module, *kinds)
   state = _named(of_state)
-  begun = _named(of_params), {'state': state} if state else {}
 
   def seeded(key: Key) -> Any:
     """The state of the generators: keys of its own for each of them, and their counts as they are."""
@@ -120,10 +119,6 @@ def nnx(module: flax_nnx.Module) -> Network:
 
     return jax.tree.map(one, generators)
 
-  def init(key: Key | None, inputs: Any) -> tuple[Params, ModelStats]:
-    del key, inputs
-    return jax.tree.map(jnp.array, begun)  # a copy, since steps take what they are given
-
   def apply(params: Params, stats: ModelStats, inputs: Any, key: Key | None) -> tuple[Any, ModelStats]:
     drawn = jax.tree.map(lambda leaf: leaf, generators) if key is None else seeded(key)  # never the module's own
     parts = _filled(of_params, params, 'params'), drawn, _filled(of_state, stats.get('state', {}), 'stats')
@@ -136,18 +131,17 @@ def nnx(module: flax_nnx.Module) -> Network:
     moved = tree.by_path(flax_nnx.split(model, *kinds)[3])
     return output, tree.map_with_path(lambda path, _: moved[path.removeprefix('state/')], stats)
 
-  return Network(init, apply)
+  return function(apply, _named(of_params), stats={'state': state} if state else None)
 
 
 def _filled(state: Any, leaves: Any, what: str) -> Any:
   """Puts leaves into a state, each at its path."""
-  wanted, given = ({path: shown(leaf) for path, leaf in tree.by_path(part).items()} for part in (state, leaves))
+  wanted, given = tree.by_path(state), tree.by_path(leaves)
   for path in [*wanted, *given]:
-    there, here = wanted.get(path, 'none'), given.get(path, 'none')
-    if there.rpartition('[')[2] != here.rpartition('[')[2]:
+    there, here = (shown(part[path]) if path in part else 'none' for part in (wanted, given))
+    if 'none' in (there, here) or wanted[path].shape != jnp.shape(given[path]):
       raise ValueError(f'{what} has {here} at {path}, where the module has {there}')
-  found = tree.by_path(leaves)
-  return tree.map_with_path(lambda path, leaf: found[path], state)
+  return tree.map_with_path(lambda path, leaf: given[path], state)
 
 
 def _named(state: Any) -> Any:

@@ -1,43 +1,13 @@
 """Running statistics measured again, since they belong to the weights that made them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from lmajax.training._forward import network_of
-from lmajax.types import Batch, Key, ModelStats, Params
-
-
-def recalibration(model: Any) -> tuple[Callable, Callable]:
-  """Makes (begin, move), from which ``recalibrated`` is built, to be compiled by the caller.
-
-  Args:
-    model: a Linen module or a ``Network``.
-
-  Returns:
-    (params, inputs) -> the statistics that ``init`` gives, and (params, stats, inputs, key) -> the statistics after a
-    pass in training mode, with dropout by the key.
-
-  >>> begin, move = recalibration(MLP((2,), 3, LMA))
-  >>> params, _ = training.linen(MLP((2,), 3, LMA)).init(jax.random.key(0), jnp.ones((5, 4)))
-  >>> stats = move(params, begin(params, jnp.ones((5, 4))), jnp.ones((5, 4)), jax.random.key(0))
-  >>> round(float(stats['batch_stats']['stages_0']['act']['weight']), 2)  # of the first batch at a decay of .99
-  0.01
-
-  Source: not in the paper.
-  """
-  network = network_of(model)
-
-  def begin(params: Params, inputs: Any) -> ModelStats:
-    del params
-    return network.init(jax.random.key(0), inputs)[1]
-
-  def move(params: Params, stats: ModelStats, inputs: Any, key: Key) -> ModelStats:
-    return network.apply(params, stats, inputs, key)[1]
-
-  return begin, move
+from lmajax.types import Batch, ModelStats, Params
 
 
 def recalibrated(model: Any, params: Params, batches: Iterable[Any], *, stats: ModelStats | None = None) -> ModelStats:
@@ -66,12 +36,13 @@ def recalibrated(model: Any, params: Params, batches: Iterable[Any], *, stats: M
 
   Source: not in the paper.
   """
-  begin, move = recalibration(model)
-  begin, move = jax.jit(begin), jax.jit(move, donate_argnums=1)
+  network = network_of(model)
+  begin = jax.jit(lambda inputs: network.init(jax.random.key(0), inputs)[1])
+  move = jax.jit(lambda params, *given: network.apply(params, *given)[1], donate_argnums=1)
   moved, number = stats if stats is None else jax.tree.map(jnp.array, stats), 0
   for number, batch in enumerate(batches, 1):
     inputs = batch.inputs if isinstance(batch, Batch) else batch
-    moved = begin(params, inputs) if moved is None else moved
+    moved = begin(inputs) if moved is None else moved
     moved = move(params, moved, inputs, jax.random.fold_in(jax.random.key(0), number))
   if not number:
     raise ValueError('batches is empty: give at least one')

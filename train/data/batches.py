@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float32, Int, Int32, Key, Shaped, UInt8
 
+from lmajax import training
 from lmajax.types import Batch
 from train.data.images.augment import crop_and_flip
 from train.data.images.images import Examples
@@ -30,10 +31,9 @@ class Epoch(NamedTuple):
   rows: Int32[Array, 'steps b']
 
 
-class Steps(Protocol):
-  """Training batches by step."""
+class Steps(training.Steps, Protocol):
+  """Training batches by step, and what the caches of logits and the devices need to know of them."""
 
-  steps_per_epoch: int
   size: int  # how many labels there are in all
 
   @property
@@ -47,7 +47,7 @@ class Steps(Protocol):
     ...
 
   def __getitem__(self, step: int, /) -> Batch:
-    """Returns the batch of a step, the same whatever came before it."""
+    """Returns the batch of a step."""
     ...
 
   def places(self, step: int) -> Int[np.ndarray, 'b ...']:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmajax import tree
+from lmajax.training import parted
 from train.config import made_by
 from train.deploy import model_file as shipped
 from train.deploy.model_file import file_name
@@ -82,7 +83,7 @@ class Files:
     files = {i: self._folder / file_name(name, group.seeds[i]) for i in packed}
     if first():
       for i, file in files.items():
-        stats = {collection: part for collection, part in member(measured, i).items() if collection != 'params'}
+        _, stats = parted(member(measured, i))
         shipped.write(file, packed[i], stats, self._bound(about, file), entropy=entropy)
     wait(f'the files of {name} are written')
     if not files:

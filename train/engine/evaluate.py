@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lmajax.training import parted, recalibration, together
+from lmajax.training import forward, network_of, parted, together
 from lmajax.types import Array, Batch
 from train.engine.cohort import Group
 from train.runtime.distributed import settle
@@ -36,26 +36,30 @@ def measured_again(groups: Mapping[str, Group]) -> Callable[..., dict[str, Any]]
   Statistics start as a new network's and are updated by forward passes in training mode; no parameter changes.
   """
 
-  def of_one(function: Callable[..., Any], *, begins: bool) -> Callable:
+  def begun(group: Group) -> Callable:
+    def on_variables(variables: dict[str, Any], batch: Batch) -> dict[str, Any]:
+      fresh = network_of(group.model).variables(jax.random.key(0), batch.inputs)
+      return {**fresh, 'params': variables['params']}
+
+    return group.over(on_variables)
+
+  def moved(group: Group) -> Callable:
     def on_variables(variables: dict[str, Any], batch: Batch) -> dict[str, Any]:
       params, stats = parted(variables)
-      given = (batch.inputs,) if begins else (stats, batch.inputs, jax.random.key(0))
-      return {'params': params, **function(params, *given)}
+      return {'params': params, **forward(group.model, params, stats, batch.inputs, jax.random.key(0))[1]}
 
-    return on_variables
+    return group.over(on_variables)
 
-  pairs = {name: recalibration(group.model) for name, group in groups.items()}
-  begins = {name: groups[name].over(of_one(begin, begins=True)) for name, (begin, _) in pairs.items()}
-  moves = {name: groups[name].over(of_one(move, begins=False)) for name, (_, move) in pairs.items()}
-  begin, step = jax.jit(together(begins)), jax.jit(together(moves), donate_argnums=0)
+  begin = jax.jit(together({name: begun(group) for name, group in groups.items()}))
+  step = jax.jit(together({name: moved(group) for name, group in groups.items()}), donate_argnums=0)
 
   def measure(variables: dict[str, Any], batches: Iterable[Batch]) -> dict[str, Any]:
-    moved = None
+    found = None
     for batch in batches:
-      moved = begin(variables, batch) if moved is None else moved
-      moved = step(moved, batch)
-      settle(moved)
-    return moved or variables
+      found = begin(variables, batch) if found is None else found
+      found = step(found, batch)
+      settle(found)
+    return found or variables
 
   return measure
 
