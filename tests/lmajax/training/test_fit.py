@@ -175,3 +175,15 @@ def test_weights_of_numpy_are_resumed_and_arrays_of_a_callback_are_kept(tmp_path
       checkpoints=Checkpoints(tmp_path / 'run'),
     )
   assert history[1] == {'epoch': 2, 'loss': 0.5, 'score': 0.5, 'each': [0, 1]}
+
+
+class Long(Drawn):
+  steps_per_epoch = 600
+
+
+def test_means_of_narrow_metrics_are_those_of_float32():
+  def step(state, batch):
+    return state._replace(step=state.step + 1), {'loss': jnp.bfloat16(1.0078125), 'right': jnp.bool_(True)}
+
+  _, [entry] = training.fit(step, fresh(), Long(), epochs=1)
+  np.testing.assert_allclose([entry['loss'], entry['right']], [1.0078125, 1], rtol=1e-5)

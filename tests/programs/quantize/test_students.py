@@ -47,6 +47,11 @@ class TestOptions:
 
 
 class TestArms:
+  def test_a_method_without_a_size_has_one_for_each_activation(self, monkeypatch):
+    monkeypatch.setitem(KNOWN, 'ternary', KNOWN['uniform']._replace(size=None, trained_at_bits=False))
+    arms = quantizers.arms(replace(ALL, methods=('ternary',), activation_bits=None))
+    assert [arm.name for arm in arms if arm.method == 'ternary'] == ['relu-w3-ternary', 'lma-8-w3-ternary']
+
   @pytest.mark.parametrize('grid', GRIDS, ids=lambda grid: ' '.join(grid) or 'chosen')
   def test_each_is_named_once_and_starts_from_one_of_them(self, grid):
     arms = list(quantizers.arms(replace(ALL, **grid)))
