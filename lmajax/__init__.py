@@ -1,6 +1,6 @@
 """lmajax: the Light Multi-segment Activation, and what it takes to make networks small around it."""
 
-from lmajax import activations, compress, losses, models, training, tree, types
+from lmajax import activations, compress, export, losses, models, training, tree, types
 from lmajax.activations import (
   RunningStats,
   Stats,
@@ -28,6 +28,7 @@ __all__ = [
   'batch_norm_stats',
   'compress',
   'debias',
+  'export',
   'fold_batch_norm',
   'init_stats',
   'joined_intercepts',

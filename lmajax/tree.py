@@ -70,6 +70,25 @@ def by_path(tree: Any) -> dict[str, Any]:
   return found
 
 
+def nested(tree: Any) -> dict[str, Any]:
+  """Makes nested dictionaries of a tree of any kind, with the names and numbers of its paths as keys.
+
+  Args:
+    tree: any pytree; a leaf alone comes under ``value``.
+
+  >>> nested({'layers': [1, 2]}), nested(3)
+  ({'layers': {'0': 1, '1': 2}}, {'value': 3})
+  """
+  found: dict[str, Any] = {}
+  for path, leaf in by_path(tree).items():
+    *above, last = (path or 'value').split('/')
+    branch = found
+    for key in above:
+      branch = branch.setdefault(key, {})
+    branch[last] = leaf
+  return found
+
+
 def check_finite(tree: Any) -> None:
   """Refuses a tree with NaN or infinity in a leaf; arrays whose values are not known yet pass.
 

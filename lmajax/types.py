@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
-from jaxtyping import Bool, Float, Int32
+from jaxtyping import Bool, Float
 
 Array = jax.Array
 Key = jax.Array
@@ -28,10 +28,13 @@ Tap = Any
 
 
 class Batch(NamedTuple):
-  """A batch: inputs of a model (normalized images, characters, two sides of sentences) and their labels."""
+  """A batch: inputs of a model (normalized images, characters, two sides of sentences) and their labels.
+
+  Labels are class numbers, a probability of each class, or None.
+  """
 
   inputs: Any
-  labels: Int32[Array, 'b ...']
+  labels: Any
 
 
 Frozen = Any

@@ -2,11 +2,14 @@
 
 from lmajax.training._blockwise import Parts, Stages, blockwise, hint
 from lmajax.training._checkpoint import Checkpoints, DamagedError, UnfitError, digests, lost_process, silenced
-from lmajax.training._fit import Hooks, Steps, fit, loop
+from lmajax.training._data import EndedError
+from lmajax.training._fit import fit
+from lmajax.training._fitted import Fitted, accuracy
 from lmajax.training._forward import Network, forward, function, linen, logits_of, network_of, nnx, parted
+from lmajax.training._loop import Hooks, Steps, loop
 from lmajax.training._objectives import (
   Taught,
-  distill,
+  distilled,
   mixed,
   penalized,
   reparameterized,
@@ -14,9 +17,12 @@ from lmajax.training._objectives import (
   teach,
 )
 from lmajax.training._parallel_stages import parallel_stages
+from lmajax.training._placing import placed, replicated, settle, whole
 from lmajax.training._recalibrate import recalibrated
 from lmajax.training._seeds import together, unrolled, vmapped
 from lmajax.training._step import (
+  Progress,
+  Start,
   TrainState,
   WithCode,
   as_it_is,
@@ -24,28 +30,38 @@ from lmajax.training._step import (
   init_state,
   make_train_step,
   sharing,
+  summed,
   train_step,
 )
+from lmajax.training._task import Task, Told, distill, logits
 from lmajax.training._transplant import check_boundaries, in_stages, with_ends
 
 __all__ = [
   'Checkpoints',
   'DamagedError',
+  'EndedError',
+  'Fitted',
   'Hooks',
   'Network',
   'Parts',
+  'Progress',
   'Stages',
+  'Start',
   'Steps',
+  'Task',
   'Taught',
+  'Told',
   'TrainState',
   'UnfitError',
   'WithCode',
+  'accuracy',
   'as_it_is',
   'blockwise',
   'check_boundaries',
   'compiled',
   'digests',
   'distill',
+  'distilled',
   'fit',
   'forward',
   'function',
@@ -53,6 +69,7 @@ __all__ = [
   'in_stages',
   'init_state',
   'linen',
+  'logits',
   'logits_of',
   'loop',
   'lost_process',
@@ -63,15 +80,20 @@ __all__ = [
   'parallel_stages',
   'parted',
   'penalized',
+  'placed',
   'recalibrated',
   'reparameterized',
+  'replicated',
+  'settle',
   'sharing',
   'silenced',
+  'summed',
   'supervised',
   'teach',
   'together',
   'train_step',
   'unrolled',
   'vmapped',
+  'whole',
   'with_ends',
 ]

@@ -1,12 +1,9 @@
 """Orbax checkpoints with a digest per leaf: a damaged one is named, and the one before it is used."""
 
 import contextlib
-import gc
 import hashlib
 import json
-import logging
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +16,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from lmajax._arguments import check_count
+from lmajax._quiet import silenced
 from lmajax.tree import nbytes
 
 _DESCRIPTION_BYTES = 64 * 1024  # what Orbax writes beside the arrays
@@ -238,31 +236,6 @@ def _try_room(probe: Path, size: int) -> None:
       os.posix_fallocate(file.fileno(), 0, size) if hasattr(os, 'posix_fallocate') else file.write(bytes(size))
   finally:
     probe.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def silenced() -> Iterator[None]:
-  """Silences logs and warnings of a block, and complaints about what it leaves unfinished when it fails.
-
-  >>> with silenced():
-  ...   warnings.warn('nobody hears it')
-
-  Source: not in the paper; Orbax says more of a damaged checkpoint than anybody can use.
-  """
-  before, hook = logging.root.manager.disable, sys.unraisablehook
-  logging.disable(logging.CRITICAL)
-  sys.unraisablehook = lambda unraisable: None
-  try:
-    with warnings.catch_warnings():
-      warnings.simplefilter('ignore')
-      try:
-        yield
-      except BaseException:
-        gc.collect()
-        raise
-  finally:
-    sys.unraisablehook = hook
-    logging.disable(before)
 
 
 @contextlib.contextmanager

@@ -1,190 +1,226 @@
-"""The loop: steps over batches that are numbered by step, and after each epoch a callback and a checkpoint."""
+"""Training of one network of one's own, on data of one's own, from the first step to what ships."""
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from lmajax._arguments import check_count, shown
-from lmajax.training._checkpoint import Checkpoints, UnfitError
-from lmajax.training._step import TrainState
-from lmajax.types import Metrics
+from lmajax.compress import identity
+from lmajax.training._checkpoint import Checkpoints, digests
+from lmajax.training._data import EndedError, batches_of
+from lmajax.training._fitted import Fitted, Metric, scorer, shipped
+from lmajax.training._loop import Hooks, loop
+from lmajax.training._objectives import reparameterized
+from lmajax.training._placing import replicated, settle, whole
+from lmajax.training._step import Progress, WithCode, compiled, init_state, sharing, summed, train_step
+from lmajax.training._task import Task, task_of
+from lmajax.training._watch import Signals, bar, tell
+from lmajax.types import Array, Key, Reparam
 
-
-@runtime_checkable
-class Steps(Protocol):
-  """Batches by the number of the step: the same batch for the same number, whenever it is asked for.
-
-  >>> class Same:
-  ...   steps_per_epoch = 3
-  ...   def __getitem__(self, step): return Batch(jnp.ones((2, 4)), jnp.array([0, 1]))
-  >>> Same().steps_per_epoch
-  3
-
-  Source: not in the paper.
-  """
-
-  steps_per_epoch: int
-
-  def __getitem__(self, step: int, /) -> Any: ...
-
-
-class Hooks(NamedTuple):
-  """Functions that a loop calls before, in and after each epoch.
-
-  Attributes:
-    begin: (states, history) -> the states of the next epoch, or None to end. History has an entry for each epoch.
-    between: (states, step, history) -> nothing, before each call of steps; it may save, and raise to stop.
-    end: (states, step, history) -> (states, entry), after an epoch; the entry is appended to the history.
-
-  >>> Hooks._fields
-  ('begin', 'between', 'end')
-  """
-
-  begin: Callable[[Any, list], Any]
-  between: Callable[[Any, int, list], None]
-  end: Callable[[Any, int, list], tuple[Any, Any]]
-
-
-def loop(advance: Callable, states: Any, hooks: Hooks, *, steps_per_epoch: int, history: tuple[int, list]) -> Any:
-  """Runs epochs until ``hooks.begin`` ends them.
-
-  Args:
-    advance: (states, step, end) -> (states, next step): makes one step or several, and none beyond the end.
-    states: those of one student or of many.
-    hooks: what is asked and told.
-    steps_per_epoch: how many.
-    history: the step to go on with, and the list of the epochs before, to which the entries are appended.
-
-  Returns:
-    The states.
-
-  >>> one_more = lambda states, step, end: (states + 0.5, step + 1)
-  >>> hooks = Hooks(
-  ...   begin=lambda states, history: states if len(history) < 3 else None,
-  ...   between=lambda states, step, history: None,
-  ...   end=lambda states, step, history: (states, step))
-  >>> epochs = []
-  >>> loop(one_more, 0.0, hooks, steps_per_epoch=4, history=(0, epochs)), epochs
-  (6.0, [4, 8, 12])
-
-  Source: not in the paper.
-  """
-  step, entries = history
-  while (begun := hooks.begin(states, entries)) is not None:
-    states, end = begun, (len(entries) + 1) * steps_per_epoch
-    while step < end:
-      hooks.between(states, step, entries)
-      states, step = advance(states, step, end)
-    states, entry = hooks.end(states, step, entries)
-    entries.append(entry)
-  return states
+_CODE, _AUGMENT = 0xC0DE, 0xA06  # keep these draws apart from the weights' and the dropout's
+Augment = Callable[[Key, Any], Any]
 
 
 def fit(
-  step: Callable,
-  state: TrainState,
-  batches: Steps,
+  task: Any,
+  data: Any,
+  tx: optax.GradientTransformation,
   *,
   epochs: int,
-  callback: Callable[[TrainState, Metrics], Any] | None = None,
-  checkpoints: Checkpoints | None = None,
-) -> tuple[TrainState, list[dict[str, Any]]]:
-  """Trains one student by a step of one's own, and goes on from its last checkpoint with the same bits.
+  batch_size: int = 128,
+  seed: int = 0,
+  reparam: Reparam | None = None,
+  augment: Augment | None = None,
+  validation: Any = None,
+  metrics: Mapping[str, Metric] | None = None,
+  callback: Callable[[Fitted, dict[str, Any]], Any] | None = None,
+  folder: Path | str | None = None,
+  steps_per_epoch: int | None = None,
+  sharding: jax.sharding.NamedSharding | None = None,
+) -> Fitted:
+  """Trains a network, and goes on from its last checkpoint with the same bits.
+
+  A bar is shown where somebody sees it; the logger ``lmajax`` has a line an epoch. SIGINT and SIGTERM wait, where there
+  is a folder, until the step they came in is saved.
 
   Args:
-    step: (state, batch) -> (state, metrics): what ``make_train_step`` makes, with what is frozen already handed to it.
-    state: a new student's, at step 0. It is donated to the step: do not use it afterwards.
-    batches: ``batches[step]``, the same for the same step.
+    task: what ``distill`` makes, or a ``Task``; a network alone (a Linen module, or what ``linen``, ``nnx`` and
+      ``function`` make) is trained on its labels.
+    data: inputs, with labels that are class numbers, a probability of each class, or missing. Either examples, which
+      are shuffled anew each epoch: a pair of arrays, a dictionary of ``inputs`` and ``labels``, or what has ``len`` and
+      gives an example for ``[i]``. Or batches: what has ``steps_per_epoch`` and the same batch for the same ``[step]``;
+      or an iterable of batches, which on resume is read from its beginning up to the step: that costs what
+      reading costs, and the bits are the same where it gives the same batches again. Of several processes each gives
+      its own part of a batch, and all give the same examples.
+    tx: moves the parameters.
     epochs: in all, those of a checkpoint included.
-    callback: is told the state and the means of the metrics after each epoch, and copies what it keeps of the state.
-      A dictionary that it returns is added to the entry of the epoch; its ``score`` decides which checkpoint is the
-      best, and without one the loss does.
-    checkpoints: where the state is saved after each epoch; without any, nothing is saved.
+    batch_size: of examples, over all devices; an epoch's incomplete last batch is dropped.
+    seed: of new weights, dropout, augmentation, noise and the order of the examples.
+    reparam: makes the weights from what is trained in their place, as ``compress.masked(compress.uniform(4))``.
+    augment: (key, inputs) -> inputs, of each training batch, on the devices. A teacher sees what the student sees.
+    validation: examples that are scored after each epoch, under the weights that would ship.
+    metrics: (logits, labels) -> a number for each example, by name; by default ``accuracy``. The first one decides
+      which checkpoint is the best; without validation the loss does.
+    callback: is told what is fitted and the entry of the epoch after each; a dictionary that it returns is added to the
+      entry, and its ``score`` decides which checkpoint is the best. It copies what it keeps: the next step takes the
+      arrays.
+    folder: where a checkpoint is saved after each epoch (``Checkpoints``: the latest two and the best), and
+      ``history.jsonl``; without one nothing is saved. It is of this training alone.
+    steps_per_epoch: of an iterable that does not know its length.
+    sharding: of batches; by default they are split over all devices, and everything else is whole on each. The axes of
+      its mesh become Auto.
 
   Returns:
-    The state, and an entry for each epoch: its number and the means of its metrics, in float32.
+    What is fitted.
 
   Raises:
-    ValueError: an argument is none of these, or the checkpoints have more epochs.
-    UnfitError: the checkpoints are of another training.
+    ValueError: an argument is none of these; teacher and student have other classes; the checkpoints have more epochs.
+    EndedError: the data ended early; what was trained is saved.
+    FloatingPointError: the loss is not finite; the checkpoint of the epoch before is kept.
+    UnfitError: the checkpoints are of another training. They know seed, batches, teacher, and types and shapes of all
+      that is trained; that the functions and numbers in ``tx``, losses and ``augment`` are the same is yours to see to.
     DamagedError: none of the checkpoints can be read.
     OSError: the disk is full.
 
-  >>> class Same:
-  ...   steps_per_epoch = 3
-  ...   def __getitem__(self, step): return Batch(jnp.ones((2, 4)), jnp.array([0, 1]))
-  >>> import optax
-  >>> model, tx = MLP((2,), 3, LMA), optax.sgd(0.1)
-  >>> state = init_state(model, tx, jax.random.key(0), Same()[0].inputs)
-  >>> step = make_train_step(supervised(model), tx)
-  >>> state, history = fit(lambda state, batch: step(state, None, batch), state, Same(), epochs=2)
-  >>> int(state.step), [sorted(entry) for entry in history]
-  (6, [['epoch', 'loss'], ['epoch', 'loss']])
+  >>> inputs, labels = np.eye(8, dtype=np.float32), np.arange(8) % 2
+  >>> fitted = fit(MLP((16,), 2, LMA), (inputs, labels), optax.adam(0.03), epochs=60, batch_size=8)
+  >>> fitted.history[-1]['loss'] < fitted.history[0]['loss'], fitted.evaluate((inputs, labels))
+  (True, {'accuracy': 1.0})
 
   Source: not in the paper.
   """
   check_count('epochs', epochs, 1)
-  if not isinstance(batches, Steps):
-    raise ValueError(f'batches is {shown(batches)}: give what has steps_per_epoch, and a batch for each step')
-  steps = batches.steps_per_epoch
-  check_count('steps_per_epoch', steps, 1)
-  if not isinstance(state, TrainState) or np.shape(state.step):
-    raise ValueError(f'state is {shown(state)}: give the TrainState of one student')
-  state = jax.tree.map(jnp.asarray, state)
+  check_count('seed', seed, 0)
+  if not isinstance(tx, optax.GradientTransformation):
+    raise ValueError(f'tx is {shown(tx)}: give an optimizer of optax')
+  task, reparam = task_of(task), identity() if reparam is None else reparam
+  sharding = _automatic(sharding)
+  on_each = replicated(sharding)
+  everywhere = partial(whole, sharding=on_each)
+  batches = batches_of(
+    data, batch_size=batch_size, seed=seed, steps_per_epoch=steps_per_epoch, said=task.said, sharding=sharding
+  )
+  steps, folder = batches.steps_per_epoch, None if folder is None else Path(folder)
+  student = train_step(reparameterized(task.objective, reparam), tx)
+  one = sharing(summed(student), task.share)
+
+  def step(progress: Progress, frozen: Any, batch: Any) -> Progress:
+    return one(progress, frozen, _augmented(augment, seed, progress.state.step, batch))
+
+  frozen, first = jax.tree.map(everywhere, task.frozen), batches[0]
+  first = jax.eval_shape(lambda batch: _augmented(augment, seed, jnp.int32(0), batch), first)
+  progress = jax.tree.map(everywhere, _begun(student, task, tx, reparam, seed, frozen, first))
   entries: list[dict[str, Any]] = []
-  if checkpoints is not None and (restored := checkpoints.restore(lambda: _placed(state))):
-    state, entries = restored[0], restored[1]['epochs']
-    if restored[1]['steps_per_epoch'] != steps:
-      raise UnfitError(f'{checkpoints.folder} has {restored[1]["steps_per_epoch"]} steps an epoch, not {steps}')
-  elif int(state.step):
-    raise ValueError(f'state is of step {int(state.step)}: give a new one, of step 0')
+  checkpoints = None
+  if folder is not None:
+    checkpoints = Checkpoints(folder / 'checkpoints', _made_by(task, batches, batch_size, seed))
+    restored = checkpoints.restore(lambda: _shapes(progress))
+    progress, entries = (restored[0], restored[1]['epochs']) if restored else (progress, entries)
   if len(entries) > epochs:
     raise ValueError(f'epochs is {epochs}, and the checkpoint has {len(entries)} already')
-  sums: dict[str, Any] = {}
+  move = compiled(step, placed=on_each)
+  score = None if validation is None else scorer(task.network, metrics, sharding)
+  ship = jax.jit(lambda progress: shipped(reparam, progress))
 
-  def advance(state: Any, first: int, end: int) -> tuple[Any, int]:
-    del end
-    moved = step(state, batches[first])
-    if not (isinstance(moved, tuple) and len(moved) == 2 and isinstance(moved[1], Mapping)):
-      raise ValueError('step gives something else: let it give the state and a dictionary of metrics')
-    for name, value in moved[1].items():
-      sums[name] = sums.get(name, 0.0) + jnp.asarray(value, jnp.float32)
-    return moved[0], first + 1
-
-  def begin(state: Any, entries: list) -> Any:
-    sums.clear()
-    return state if len(entries) < epochs else None
-
-  def end(state: Any, step: int, entries: list) -> tuple[Any, dict[str, Any]]:
-    means = {name: np.asarray(total / steps).tolist() for name, total in sums.items()}
-    said = None if callback is None else callback(state, means)
-    if not isinstance(said, Mapping | None):
-      raise ValueError(f'callback gives {shown(said)}: let it give a dictionary, or nothing')
-    entry = {**means, **jax.tree.map(_plain, dict(said or {})), 'epoch': len(entries) + 1}
+  def save(progress: Progress, entries: list[dict[str, Any]], score: float) -> None:
     if checkpoints is not None:
-      loss = means.get('loss')
-      score = entry.get('score', -loss if isinstance(loss, float) else 0.0)
-      history = {'epochs': [*entries, entry], 'steps_per_epoch': steps}
-      checkpoints.save(step, state, history=history, score=float(score))
-    return state, entry
+      checkpoints.save(int(progress.state.step), progress, history={'epochs': entries}, score=score)
 
-  hooks = Hooks(begin, lambda state, step, entries: None, end)
-  at = len(entries) * steps, entries
-  try:
-    state = loop(advance, state, hooks, steps_per_epoch=steps, history=at)
-  finally:
-    if checkpoints is not None:
-      checkpoints.close()
-  return state, entries
+  with Signals(folder is not None) as signals, bar(epochs * steps, int(progress.state.step)) as show:
+
+    def begin(progress: Progress, entries: list[dict[str, Any]]) -> Progress | None:
+      return progress if len(entries) < epochs else None
+
+    def between(progress: Progress, step: int, entries: list[dict[str, Any]]) -> None:
+      if signals.stopping(step):
+        save(progress, entries, -np.inf)
+        signals.stop()
+
+    def advance(progress: Progress, step: int, end: int) -> tuple[Progress, int]:
+      del end
+      try:
+        batch = batches[step]
+      except EndedError:
+        save(progress, entries, -np.inf)
+        raise
+      progress = move(progress, frozen, batch)
+      settle(progress)
+      show(step + 1, entries[-1] if entries else {})
+      return progress, step + 1
+
+    def end(progress: Progress, step: int, entries: list[dict[str, Any]]) -> tuple[Progress, dict[str, Any]]:
+      del step
+      means = {name: np.asarray(total / steps).tolist() for name, total in progress.sums.items()}
+      if not np.isfinite(means['loss']):
+        mend = 'try a lower learning rate; class numbers as labels begin with 0 and end below the number of logits'
+        raise FloatingPointError(f'the loss is {means["loss"]} in epoch {len(entries) + 1}: {mend}')
+      progress = progress._replace(sums=jax.tree.map(jnp.zeros_like, progress.sums))
+      scores = score(ship(progress), validation, batch_size) if score else {}
+      entry = {'epoch': len(entries) + 1, **means, **{f'validation_{name}': mean for name, mean in scores.items()}}
+      if callback is not None:
+        entry |= _told(callback(Fitted(task.network, reparam, progress, (*entries, entry), batches, sharding), entry))
+      best = entry.get('score', next(iter(scores.values()), -means['loss']))
+      save(progress, [*entries, entry], float(best))
+      tell([*entries, entry], folder)
+      return progress, entry
+
+    hooks, at = Hooks(begin, between, end), (int(progress.state.step), entries)
+    try:
+      progress = loop(advance, progress, hooks, steps_per_epoch=steps, history=at)
+    finally:
+      if checkpoints is not None:
+        checkpoints.close()
+  return Fitted(task.network, reparam, progress, tuple(entries), batches, sharding)
 
 
-def _plain(leaf: Any) -> Any:
-  """Makes an array JSON can hold."""
-  return np.asarray(leaf).tolist() if hasattr(leaf, 'dtype') else leaf
+def _augmented(augment: Augment | None, seed: int, step: Array, batch: Any) -> Any:
+  if augment is None:
+    return batch
+  key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _AUGMENT), step)
+  return batch._replace(inputs=augment(key, batch.inputs))
 
 
-def _placed(states: Any) -> Any:
-  return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), states)
+def _begun(student: Callable, task: Task, tx: Any, reparam: Reparam, seed: int, frozen: Any, batch: Any) -> Progress:
+  """Makes new weights, and traces a step: what does not fit together is said before anything is trained or written."""
+  key = jax.random.key(seed)
+  blank = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape[1:]), leaf.dtype), batch.inputs)
+  state = init_state(task.network, tx, key, blank)
+  theta, code = reparam.init(state.params, jax.random.fold_in(key, _CODE))
+  state = state._replace(params=theta, opt_state=tx.init(theta))
+  _, metrics = jax.eval_shape(sharing(student, task.share), state, WithCode(frozen, code), batch)
+  return Progress(state, {name: jnp.zeros(leaf.shape, jnp.float32) for name, leaf in metrics.items()}, code)
+
+
+def _automatic(sharding: jax.sharding.NamedSharding | None) -> jax.sharding.NamedSharding:
+  """Lets the compiler place what lies between batch and loss; on Explicit axes a user's model would have to."""
+  if sharding is None:
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ('data',))
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
+  if not isinstance(sharding, jax.sharding.NamedSharding):
+    raise ValueError(f'sharding is {shown(sharding)}: give a NamedSharding, which splits the first axis of a batch')
+  mesh = jax.sharding.Mesh(np.asarray(sharding.mesh.devices), sharding.mesh.axis_names)
+  return jax.sharding.NamedSharding(mesh, sharding.spec)
+
+
+def _made_by(task: Task, batches: Any, batch_size: int, seed: int) -> dict[str, Any]:
+  """Settings that decide the numbers, as far as they can be seen."""
+  of_teacher = hashlib.sha256(json.dumps(digests((task.frozen, task.said))).encode()).hexdigest()
+  return {'seed': seed, 'batch_size': batch_size, 'steps_per_epoch': batches.steps_per_epoch, 'teacher': of_teacher}
+
+
+def _shapes(progress: Progress) -> Progress:
+  return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), progress)
+
+
+def _told(said: Any) -> dict[str, Any]:
+  if not isinstance(said, Mapping | None):
+    raise ValueError(f'callback gives {shown(said)}: let it give a dictionary, or nothing')
+  return jax.tree.map(lambda leaf: np.asarray(leaf).tolist() if hasattr(leaf, 'dtype') else leaf, dict(said or {}))

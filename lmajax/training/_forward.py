@@ -41,7 +41,7 @@ class Network(NamedTuple):
     return {'params': params, **stats}
 
 
-def linen(module: Any, *, variables: dict[str, Any] | None = None) -> Network:
+def linen(module: Any, variables: dict[str, Any] | None = None) -> Network:
   """Makes a network of a Linen module, which is called as ``module(inputs, train=...)``.
 
   Every function of ``lmajax.training`` that takes a model does so by itself.

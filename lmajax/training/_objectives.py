@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import optax
 
 from lmajax import tree
-from lmajax.losses import distillation
+from lmajax._arguments import check_floats, of_type, shown
+from lmajax.losses import distillation, soft_targets
 from lmajax.training._forward import forward, logits_of, network_of, parted
 from lmajax.training._step import WithCode
 from lmajax.types import (
@@ -52,7 +53,11 @@ def supervised(model: Any, *, label_smoothing: float = 0.0) -> Objective:
     label_smoothing: ε, the part of each label that is spread evenly over all C classes.
 
   Returns:
-    The objective, which does not look at what is frozen; computed in float32.
+    The objective, which does not look at what is frozen; computed in float32. Labels are class numbers, or a
+    probability of each class.
+
+  Raises:
+    ValueError: from the objective: there are no labels, or they are not one for each example.
 
   >>> model, batch = MLP((2,), 3, linen.ReLU), Batch(jnp.ones((1, 4)), jnp.array([0]))
   >>> variables = model.init(jax.random.key(0), batch.inputs, train=False)
@@ -69,11 +74,15 @@ def supervised(model: Any, *, label_smoothing: float = 0.0) -> Objective:
   def objective(params: Params, stats: ModelStats, frozen: Frozen, batch: Any, key: Key):
     del frozen
     logits, stats = forward(network, params, stats, batch.inputs, key)
-    logits = logits.astype('float32')
-    if label_smoothing:
-      labels = optax.losses.smooth_labels(jax.nn.one_hot(batch.labels, logits.shape[-1]), label_smoothing)
-      return optax.losses.softmax_cross_entropy(logits, labels).mean(), (stats, {})
-    return optax.losses.softmax_cross_entropy_with_integer_labels(logits, batch.labels).mean(), (stats, {})
+    logits, labels = logits.astype('float32'), batch.labels
+    if labels is None:
+      raise ValueError('the data have no labels: give some, or train under a teacher by distill')
+    if of_type(labels, jnp.integer) and not label_smoothing:
+      return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), (stats, {})
+    chances = jax.nn.one_hot(labels, logits.shape[-1]) if of_type(labels, jnp.integer) else labels
+    check_floats('labels', chances, logits.shape)
+    smoothed = optax.losses.smooth_labels(chances.astype(logits.dtype), label_smoothing)
+    return optax.losses.softmax_cross_entropy(logits, smoothed).mean(), (stats, {})
 
   return objective
 
@@ -109,7 +118,10 @@ def mixed(*, temperature: float, soft_weight: float) -> EndToEnd:
 
   Args:
     temperature: T.
-    soft_weight: w, of the soft targets.
+    soft_weight: w, of the soft targets; with 1 labels are not looked at, and there need not be any.
+
+  Raises:
+    ValueError: from the loss: there are no labels, or as of ``losses.distillation``.
 
   >>> loss, z = mixed(temperature=2.0, soft_weight=0.7), jnp.zeros((1, 2))
   >>> round(float(loss(z, Taught(z, ()), Batch(z, jnp.array([0])))), 4)  # 0.3 log 2
@@ -119,13 +131,20 @@ def mixed(*, temperature: float, soft_weight: float) -> EndToEnd:
   """
 
   def loss(logits: Array, taught: Taught, batch: Any) -> Array:
+    if taught.logits.shape != logits.shape:
+      said = f'the student gives {shown(logits)} and its teacher {shown(taught.logits)}'
+      raise ValueError(f'{said}: give a teacher of the same classes')
+    if batch.labels is None:
+      if soft_weight != 1:
+        raise ValueError(f'the data have no labels, and soft_weight is {soft_weight}: give labels, or the weight 1')
+      return soft_targets(logits, taught.logits, temperature=temperature).mean()
     each = distillation(logits, taught.logits, batch.labels, temperature=temperature, soft_weight=soft_weight)
     return each.mean()
 
   return loss
 
 
-def distill(student: Any, end_to_end: EndToEnd) -> Objective:
+def distilled(student: Any, end_to_end: EndToEnd) -> Objective:
   """Trains a student's logits under what its teacher says.
 
   Args:
@@ -138,7 +157,7 @@ def distill(student: Any, end_to_end: EndToEnd) -> Objective:
   >>> model, batch = MLP((2,), 3, LMA), Batch(jnp.ones((1, 4)), jnp.array([0]))
   >>> variables = model.init(jax.random.key(0), batch.inputs, train=False)
   >>> params, stats = variables['params'], {'batch_stats': variables['batch_stats']}
-  >>> objective = distill(model, mixed(temperature=2.0, soft_weight=0.7))
+  >>> objective = distilled(model, mixed(temperature=2.0, soft_weight=0.7))
   >>> loss, (stats, metrics) = objective(params, stats, Taught(jnp.zeros((1, 3)), ()), batch, jax.random.key(0))
   >>> loss.shape, metrics
   ((), {})

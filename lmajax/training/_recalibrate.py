@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lmajax.training._forward import network_of
-from lmajax.types import Batch, ModelStats, Params
+from lmajax.types import ModelStats, Params
 
 
 def recalibrated(model: Any, params: Params, batches: Iterable[Any], *, stats: ModelStats | None = None) -> ModelStats:
@@ -41,7 +41,7 @@ def recalibrated(model: Any, params: Params, batches: Iterable[Any], *, stats: M
   move = jax.jit(lambda params, *given: network.apply(params, *given)[1], donate_argnums=1)
   moved, number = stats if stats is None else jax.tree.map(jnp.array, stats), 0
   for number, batch in enumerate(batches, 1):
-    inputs = batch.inputs if isinstance(batch, Batch) else batch
+    inputs = getattr(batch, 'inputs', batch)
     moved = begin(inputs) if moved is None else moved
     moved = move(params, moved, inputs, jax.random.fold_in(jax.random.key(0), number))
   if not number:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from lmajax.training._forward import network_of
-from lmajax.types import Array, Code, Frozen, Key, Metrics, ModelStats, Objective, Params, Share, Step
+from lmajax.types import Array, Code, Frozen, Key, Metrics, ModelStats, Objective, Params, Share, Step, Theta
 
 
 class WithCode(NamedTuple):
@@ -34,6 +34,40 @@ class TrainState(NamedTuple):
   stats: ModelStats
   opt_state: Any
   key: Key
+
+
+class Start(NamedTuple):
+  """What a training can start from in place of new weights; of a group, every leaf has a leading axis of seeds.
+
+  >>> Start._fields
+  ('theta', 'code', 'stats')
+  """
+
+  theta: Theta
+  code: Code
+  stats: ModelStats
+
+
+class Progress(NamedTuple):
+  """A student in training, or a group with a leading axis of seeds; its params are the reparam's theta.
+
+  Attributes:
+    state: all that a step changes.
+    sums: of the metrics over the current epoch, so that a resume in its middle reports the same means.
+    code: what the weights are made with beside theta.
+
+  >>> Progress._fields
+  ('state', 'sums', 'code')
+  """
+
+  state: TrainState
+  sums: Metrics
+  code: Code = ()
+
+  @property
+  def end(self) -> Start:
+    """What another training can start from."""
+    return Start(self.state.params, self.code, self.state.stats)
 
 
 def init_state(model: Any, tx: optax.GradientTransformation, key: Key, inputs: Any) -> TrainState:
@@ -125,6 +159,28 @@ def sharing(step: Callable, share: Share) -> Callable:
   return shared
 
 
+def summed(step: Step) -> Callable[[Progress, Any, Any], Progress]:
+  """Makes a step of ``Progress``, which adds the metrics up, of one of reparameterized weights.
+
+  Args:
+    step: (state, ``WithCode``, batch) -> (state, metrics).
+
+  >>> state = TrainState(jnp.int32(0), jnp.ones(2), {}, (), jax.random.key(0))
+  >>> half = summed(lambda state, given, batch: (state, {'loss': jnp.float32(0.5)}))
+  >>> float(half(Progress(state, {'loss': jnp.float32(1)}), None, None).sums['loss'])
+  1.5
+
+  Source: not in the paper.
+  """
+
+  def of_progress(progress: Progress, shared: Any, batch: Any) -> Progress:
+    state, metrics = step(progress.state, WithCode(shared, progress.code), batch)
+    totals = {name: total + metrics[name].astype(total.dtype) for name, total in progress.sums.items()}
+    return Progress(state, totals, progress.code)
+
+  return of_progress
+
+
 def compiled(step: Callable, *, placed: jax.sharding.Sharding | None = None) -> Callable:
   """Compiles a step, or several, of one student or of many.
 
@@ -149,7 +205,7 @@ def make_train_step(objective: Objective, tx: optax.GradientTransformation, *, s
   Distillation into weights of 4 bits, called as ``step(state, WithCode(teacher_variables, code), batch)``, where
   ``params`` and ``opt_state`` of the state are of theta:
 
-  ``make_train_step(reparameterized(distill(student, mixed()), uniform(4)), tx, share=teach(teacher))``
+  ``make_train_step(reparameterized(distilled(student, mixed()), uniform(4)), tx, share=teach(teacher))``
 
   Args:
     objective: what the student is trained by.

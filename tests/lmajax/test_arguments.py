@@ -47,9 +47,15 @@ REFUSED = {
   'training.nnx(3)': 'module is a int: give an instance of an NNX module',
   'training.linen(MLP)': 'module is a .*: give an instance of a Linen module',
   'training.function(MLP((2,), 3, LMA), {})': 'apply is a MLP: give a function',
-  'training.fit(print, 3, SEVERAL, epochs=1)': 'state is int: give the TrainState of one student',
-  'training.fit(print, 3, [X], epochs=1)': 'batches is list: give what has steps_per_epoch',
-  'training.fit(print, 3, SEVERAL, epochs=2.5)': 'epochs is 2.5',
+  'training.fit(print, X, optax.sgd(0.1), epochs=1)': r'model is a builtin.*, or a network made by function',
+  'training.fit(MLP((2,), 3, LMA), X, print, epochs=1)': 'tx is builtin.*: give an optimizer of optax',
+  'training.fit(MLP((2,), 3, LMA), 3, optax.sgd(0.1), epochs=1)': 'data is int: give a pair of arrays',
+  'training.fit(MLP((2,), 3, LMA), X, optax.sgd(0.1), epochs=2.5)': 'epochs is 2.5',
+  'training.fit(MLP((2,), 3, LMA), X, optax.sgd(0.1), epochs=1, seed=None)': 'seed is None',
+  'training.fit(MLP((2,), 3, LMA), X, optax.sgd(0.1), epochs=1, sharding=0)': 'sharding is int: give a NamedSharding',
+  'training.logits([1.0])': 'logits is list; give an array of floats',
+  'training.distill(MLP((2,), 3, LMA), MLP((2,), 3, LMA))': 'key is None: give one, .* make the network with variables',
+  'training.distill(MLP((2,), 3, LMA), X)': 'model is a ArrayImpl: give a Linen module',
   'training.Checkpoints("a", keep=0)': 'keep is 0',
   # activations
   'MLP((2,), 3, LMA()).init(KEY, X, train=False)': r'act is an instance, .*: give LMA or partial\(LMA, \.\.\.\)',
@@ -138,6 +144,7 @@ TAKEN = {
 _TRYING = """
 import functools, json, sys
 import jax, jax.numpy as jnp, numpy as np
+import optax
 from lmajax import *
 from lmajax import training
 from lmajax.activations import *

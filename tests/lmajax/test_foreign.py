@@ -1,9 +1,10 @@
-"""LMA goes where others' activations went: into a loop without Flax, and into a Flax model that knows nothing of it."""
+"""LMA goes where others' activations went, and networks of other libraries are taught, packed and exported as ours."""
 
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import equinox as eqx
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import optax
 from flax.training import train_state
 
 import lmajax
-from lmajax import LMA
+from lmajax import LMA, compress, training
 from tests import oracles
 
 IMAGES = np.random.default_rng(0).normal(size=(16, 8, 8, 3)).astype(np.float32)
@@ -159,3 +160,33 @@ def test_foreign_activation_sees_the_statistics_that_training_left():
   (normed,) = updated['intermediates']['stem_norm']['__call__']
   stats = lmajax.RunningStats(**updated['batch_stats']['LMA_0'])
   np.testing.assert_allclose(lmajax.debias(stats), oracles.measure(normed), rtol=1e-3, atol=1e-5)
+
+
+def equinox_network(key, width, act=jax.nn.relu):
+  """An MLP of Equinox, whose class is left as it is."""
+  params, static = eqx.partition(eqx.nn.MLP(4, 3, width, 1, activation=act, key=key), eqx.is_inexact_array)
+
+  def apply(params, stats, inputs, key):
+    del key
+    return jax.vmap(eqx.combine(params, static))(inputs), stats
+
+  return training.function(apply, params)
+
+
+def test_networks_of_equinox_are_distilled_packed_and_exported():
+  inputs = np.random.default_rng(0).normal(size=(96, 4)).astype(np.float32)
+  labels = inputs[:, :3].argmax(1)
+  keys = jax.random.split(jax.random.key(0))
+  how = {'epochs': 20, 'batch_size': 32, 'tx': optax.adam(0.02), 'data': (inputs, labels)}
+  teacher = training.fit(equinox_network(keys[0], 16), **how)
+  of_teacher = teacher.network._replace(init=lambda key, inputs: (teacher.params, teacher.stats))
+  four_bits = compress.masked(compress.uniform(4, bucket_size=None), where=lambda path, leaf: path.endswith('weight'))
+  student = training.distill(equinox_network(keys[1], 6, jax.nn.tanh), of_teacher)
+  fitted = training.fit(student, reparam=four_bits, **how)
+  assert fitted.evaluate((inputs, labels))['accuracy'] > 0.85
+  packed, stats, _ = compress.unpack(fitted.pack())
+  weights = packed.decode()
+  assert stats == {} and len(np.unique(weights['layers']['0']['weight'])) <= 16
+  np.testing.assert_allclose(weights['layers']['1']['weight'], fitted.params.layers[1].weight, rtol=1e-6)
+  runs = jax.export.deserialize(bytearray(fitted.export(inputs[:1])))
+  np.testing.assert_allclose(runs.call(jnp.asarray(inputs)), fitted.logits(inputs), atol=1e-5)

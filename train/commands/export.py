@@ -3,15 +3,14 @@
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import export as jax_export
 
+from lmajax import export as to
 from lmajax.compress import identity, masked, pack, uniform
 from lmajax.training import supervised, unrolled
 from lmajax.types import Packed
@@ -35,10 +34,8 @@ from train.results.rows import read_results
 from train.runtime.errors import UserError
 from train.runtime.files import within, write_atomically
 from train.runtime.outside import LIMITS, Limits, Name, made, printable, read_json
-from train.runtime.quiet import quiet
 
 Format = Literal['stablehlo', 'onnx', 'safetensors']
-PLATFORMS = ('cpu', 'cuda', 'tpu')
 _IMAGES = 500  # of the test set, that are compared
 _MEASURED = 512  # training images a batch: batch norm remembers about ten of them
 
@@ -156,7 +153,7 @@ def write(source: Source, path: Path, form: Format, data_dir: Path | None) -> Ag
   path.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix='unchecked-', dir=path.parent) as folder:
     draft = Path(folder) / path.name
-    write_atomically(draft, source.content if form == 'safetensors' else _WRITERS[form](shipped))
+    write_atomically(draft, source.content if form == 'safetensors' else _exported(shipped, form))
     if form != 'safetensors':  # which holds its own
       write_digest(draft, shipped.description)
     found = compared(own, load_model(draft, source.limits).logits(images), tolerance(shipped.description))
@@ -165,6 +162,13 @@ def write(source: Source, path: Path, form: Format, data_dir: Path | None) -> Ag
     for part in Path(folder).iterdir():
       part.replace(path.with_name(part.name))
   return found
+
+
+def _exported(shipped: Shipped, form: Format) -> bytes:
+  try:
+    return _WRITERS[form](shipped)
+  except (ImportError, ValueError) as error:
+    raise UserError(str(error)) from error
 
 
 def tolerance(description: dict[str, Any]) -> float:
@@ -191,38 +195,18 @@ def _program(shipped: Shipped, decoded: Callable[[Packed], Any]) -> Callable:
   return program
 
 
-def _any_number(shipped: Shipped) -> jax.ShapeDtypeStruct:
-  """Returns the shape of the programs' images, for batches of any size."""
-  return jax.ShapeDtypeStruct((*jax_export.symbolic_shape('b'), *shipped.description['image_shape']), jnp.uint8)
-
-
 def _stablehlo(shipped: Shipped) -> bytes:
   """Exports to StableHLO; the program holds the weights packed and decodes them."""
-  program = jax.jit(_program(shipped, lambda packed: packed.decode(jnp)))
-  exported = jax_export.export(program, platforms=PLATFORMS)(_any_number(shipped))
-  try:
-    return bytes(exported.serialize())
-  except ImportError as error:
-    raise UserError('flatbuffers is not installed: pip install "lmajax[deploy]"') from error
+  return to.stablehlo(_program(shipped, lambda packed: packed.decode(jnp)), _any_number(shipped))
 
 
 def _onnx(shipped: Shipped) -> bytes:
   """Exports to ONNX; quantized weights are decoded to float32, so the file is no smaller for them."""
-  try:
-    with quiet():
-      from jax2onnx import to_onnx
-  except ImportError as error:
-    raise UserError('jax2onnx is not installed: pip install "lmajax[onnx]"') from error
-  program = _program(shipped, lambda packed: packed.decode())
-  try:
-    with quiet(), jax.numpy_rank_promotion('allow'):
-      return to_onnx(program, [_any_number(shipped)], opset=21).SerializeToString()
-  except Exception as error:  # whatever a converter meets in another version's programs
-    reason = f'{type(error).__name__}: {error}'.splitlines()[0]
-    raise UserError(
-      f'jax2onnx {metadata.version("jax2onnx")} cannot convert this network under JAX {jax.__version__}'
-      f' ({reason}); jax2onnx 0.13.0 with JAX 0.10.2 on Python 3.11 can'
-    ) from error
+  return to.onnx(_program(shipped, lambda packed: packed.decode()), _any_number(shipped))
+
+
+def _any_number(shipped: Shipped) -> Any:
+  return to.any_number(jax.ShapeDtypeStruct((1, *shipped.description['image_shape']), jnp.uint8))
 
 
 _WRITERS: dict[str, Callable[[Shipped], bytes]] = {'stablehlo': _stablehlo, 'onnx': _onnx}

@@ -1,7 +1,7 @@
 """Batches by step: the same step gives the same batch, whatever came before it, so that a resumed run is exact."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float32, Int, Int32, Key, Shaped, UInt8
 
 from lmajax import training
+from lmajax.training import placed, replicated, whole
 from lmajax.types import Batch
 from train.data.images.augment import crop_and_flip
 from train.data.images.images import Examples
-from train.runtime.distributed import replicated, whole
 from train.runtime.errors import UserError
 
 _STREAM = 0xDA7A  # keeps these draws apart from others of the same seed
@@ -141,22 +141,6 @@ def evaluation_batches(
 def _filled_up(examples: Examples, rows: np.ndarray) -> tuple[Examples, np.ndarray]:
   total = len(examples.labels)
   return examples.take(np.minimum(rows, total - 1)), rows < total
-
-
-def placed(read: Callable[[np.ndarray], Any], rows: np.ndarray, sharding: jax.sharding.NamedSharding | None) -> Any:
-  """Reads the rows as arrays on the devices; each process reads the rows of its own devices alone."""
-  if sharding is None:
-    return jax.device_put(read(rows))
-  empty, structure = jax.tree.flatten(read(rows[:0]))
-  share = cache(lambda start, stop: jax.tree.leaves(read(rows[start:stop])))
-
-  def spread(i: int) -> Array:
-    def own(index: Any) -> np.ndarray:
-      return share(index[0].start, index[0].stop)[i]
-
-    return jax.make_array_from_callback((len(rows), *empty[i].shape[1:]), sharding, own)
-
-  return structure.unflatten([spread(i) for i in range(len(empty))])
 
 
 @partial(jax.jit, static_argnums=0)

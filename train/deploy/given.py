@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from lmajax.compress import identity
+from lmajax.training import Start
 from train import build
 from train.activations import label
 from train.build import described, of_data
@@ -17,7 +18,7 @@ from train.config import require, text
 from train.data import Dataset
 from train.deploy import model_file as shipped
 from train.deploy.model_file import Shipped, file_name
-from train.engine.cohort import Cohort, Start, going_on
+from train.engine.cohort import Cohort, going_on
 from train.engine.evaluate import member, stacked
 from train.runtime.distributed import first
 from train.runtime.errors import UserError

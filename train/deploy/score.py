@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmajax import tree
-from lmajax.training import parted
+from lmajax.training import Start, parted
 from train.config import made_by
 from train.deploy import model_file as shipped
 from train.deploy.model_file import file_name
-from train.engine.cohort import Group, Start
+from train.engine.cohort import Group
 from train.engine.evaluate import measured_again, member, scores, stacked
 from train.engine.walk import Data
 from train.runtime.distributed import first, wait

@@ -11,18 +11,20 @@ import optax
 
 from lmajax.compress import identity
 from lmajax.training import (
+  Progress,
+  Start,
   TrainState,
-  WithCode,
   as_it_is,
   init_state,
   parted,
   reparameterized,
   sharing,
+  summed,
   together,
   train_step,
   with_ends,
 )
-from lmajax.types import Array, Batch, Code, Frozen, Metrics, ModelStats, Objective, Reparam, Share, Step, Theta, Where
+from lmajax.types import Array, Batch, Frozen, Metrics, Objective, Reparam, Share, Step, Where
 from train.engine.metrics import ACCURACY, Score
 from train.engine.optimizers import Optimizer, adjustable, only
 from train.engine.schedules import Schedule
@@ -77,29 +79,8 @@ class Cohort(NamedTuple):
     return {name: [self.plan.learning_rate * (factor or 0.0) for factor in group] for name, group in of_all.items()}
 
 
-class Start(NamedTuple):
-  """Weights and statistics that a group starts from instead of new ones: every leaf has a leading axis of seeds."""
-
-  theta: Theta
-  code: Code
-  stats: ModelStats
-
-
 Starts = Mapping[str, Start]
 _CODE = 0xC0DE  # keeps the codes' draws apart from the weights'
-
-
-class Progress(NamedTuple):
-  """State of a student in training, or of a group with a leading axis of seeds; its params are the reparam's theta."""
-
-  state: TrainState
-  sums: Metrics  # over the current epoch, so that a resume in its middle reports the same means
-  code: Code = ()
-
-  @property
-  def end(self) -> Start:
-    """Returns what another fit can start from."""
-    return Start(self.state.params, self.code, self.state.stats)
 
 
 def optimizer_of(group: Group, plan: Plan) -> optax.GradientTransformationExtraArgs:
@@ -112,13 +93,7 @@ def cohort_step(cohort: Cohort) -> Callable:
 
   def student(group: Group) -> Callable:
     tx = optimizer_of(group, cohort.plan)
-    step = unless_stopped(train_step(reparameterized(group.objective, group.reparam), tx))
-
-    def summed(progress: Progress, shared: Any, batch: Batch) -> Progress:
-      state, metrics = step(progress.state, WithCode(shared, progress.code), batch)
-      return Progress(state, {name: total + metrics[name] for name, total in progress.sums.items()}, progress.code)
-
-    return summed
+    return summed(unless_stopped(train_step(reparameterized(group.objective, group.reparam), tx)))
 
   steps = {name: group.over(student(group)) for name, group in cohort.groups.items()}
   return sharing(together(steps), cohort.share)

@@ -6,10 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from lmajax.training import forward, network_of, parted, together
+from lmajax.training import forward, network_of, parted, settle, together
 from lmajax.types import Array, Batch
 from train.engine.cohort import Group
-from train.runtime.distributed import settle
 
 
 def member(variables: Any, seed: int) -> Any:

@@ -9,15 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmajax.training import Checkpoints, Hooks, loop
-from lmajax.types import Array, Frozen
+from lmajax.training import Checkpoints, Hooks, Progress, loop, replicated, settle, whole
+from lmajax.types import Frozen
 from train.config import made_by
 from train.engine import divergence
 from train.engine.checkpoint import mendable_checkpoints
-from train.engine.cohort import Cohort, Errors, Progress, Starts, cohort_step, fresh, weights
+from train.engine.cohort import Cohort, Errors, Starts, cohort_step, fresh, weights
 from train.engine.evaluate import scores
 from train.engine.walk import Data
-from train.runtime.distributed import replicated, settle, whole
 from train.runtime.errors import UserError
 from train.runtime.run import Run
 
@@ -117,15 +116,9 @@ def _start(
   restored = restore(checkpoints, cohort, data, starts, restart=run.restart)
   if restored is None:
     start = fresh(cohort, data.batches.blank, starts)  # not compiled: that takes longer than what it saves
-    restored = jax.tree.map(functools.partial(_put, sharding=replicated(data.sharding)), start), []
+    restored = jax.tree.map(functools.partial(whole, sharding=replicated(data.sharding)), start), []
   run.cut_back(cohort.groups.keys(), _step(restored[0]))
   return restored
-
-
-def _put(leaf: Array, sharding: jax.sharding.NamedSharding) -> Array:
-  if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-    return whole(np.asarray(leaf), sharding)
-  return jax.random.wrap_key_data(_put(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf))
 
 
 def _step(progress: dict[str, Progress]) -> int:

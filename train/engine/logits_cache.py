@@ -19,9 +19,9 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from lmajax.losses import TopK, from_top_k, top_k
-from lmajax.training import Taught, digests
+from lmajax.training import Taught, Told, digests, placed
 from lmajax.types import Batch, Frozen, Share
-from train.data.batches import Steps, placed
+from train.data.batches import Steps
 from train.engine.walk import Data, stepped
 from train.runtime.distributed import first, wait
 from train.runtime.errors import UserError
@@ -40,14 +40,6 @@ class Kept(NamedTuple):
   epochs: int
   augmented: bool
   of: dict[str, str]
-
-
-class Told(NamedTuple):
-  """A batch with the teacher's output on it: a TopK, or the log-probabilities of all classes."""
-
-  inputs: Any
-  labels: Array
-  said: Any
 
 
 class Cached:

@@ -6,10 +6,8 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any
 
 import jax
-import numpy as np
 from jax.experimental import multihost_utils
 
 from lmajax.training import lost_process
@@ -68,13 +66,6 @@ def wait(name: str) -> None:
     multihost_utils.sync_global_devices(name)
 
 
-def whole(array: np.ndarray, sharding: jax.sharding.Sharding | None) -> jax.Array:
-  """Places an array on the devices; assumes that all processes hold the same one, without asking over the network."""
-  if sharding is None:
-    return jax.device_put(array)
-  return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
-
-
 def as_one(join: Callable[[], int], work: Callable[[], int]) -> int:
   """Joins the cluster, if any, runs ``work`` and returns the exit code; on failure exits at once, so none waits."""
   watcher = subprocess.Popen(['sh', '-c', _WATCHER], stdin=subprocess.PIPE, text=True)
@@ -111,14 +102,3 @@ def _ending(error: BaseException, words: str) -> tuple[int, str]:
 
 def _reason(error: BaseException) -> str:
   return ' '.join(str(error).split())[:200]
-
-
-def settle(states: Any) -> None:
-  """Waits for the states on several CPU devices: programs in flight together starve each other's collectives."""
-  if jax.default_backend() == 'cpu' and jax.device_count() > 1:
-    jax.block_until_ready(states)
-
-
-def replicated(sharding: jax.sharding.NamedSharding) -> jax.sharding.NamedSharding:
-  """Returns the sharding that places arrays whole on each device of the same mesh."""
-  return jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())

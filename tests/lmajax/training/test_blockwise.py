@@ -18,7 +18,7 @@ from lmajax.training import (
   blockwise,
   check_boundaries,
   compiled,
-  distill,
+  distilled,
   hint,
   in_stages,
   mixed,
@@ -213,7 +213,7 @@ class TestMix:
     variables, frozen = trained(plain.STUDENT), plain.SHARE(plain.frozen_of(), BATCH)
     end_to_end = partial(soft, soft_weight=0.7)
     ours = result(blockwise(plain.STUDENT, end_to_end, Stages(1.0, (0,), (0,))), variables, frozen)
-    theirs = result(distill(plain.STUDENT, mixed(temperature=2.0, soft_weight=0.7)), variables, frozen)
+    theirs = result(distilled(plain.STUDENT, mixed(temperature=2.0, soft_weight=0.7)), variables, frozen)
     chex.assert_trees_all_close(ours, theirs, rtol=1e-6, atol=1e-7)
 
   def test_without_soft_targets_beta_1_is_hard_labels(self):

@@ -75,7 +75,7 @@ def test_a_step_of_distillation_into_few_bits_lowers_its_loss(network):
   params = jax.tree.map(lambda leaf: leaf + jnp.asarray(DRAW.normal(size=leaf.shape), leaf.dtype), state.params)
   theta, code = reparam.init(params, jax.random.key(1))
   state = state._replace(params=theta, opt_state=tx.init(theta))
-  objective = training.distill(network, training.mixed(temperature=2.0, soft_weight=0.7))
+  objective = training.distilled(network, training.mixed(temperature=2.0, soft_weight=0.7))
   step = training.make_train_step(training.reparameterized(objective, reparam), tx, share=training.teach(network))
   losses = []
   for _ in range(30):

@@ -13,9 +13,10 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from lmajax import LMA, compress, models, tree
 from lmajax.activations import linen
 from lmajax.training import (
+  Start,
   WithCode,
   compiled,
-  distill,
+  distilled,
   forward,
   init_state,
   make_train_step,
@@ -27,7 +28,7 @@ from lmajax.training import (
   vmapped,
 )
 from lmajax.types import Batch
-from train.engine.cohort import _CODE, Cohort, Group, Plan, Start, cohort_step, fresh, weights
+from train.engine.cohort import _CODE, Cohort, Group, Plan, cohort_step, fresh, weights
 from train.engine.optimizers import adjustable, sgd
 
 TEACHER = models.MLP((16,), 10, linen.ReLU)
@@ -59,7 +60,7 @@ def frozen_of(model=TEACHER):
 
 
 def objective(student=STUDENT):
-  return distill(student, mixed(temperature=2.0, soft_weight=0.7))
+  return distilled(student, mixed(temperature=2.0, soft_weight=0.7))
 
 
 SHARE = teach(TEACHER)
@@ -268,7 +269,7 @@ def test_a_model_may_give_logits_alone():
     state = init_state(student, TX, jax.random.key(0), batch_of(0).inputs)
     theta, code = reparam.init(state.params, jax.random.key(1))
     state = state._replace(params=theta, opt_state=TX.init(theta))
-    aim = reparameterized(distill(student, mixed(temperature=2.0, soft_weight=0.7)), reparam)
+    aim = reparameterized(distilled(student, mixed(temperature=2.0, soft_weight=0.7)), reparam)
     frozen = WithCode(teacher.init(jax.random.key(2), batch_of(0).inputs, train=False), code)
     found.append(make_train_step(aim, TX, share=teach(teacher))(state, frozen, batch_of(0)))
   assert found[0][1]['loss'] > 1

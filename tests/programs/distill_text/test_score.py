@@ -15,7 +15,7 @@ import sacrebleu
 
 from lmajax import LMA
 from lmajax.models import Transformer
-from lmajax.training import Taught, distill, vmapped
+from lmajax.training import Taught, distilled, vmapped
 from lmajax.types import Batch
 from train import build
 from train.data.corpora.buckets import (
@@ -340,7 +340,7 @@ def summed_by_hand(variables, tokens):
   return likelihood, right
 
 
-GROUP = Group(MODEL, distill(MODEL, of_labels(0.1)), (0, 1), vmapped, score=TOKEN_ACCURACY)
+GROUP = Group(MODEL, distilled(MODEL, of_labels(0.1)), (0, 1), vmapped, score=TOKEN_ACCURACY)
 
 
 @pytest.fixture(scope='module')
@@ -411,7 +411,7 @@ def test_training_traces_once_for_each_length(tmp_path):
 
     return noting
 
-  objective = noted(distill(model, of_labels(0.1)), trained)
+  objective = noted(distilled(model, of_labels(0.1)), trained)
   score = TOKEN_ACCURACY._replace(of=lambda model: noted(TOKEN_ACCURACY.of(model), scored))
   group = Group(model, objective, (0, 1), vmapped, score=score)
   plan = Plan(0.01, noam(5, clip=1.0, weight_decay=0.0), constant(3), 1)

@@ -11,7 +11,7 @@ import pytest
 from lmajax import LMA, compress, models, tree
 from lmajax.activations import linen
 from lmajax.compress import unpack
-from lmajax.training import Checkpoints, digests, unrolled, vmapped
+from lmajax.training import Checkpoints, Start, digests, unrolled, vmapped
 from lmajax.types import Batch
 from tests.programs.quantize.cases import ALL, METHODS
 from train.build import described
@@ -20,7 +20,7 @@ from train.deploy import model_file as shipped
 from train.deploy import score as scoring
 from train.deploy.model_file import file_name
 from train.engine import evaluate, schedules
-from train.engine.cohort import Cohort, Group, Plan, Start, fresh
+from train.engine.cohort import Cohort, Group, Plan, fresh
 from train.engine.evaluate import stacked
 from train.engine.fit import fit, folder_of
 from train.engine.optimizers import sgd

@@ -15,7 +15,7 @@ import pytest
 from lmajax import models
 from lmajax.activations import linen
 from lmajax.losses import from_top_k, top_k
-from lmajax.training import distill, mixed, supervised, teach, vmapped
+from lmajax.training import distilled, mixed, supervised, teach, vmapped
 from train.data import Examples, load
 from train.data.batches import Batches, pixels
 from train.data.corpora.buckets import TokenBatches, Tokens
@@ -284,7 +284,7 @@ class TestRefusals:
 def cohort(teacher, share):
   soft, hard = models.MLP((4,), 10, linen.PReLU), models.MLP((5,), 10, linen.ReLU)
   groups = {
-    'soft': Group(soft, distill(soft, mixed(temperature=2.0, soft_weight=0.9)), (0, 1), vmapped),
+    'soft': Group(soft, distilled(soft, mixed(temperature=2.0, soft_weight=0.9)), (0, 1), vmapped),
     'hard': Group(hard, supervised(hard), (0,), vmapped),
   }
   return Cohort(groups, Plan(0.05, sgd(1e-3), constant(2), 1), share)

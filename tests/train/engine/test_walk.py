@@ -16,7 +16,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from lmajax import LMA, models
 from lmajax.activations import linen
-from lmajax.training import distill, mixed, supervised, teach, unrolled, vmapped
+from lmajax.training import distilled, mixed, supervised, teach, unrolled, vmapped
 from train.data import Examples
 from train.data.batches import Batches, evaluation_batches, pixels
 from train.engine import fit as loop
@@ -50,7 +50,7 @@ def batches(sharding=None, size=8):
 def cohort(epochs=2):
   soft, hard = models.MLP((4,), 10, LMA), models.MLP((5,), 10, linen.Swish)
   groups = {
-    'soft': Group(soft, distill(soft, mixed(temperature=2.0, soft_weight=0.7)), (0, 1), vmapped),
+    'soft': Group(soft, distilled(soft, mixed(temperature=2.0, soft_weight=0.7)), (0, 1), vmapped),
     'hard': Group(hard, supervised(hard), (0, 1, 2), unrolled),
   }
   return Cohort(groups, Plan(0.05, sgd(1e-3), cosine(epochs), 1), teach(TEACHER))
@@ -153,7 +153,7 @@ def test_a_signal_is_heard_at_the_end_of_a_chunk_and_the_run_goes_on_from_there(
 @pytest.mark.parametrize('platform', ['cuda', 'tpu'])
 def test_a_chunk_lowers_for_other_platforms(platform):
   student, teacher = models.cifar10_student(3, LMA), models.cifar10_teacher(linen.ReLU)
-  group = Group(student, distill(student, mixed(temperature=2.0, soft_weight=0.7)), (0, 1), vmapped)
+  group = Group(student, distilled(student, mixed(temperature=2.0, soft_weight=0.7)), (0, 1), vmapped)
   students, data = cohort()._replace(groups={'cnn': group}, share=teach(teacher)), batches(size=32)
   start = jax.eval_shape(lambda images: fresh(students, images), data[0].inputs)
   frozen = jax.eval_shape(lambda: frozen_of(teacher, 32))

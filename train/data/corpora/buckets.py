@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Int32
 
+from lmajax.training import placed, replicated
 from lmajax.types import Batch
-from train.data.batches import placed
 from train.data.corpora.pairs import Corpus, Pairs
 from train.data.corpora.vocabulary import END, PADDING, START, Vocabulary
-from train.runtime.distributed import replicated
 from train.runtime.errors import UserError
 
 Ragged = list[Int32[np.ndarray, ' t']]

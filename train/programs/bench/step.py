@@ -9,11 +9,11 @@ from tqdm.auto import tqdm
 
 from lmajax import models
 from lmajax.activations import linen
-from lmajax.training import as_it_is, compiled, distill, mixed, supervised, teach
+from lmajax.training import Progress, as_it_is, compiled, distilled, mixed, supervised, teach
 from lmajax.types import Batch
 from train import build
 from train.engine import schedules
-from train.engine.cohort import Cohort, Group, Plan, Progress, cohort_step
+from train.engine.cohort import Cohort, Group, Plan, cohort_step
 from train.engine.optimizers import adjustable, sgd
 from train.programs.bench import networks, peers
 from train.programs.bench.config import Step
@@ -75,7 +75,7 @@ def contestant(case: Case, label: str, batch_size: int) -> timing.Contestant:
   """Compiles the step of a case, as ``walk.stepped`` does."""
   model, batch = networks.network(case.network, label), networks.batch(batch_size, _classes(case))
   teacher = models.cifar10_teacher(linen.ReLU)
-  objective = distill(model, mixed(**_SOFT)) if case.distilled else supervised(model)
+  objective = distilled(model, mixed(**_SOFT)) if case.distilled else supervised(model)
   group = Group(model, objective, range(case.students), build.over(model))
   step = compiled(cohort_step(Cohort({'students': group}, _PLAN, teach(teacher) if case.distilled else as_it_is)))
   frozen = networks.variables(teacher, batch.inputs) if case.distilled else None

@@ -10,10 +10,10 @@ from tqdm.auto import tqdm
 
 from lmajax import tree
 from lmajax.models import Marks, Sentences, Transformer, greedy
-from lmajax.training import compiled
+from lmajax.training import Progress, compiled
 from lmajax.types import Array, Batch
 from train.data.corpora.vocabulary import END, PADDING, START, UNKNOWN
-from train.engine.cohort import Cohort, Progress, cohort_step, optimizer_of
+from train.engine.cohort import Cohort, cohort_step, optimizer_of
 from train.programs.bench import networks, peers
 from train.programs.bench.config import Translation
 from train.programs.bench.record import Record, caption, milliseconds, ratio_fields, ratio_text

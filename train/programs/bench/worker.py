@@ -9,6 +9,7 @@ import tyro
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lmajax.training import make_train_step, supervised
+from lmajax.training import whole as placed_whole
 from lmajax.types import Batch
 from train import build
 from train.engine.optimizers import adjustable, sgd
@@ -40,7 +41,7 @@ def stepping(options: Worker) -> timing.Contestant:
   spread = build.sharding()
   model, tx = networks.network(options.network, 'lma-8'), adjustable(sgd(0.0))
   whole = networks.batch(options.batch_size)
-  batch = Batch(*(distributed.whole(np.asarray(leaf), spread) for leaf in whole))
+  batch = Batch(*(placed_whole(np.asarray(leaf), spread) for leaf in whole))
   replicated = NamedSharding(spread.mesh, PartitionSpec())
   state = jax.jit(lambda state: state, out_shardings=replicated)(networks.state(model, tx, whole.inputs))
   step = make_train_step(supervised(model), tx)

@@ -9,7 +9,18 @@ import jax
 import jax.numpy as jnp
 
 from lmajax import compress, tree
-from lmajax.training import Stages, blockwise, check_boundaries, distill, in_stages, mixed, supervised, teach, with_ends
+from lmajax.training import (
+  Stages,
+  Start,
+  blockwise,
+  check_boundaries,
+  distilled,
+  in_stages,
+  mixed,
+  supervised,
+  teach,
+  with_ends,
+)
 from lmajax.types import Reparam, Widths
 from train import build
 from train.activations import chosen, factory, label
@@ -18,7 +29,7 @@ from train.data import Dataset, load
 from train.deploy import given
 from train.deploy.given import Given
 from train.deploy.score import Scoring, Trained
-from train.engine.cohort import Cohort, Group, Start, fresh, going_on
+from train.engine.cohort import Cohort, Group, fresh, going_on
 from train.engine.evaluate import member
 from train.engine.fit import fit
 from train.engine.walk import Data
@@ -172,7 +183,7 @@ def group(plan: Experiment, stage: Stage, widths: Widths) -> Group:
     every = range(len(config.width))
     objective = blockwise(model, soft, Stages(config.beta, every, every))
     return plain._replace(objective=objective, trained=in_stages(model))
-  return plain._replace(objective=distill(model, soft))
+  return plain._replace(objective=distilled(model, soft))
 
 
 def reparam(config: Compress, stage: Stage) -> Reparam:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from lmajax import tree
-from lmajax.training import distill, mixed, supervised, teach
+from lmajax.training import distilled, mixed, supervised, teach
 from train import build
 from train.build import Arm
 from train.config import TEACHER, require
@@ -57,7 +57,7 @@ def experiment(config: Distill) -> Experiment:
 
   def group(arm: Arm) -> Group:
     model = build.student(config, arm, dataset.num_classes)
-    soft = distill(model, mixed(temperature=config.temperature, soft_weight=config.soft_weight))
+    soft = distilled(model, mixed(temperature=config.temperature, soft_weight=config.soft_weight))
     return Group(model, supervised(model) if arm.hard_label else soft, config.all_seeds, build.over(model))
 
   arms = tuple(build.arms(config))

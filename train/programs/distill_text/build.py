@@ -9,7 +9,7 @@ import jax
 
 from lmajax import compress
 from lmajax.models import Transformer
-from lmajax.training import distill, unrolled, vmapped
+from lmajax.training import distilled, unrolled, vmapped
 from lmajax.types import Reparam
 from train import build
 from train.activations import chosen
@@ -132,7 +132,7 @@ def group(config: DistillText, arm: Arm | None, network: Transformer) -> Group:
   soft = word_level(temperature=config.temperature, soft_weight=config.soft_weight)
   loss = soft if arm is not None and arm.method == 'kd' else of_labels(config.label_smoothing)
   seeds = (0,) if arm is None else config.all_seeds
-  return Group(network, distill(network, loss), seeds, over(), reparam(config, arm), score=TOKEN_ACCURACY)
+  return Group(network, distilled(network, loss), seeds, over(), reparam(config, arm), score=TOKEN_ACCURACY)
 
 
 def over() -> Any:

@@ -11,9 +11,8 @@ import optax
 
 from lmajax.losses import distillation
 from lmajax.models import Marks, beam_search, greedy
-from lmajax.training import Taught
+from lmajax.training import Taught, placed
 from lmajax.types import Array, Batch, EndToEnd
-from train.data.batches import placed
 from train.data.corpora.buckets import Ragged, in_order, side_by_side
 from train.data.corpora.vocabulary import END, PADDING, START, Vocabulary
 from train.engine.metrics import Score, right_answers

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from lmajax import tree
-from lmajax.training import as_it_is, digests, teach
+from lmajax.training import Start, as_it_is, digests, teach
 from lmajax.types import Share
 from train.config import TEACHER, require
 from train.data.corpora import parallel
@@ -19,7 +19,7 @@ from train.deploy import given
 from train.deploy.given import Given
 from train.deploy.model_file import file_name
 from train.deploy.score import Files, Trained, Written
-from train.engine.cohort import Cohort, Group, Start
+from train.engine.cohort import Cohort, Group
 from train.engine.evaluate import member, stacked
 from train.engine.fit import fit
 from train.engine.logits_cache import Kept, cached, digest, heard

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lmajax.training import Stages, blockwise, check_boundaries, distill, hint, in_stages, mixed, supervised
+from lmajax.training import Stages, blockwise, check_boundaries, distilled, hint, in_stages, mixed, supervised
 from train import build
 from train.activations import chosen, factory
 from train.config import TEACHER
@@ -133,7 +133,7 @@ def group(config: Shallow, arm: Arm, phase: str, pair: Pair) -> Group:
   model = pair.of(arm)
   end_to_end = mixed(temperature=config.temperature, soft_weight=config.soft_weight)
   seeds = (0,) if arm.method == TEACHER else config.all_seeds
-  plain = Group(model, distill(model, end_to_end), seeds, build.over(model))
+  plain = Group(model, distilled(model, end_to_end), seeds, build.over(model))
   if arm.method in (TEACHER, 'hard'):
     return plain._replace(objective=supervised(model))
   if phase == _HINTS:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmajax import models, tree
-from lmajax.training import as_it_is, teach
+from lmajax.training import Start, as_it_is, teach
 from train import build
 from train.activations import chosen, label
 from train.build import of_network
@@ -21,7 +21,7 @@ from train.deploy import given
 from train.deploy import model_file as shipped
 from train.deploy.given import Given
 from train.deploy.score import timed
-from train.engine.cohort import Cohort, Start, between_ends, going_on, weights
+from train.engine.cohort import Cohort, between_ends, going_on, weights
 from train.engine.evaluate import member, scores
 from train.engine.fit import fit, saved
 from train.engine.walk import Data

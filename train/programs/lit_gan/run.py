@@ -15,7 +15,7 @@ import numpy as np
 
 from lmajax import models, tree
 from lmajax.activations.linen import ReLU
-from lmajax.training import Stages, blockwise, in_stages
+from lmajax.training import Stages, Start, blockwise, in_stages
 from train import build
 from train.activations import chosen, factory
 from train.config import TEACHER
@@ -24,7 +24,7 @@ from train.data.batches import normalized
 from train.deploy import given
 from train.deploy import model_file as shipped
 from train.deploy.score import timed
-from train.engine.cohort import Cohort, Group, Start, between_ends, going_on, weights
+from train.engine.cohort import Cohort, Group, between_ends, going_on, weights
 from train.engine.evaluate import member, scores
 from train.engine.fit import fit, saved
 from train.engine.optimizers import adam, adversarial

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lmajax import compress, tree
-from lmajax.training import distill, mixed, teach
+from lmajax.training import Start, distilled, mixed, teach
 from lmajax.types import Batch, Reparam
 from train import build
 from train.build import described
@@ -17,7 +17,7 @@ from train.deploy import given
 from train.deploy.given import Given
 from train.deploy.score import Scoring, Trained
 from train.engine import schedules
-from train.engine.cohort import Cohort, Group, Plan, Start
+from train.engine.cohort import Cohort, Group, Plan
 from train.engine.evaluate import member
 from train.engine.fit import fit
 from train.engine.optimizers import sgd
@@ -177,7 +177,7 @@ def with_codebooks(plan: Experiment, to: Run, teacher: Any, trained: dict[Arm, T
 
 def group(plan: Experiment, arm: Arm, reparam: Reparam) -> Group:
   model = plan.models[arm]
-  objective = distill(model, mixed(temperature=arm.temperature, soft_weight=arm.soft_weight))
+  objective = distilled(model, mixed(temperature=arm.temperature, soft_weight=arm.soft_weight))
   return Group(model, objective, plan.config.all_seeds, build.over(model), reparam)
 
 

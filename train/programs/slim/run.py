@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from lmajax import compress, models, tree
-from lmajax.training import distill, mixed, penalized, supervised, teach
+from lmajax.training import Start, distilled, mixed, penalized, supervised, teach
 from lmajax.types import Widths
 from train import build
 from train.activations import chosen, factory, label, labelled
@@ -18,7 +18,7 @@ from train.config import require
 from train.data import Dataset, load
 from train.deploy import given
 from train.deploy.score import MEASURING, timed
-from train.engine.cohort import Cohort, Group, Start, going_on, weights
+from train.engine.cohort import Cohort, Group, going_on, weights
 from train.engine.evaluate import measured_again, member, scores
 from train.engine.fit import fit, saved
 from train.engine.walk import Data
@@ -212,7 +212,7 @@ def thin(plan: Experiment, plain: Original, found: dict[str, Widths]) -> Cohort:
     own = _group(plan, slimming.model.thinned(found[arm.widths]))
     if arm.start == 'pruned':  # from one original all seeds would be one network
       return own._replace(seeds=plan.originals[arm.original].seeds)
-    return own._replace(objective=distill(own.model, soft)) if arm.start == 'distilled' else own
+    return own._replace(objective=distilled(own.model, soft)) if arm.start == 'distilled' else own
 
   groups = {arm.name: group(arm) for arm in arms(config, plain)}
   return Cohort(groups, build.plan(config, config.epochs), teach(slimming.model))
