@@ -32,7 +32,7 @@ class Items:
 
 seen = []
 data = inputs, inputs.argmax(1)
-fitted = training.fit(models.MLP((6,), 4, LMA), Items(), optax.adam(0.03), epochs=3, batch_size=8, validation=data,
+fitted = training.fit(models.MLP((6,), 4, LMA), Items(), optax.sgd(0.1), epochs=3, batch_size=8, validation=data,
   folder=folder or None)
 print(json.dumps([len(seen), fitted.history, fitted.evaluate(data), fitted.logits(inputs[:8]).tolist()]))
 if process >= 0:
