@@ -162,9 +162,11 @@ def _evaluate(command: Evaluate, arguments: list[str]) -> None:
   if not command.run.is_dir():
     from train.deploy import serve
 
-    print(serve.scored(command.run, command.data, command.data_dir, limits=command.limits))
+    served = serve.load(command.run, command.limits, command.student)
+    print(serve.scored(served, command.run, command.data, command.data_dir))
     return
   require(command.data is None, 'data', command.data, 'a run knows its data; leave it out')
+  require(command.student is None, 'student', command.student, 'a run knows its networks; leave it out')
   made_by = configs.recipe_of(command.run)
   recipe: Any = PROGRAMS[made_by].run() if made_by in PROGRAMS else None
   if not hasattr(recipe, 'again'):
@@ -224,7 +226,7 @@ def _predict(command: Predict, arguments: list[str]) -> None:
   del arguments
   from train.commands import predict
 
-  for line in predict.lines(command.model, command.files, command.limits):
+  for line in predict.lines(command):
     print(line)
 
 

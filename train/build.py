@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from lmajax import models
@@ -16,11 +17,12 @@ from lmajax.training import supervised, unrolled, vmapped
 from lmajax.types import ActivationFactory
 from train import networks
 from train.activations import chosen, factory, labelled
-from train.config import TEACHER, Named, Taught, Training
-from train.data import Dataset
+from train.config import TEACHER, Images, Named, Taught, Training
+from train.data import Dataset, load
 from train.data.batches import Batches, characters, evaluation_batches, pixels
-from train.data.specs import SPECS
+from train.data.specs import OWN, spec
 from train.engine.cohort import Cohort, Group, Plan
+from train.engine.logits_cache import digest
 from train.engine.optimizers import sgd
 from train.engine.schedules import schedule
 from train.engine.walk import Data, looped, stepped
@@ -32,7 +34,7 @@ class Arm(NamedTuple):
 
   activation: str
   segments: int | None
-  width: int
+  width: int  # 0: that of an own network
   hard_label: bool
   activation_bits: int | None = None
 
@@ -40,15 +42,35 @@ class Arm(NamedTuple):
 
   @property
   def name(self) -> str:
-    return f'{self.label}-w{self.width}-{"hard" if self.hard_label else "distilled"}'
+    return f'{self.label}-{f"w{self.width}-" if self.width else ""}{"hard" if self.hard_label else "distilled"}'
 
 
-def arms(config: Training) -> Iterator[Arm]:
+def read(config: Images) -> tuple[Any, Dataset]:
+  """Reads the data set of a configuration; returns the configuration with the digest of own images, which it checks."""
+  how = {'data_dir': config.data_dir, 'train_images': config.train_images, 'image_size': config.image_size}
+  dataset = load(config.data, **how)
+  if spec(config.data) is not OWN:
+    return config, dataset
+  found = digest([*dataset.train, *dataset.validation, *dataset.test, np.asarray(dataset.classes)])
+  if config.data_digest not in ('', found):
+    raise UserError(f'{config.data_dir} holds other images than this run began with: restore them')
+  return dataclasses.replace(config, data_digest=found), dataset
+
+
+def arms(config: Named) -> Iterator[Arm]:
   """Yields every kind of student that a configuration asks for."""
-  for width in config.width:
+  for width in _widths(config):
     for activation, segments in chosen(config):
       for hard_label in (False, True):
         yield Arm(activation, segments, width, hard_label)
+
+
+def _widths(config: Named) -> tuple[int, ...]:
+  name = config.student or ''
+  try:
+    return config.width if not networks.is_own(name) or networks.takes(name, 'width') else (0,)
+  except ValueError as error:
+    raise UserError(f'--student is {name}: {error}') from error
 
 
 class Network(NamedTuple):
@@ -59,19 +81,22 @@ class Network(NamedTuple):
 
   def built(self, act: ActivationFactory, num_classes: int, dtype: str) -> nn.Module:
     """Builds the module."""
-    return networks.build(self.name, act, num_classes=num_classes, width=self.width, dtype=jnp.dtype(dtype))
+    make = networks.own if networks.is_own(self.name) else networks.build
+    return make(self.name, act, num_classes=num_classes, width=self.width, dtype=jnp.dtype(dtype))
 
 
 def teacher(config: Named) -> Network:
   """Returns the teacher that is asked for, or the data set's default; all have ReLU."""
-  name, width = SPECS[config.data].teacher
+  name, width = spec(config.data).teacher
   return Network(config.teacher or name, config.teacher_width or (() if config.teacher else width))
 
 
 def teacher_network(config: Named, dataset: Dataset, inputs: Any) -> nn.Module:
   """Builds the teacher's module and tries it on inputs."""
   own = teacher(config)
-  return networks.tried('teacher', own.name, lambda: own.built(linen.ReLU, dataset.num_classes, config.dtype), inputs)
+  classes = dataset.num_classes
+  make = partial(own.built, linen.ReLU, classes, config.dtype)
+  return networks.tried('teacher', own.name, make, inputs, num_classes=classes)
 
 
 def teachers(config: Taught, model: nn.Module) -> Cohort:
@@ -90,32 +115,37 @@ def teacher_plan(config: Taught) -> Plan:
   return plan(dataclasses.replace(config, **own), config.teacher_epochs or config.epochs)
 
 
-def student(config: Training, arm: Arm, num_classes: int) -> nn.Module:
-  """Builds the student of an arm."""
-  return network(config, factory(arm.activation, arm.segments, arm.activation_bits), arm.width, num_classes)
+def student(config: Named, arm: Arm, dataset: Dataset, inputs: Any) -> nn.Module:
+  """Builds the student of an arm; tries an own one on inputs."""
+  act, classes = factory(arm.activation, arm.segments, arm.activation_bits), dataset.num_classes
+  own = student_network(config, arm.width)
+  if config.student is None:
+    return own.built(act, classes, config.dtype)
+  make = partial(own.built, act, classes, config.dtype)
+  return networks.tried('student', own.name, make, inputs, num_classes=classes)
 
 
-def network(config: Training, act: ActivationFactory, width: int, num_classes: int) -> nn.Module:
-  """Builds the students' network with any activation; of the configuration only the data and dtype count."""
-  return student_network(config.data, width).built(act, num_classes, config.dtype)
-
-
-def student_network(data: str, width: int) -> Network:
-  """Returns the students' network for a data set."""
-  known = SPECS[data].student
-  if isinstance(known, str):
-    name = known.format(width=width)
-    return Network(name, () if name != known else (width,))
-  if width not in known:
-    *first, last = map(str, known)
-    raise UserError(f'--width {width}: the {data} students have {", ".join(first)} or {last} channels first')
-  return Network(known[width], ())
+def student_network(config: Named, width: int) -> Network:
+  """Returns the students' network: the one that is asked for, or the data set's."""
+  known = config.student or spec(config.data).student
+  if not isinstance(known, str):
+    if width not in known:
+      *first, last = map(str, known)
+      raise UserError(f'--width {width}: the {config.data} students have {", ".join(first)} or {last} channels first')
+    return Network(known[width], ())
+  name = known.format(width=width)
+  if name != known:
+    return Network(name, ())
+  if networks.is_own(name):
+    return Network(name, (width,) if width else ())
+  return Network(name, networks.scaled(name, width, 'student'))
 
 
 def width(model: nn.Module) -> int:
-  """Returns the width in the table's column: the widening factor, or the first channels or units."""
-  found: Any = next(getattr(model, name) for name in ('widen', 'channels', 'units') if hasattr(model, name))
-  return found if isinstance(found, int) else found[0]
+  """Returns the width in the table's column: the widening factor, or the first channels or units; 0: it says none."""
+  found: Any = next((getattr(model, name) for name in ('widen', 'channels', 'units') if hasattr(model, name)), 0)
+  first = found[0] if isinstance(found, tuple) and found else found
+  return first if isinstance(first, int) else 0
 
 
 def over(model: nn.Module) -> Callable[[Callable], Callable]:
@@ -161,7 +191,7 @@ def described(config: Named, arm: Arm | None, dataset: Dataset) -> dict[str, Any
   """Describes the student of an arm, or the teacher where there is none, for a model file."""
   if arm is None:
     return of_network(config, dataset, *teacher(config), 'relu', None)
-  network = student_network(config.data, arm.width)
+  network = student_network(config, arm.width)
   found = of_network(config, dataset, *network, arm.activation, arm.segments)
   return {**found, 'activation_bits': arm.activation_bits}
 
@@ -178,11 +208,11 @@ def of_data(config: Training, dataset: Dataset) -> dict[str, Any]:
   """Describes the images that a network takes and what they show."""
   return {
     'data': config.data,
-    'classes': list(SPECS[config.data].classes),
+    'classes': list(dataset.classes),
     'image_shape': list(dataset.test.inputs.shape[1:]),
     'pixel_mean': list(dataset.pixel_mean),
     'pixel_std': list(dataset.pixel_std),
-    'brightest': SPECS[config.data].brightest,
+    'brightest': dataset.brightest,
   }
 
 

@@ -12,7 +12,7 @@ import jax
 import tyro
 
 from train.activations import ActivationName
-from train.data.specs import SPECS, DataName
+from train.data.specs import SPECS
 from train.runtime.errors import UserError
 from train.runtime.files import write_atomically
 from train.runtime.outside import made, read_json
@@ -86,10 +86,24 @@ class Training:
 class Images(Training):
   """Further options of the commands for images."""
 
-  data: DataName = 'digits'
-  """The images; digits come with scikit-learn, the others from --data-dir or the internet."""
+  data: str = 'digits'
+  """The images: digits, which come with scikit-learn; mnist, fashion-mnist, cifar10 or cifar100, from --data-dir or the
+  internet; or your own: a folder of folders of image files, one a class (under train and test, or a fifth is held
+  back), or FILE.npz with train_images, train_labels and, if you have them, those of test and validation."""
   train_images: int | None = None
   """Keep only so many of the training images, validation included; by default all."""
+  image_size: int | None = None
+  """Resize own image files to so many pixels on each side; by default they must be of one size."""
+  data_digest: Annotated[str, tyro.conf.Suppress] = ''
+  """sha256 of own images, noted when the run begins: a resumed run insists on it."""
+
+  def __post_init__(self) -> None:
+    """Takes a path as data apart: the name is the run's, the folder the machine's."""
+    path = Path(self.data)
+    if self.data_dir is None and self.data not in SPECS and (path.is_dir() or path.suffix == '.npz'):
+      name = path.resolve().stem
+      object.__setattr__(self, 'data', f'own-{name}' if name in SPECS else name)
+      object.__setattr__(self, 'data_dir', path.resolve())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,12 +128,18 @@ class Named(Taught):
 
   teacher: str | None = None
   """The teacher's network: mlp, cnn, vgg-16, cifar10-teacher, cifar10-student-3, or resnet-20, resnext-20,
-  wide-resnet-16-10 and others of their depths; by default the paper's for the CIFARs, else an mlp."""
+  wide-resnet-16-10 and others of their depths; or MODULE:FACTORY, a function of yours that takes act and num_classes
+  and gives a module of flax.linen. By default the paper's for the CIFARs, a cnn for own images, else an mlp."""
+  student: str | None = None
+  """The students' network, named as a teacher is, with --width for its first layer or stage; by default the paper's for
+  the CIFARs, an mlp for the other sets, and resnet-8 for images of your own."""
   teacher_width: tuple[int, ...] = ()
   """Its units or channels, where its name does not say them; by default the published ones."""
 
 
 def check_taught(config: Taught) -> None:
+  size = config.image_size
+  require(size is None or size > 0, 'image_size', size, 'give a positive number')
   own = [name for name in vars(config) if name.startswith('teacher') and name not in ('teacher_from', *_HIDDEN)]
   for name in own if config.teacher_from else ():
     given, default = getattr(config, name), type(config).__dataclass_fields__[name].default
@@ -175,7 +195,7 @@ def option(name: str) -> str:
 
 _NOT_SAVED = ('workdir', 'resume', 'restart', 'coordinator_address', 'num_processes', 'process_id')
 _OF_THE_MACHINE = ('data_dir', 'teacher_from')
-_HIDDEN = ('teacher_digests',)  # no option
+_HIDDEN = ('teacher_digests', 'data_digest')  # no option
 
 
 def published(config: Any) -> dict[str, Any]:

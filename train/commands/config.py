@@ -6,7 +6,6 @@ from typing import Literal
 
 import tyro
 
-from train.data.specs import DataName
 from train.runtime.outside import LIMITS, Limits
 
 
@@ -16,8 +15,10 @@ class Evaluate:
 
   run: tyro.conf.Positional[Path]
   """The run's folder, or a file that export, quantize or compress wrote."""
-  data: DataName | None = None
-  """For a file: the data set it must be of; by default its own."""
+  data: str | None = None
+  """For a file: the data set it must be of, or your own images, as in distill; by default its own set."""
+  student: str | None = None
+  """MODULE:FACTORY of the network in a packed file, where that is one of your own."""
   data_dir: Path | None = None
   """A folder with the published files of the data set; by default the run's own, or the internet."""
   limits: Limits = LIMITS
@@ -73,5 +74,7 @@ class Predict:
   """A file that export, quantize or compress wrote: .safetensors, or .stablehlo or .onnx with its digest beside it."""
   files: tyro.conf.Positional[tuple[Path, ...]]
   """Images: PNG, JPEG, whatever Pillow reads."""
+  student: str | None = None
+  """MODULE:FACTORY of the network in a packed file, where that is one of your own."""
   limits: Limits = LIMITS
   """Of what a model file may hold."""

@@ -19,8 +19,7 @@ from train import config as configs
 from train.build import described
 from train.commands.config import Export
 from train.config import Training, require
-from train.data import load
-from train.deploy import given
+from train.deploy import given, serve
 from train.deploy.model_file import Shipped, fitting, logits, of_bytes, read_bytes
 from train.deploy.model_file import model as build_model
 from train.deploy.score import Files
@@ -128,7 +127,7 @@ def _of_distill(config: Distill, folder: Path, name: str) -> bytes:
 def quantized(source: Source, bits: int, data_dir: Path | None) -> Source:
   """Quantizes the source's kernels and measures its statistics under them on training images."""
   found = source.shipped()
-  dataset = load(found.description['data'], data_dir=data_dir or source.data_dir)
+  dataset = serve.of(found.description, found.description['data'], data_dir or source.data_dir)
   model, params = build_model(found.description), jax.tree.map(jnp.asarray, found.packed.decode())
   if found.packed.mean_bits() < 32:
     raise UserError(f'--bits {bits}: the weights of {source.path} are quantized already')
@@ -148,7 +147,8 @@ def write(source: Source, path: Path, form: Format, data_dir: Path | None) -> Ag
   if path.suffix != f'.{form}':
     raise UserError(f'--out is {path}: give a name that ends in .{form}')
   shipped = source.shipped()
-  images = load(shipped.description['data'], data_dir=data_dir or source.data_dir).test.inputs[:_IMAGES]
+  dataset = serve.of(shipped.description, shipped.description['data'], data_dir or source.data_dir)
+  images = dataset.test.inputs[:_IMAGES]
   own = np.asarray(jax.jit(partial(logits, shipped.description))(shipped.variables(), images))
   path.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix='unchecked-', dir=path.parent) as folder:

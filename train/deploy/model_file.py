@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from msgspec import Meta
 
 from lmajax.compress import pack, unpack
+from lmajax.training import logits_of
 from lmajax.types import Array, ModelStats, Packed
 from train import networks
 from train.activations import factory
@@ -52,25 +53,28 @@ class Description(TypedDict):
   made_by: NotRequired[Name]  # sha256 of the configuration of the run, with the name of the file
 
 
-def model(description: dict[str, Any]) -> nn.Module:
-  """Builds the network of a description."""
+def model(description: dict[str, Any], own: str | None = None) -> nn.Module:
+  """Builds the network of a description.
+
+  Args:
+    description: of a model file.
+    own: MODULE:FACTORY that a person gave; a name in a file imports nothing.
+  """
   act = factory(description['activation'], description['segments'], description['activation_bits'])
-  whole = networks.build(
-    description['network'],
-    act,
-    num_classes=len(description['classes']),
-    width=tuple(description['width']),
-    coupled=description['coupled'],
-    dtype=jnp.dtype(description['dtype']),
-  )
+  how = {'num_classes': len(description['classes']), 'width': tuple(description['width'])}
+  dtype = jnp.dtype(description['dtype'])
+  if own is not None and networks.is_own(description['network']):
+    whole = networks.own(own, act, **how, dtype=dtype)
+  else:
+    whole = networks.build(description['network'], act, **how, coupled=description['coupled'], dtype=dtype)
   return whole if description['thinned'] is None else whole.thinned(tuple(description['thinned']))
 
 
-def logits(description: dict[str, Any], variables: Any, images: Array) -> Array:
+def logits(description: dict[str, Any], variables: Any, images: Array, own: str | None = None) -> Array:
   """Computes float32 logits [b, classes] from raw pixels [b, h, w, c]."""
   inputs = normalized(images, description['pixel_mean'], description['pixel_std'])
-  output, _ = model(description).apply(jax.tree.map(jnp.asarray, variables), inputs, train=False)
-  return output.astype(jnp.float32)
+  output = model(description, own).apply(jax.tree.map(jnp.asarray, variables), inputs, train=False)
+  return logits_of(output).astype(jnp.float32)
 
 
 def write(path: Path, packed: Packed, stats: ModelStats, description: dict[str, Any], *, entropy: bool = False) -> int:
@@ -125,18 +129,21 @@ def has_names(description: Any, kind: Any) -> bool:
   return kind.__required_keys__ <= names <= kind.__annotations__.keys()
 
 
-def fitting(shipped: Shipped, path: Path) -> Shipped:
+def fitting(shipped: Shipped, path: Path, own: str | None = None) -> Shipped:
   """Refuses a file whose description and weights do not make one network.
 
   A codebook's few bytes can stand for any number of weights, and a few numbers describe any network. So both are
   limited beforehand, and here the network is built from shapes alone: nothing is decoded or computed.
   """
   about = shipped.description
+  if networks.is_own(about['network']) and own is None:
+    name = printable(about['network'])
+    raise UserError(f'{path} holds a network of your own, which it does not describe: give --student {name}')
   deep = networks.layers(about['network'], about['width'])
 
   def answered() -> Array:
     images = jnp.zeros((1, *about['image_shape']), jnp.uint8)
-    return logits(about, {'params': shipped.packed.decode(jnp), **shipped.stats}, images)
+    return logits(about, {'params': shipped.packed.decode(jnp), **shipped.stats}, images, own)
 
   answering(answered, (1, len(about['classes'])), deep, shipped.packed, path)
   return shipped

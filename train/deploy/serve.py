@@ -11,8 +11,10 @@ import jax
 import numpy as np
 from jax import export
 
-from train.config import require
+from train.config import Images, require
+from train.data import Dataset, Examples
 from train.data import load as read_data
+from train.data.specs import OWN, spec
 from train.deploy.model_file import check, fitting, logits, read, read_bytes
 from train.runtime.errors import UserError
 from train.runtime.files import write_atomically
@@ -29,26 +31,47 @@ class Served(NamedTuple):
   description: dict[str, Any]
 
 
-def load(path: Path, limits: Limits = LIMITS) -> Served:
-  """Loads a model; one that does not fit its digest is not even parsed, and its output's shape is checked."""
+def load(path: Path, limits: Limits = LIMITS, own: str | None = None) -> Served:
+  """Loads a model; one that does not fit its digest is not even parsed, and its output's shape is checked.
+
+  Args:
+    path: of the file.
+    limits: of what it may hold.
+    own: MODULE:FACTORY of the network that a packed file holds and does not describe.
+  """
   if path.suffix not in _LOADERS:
     raise UserError(f'{path} is no model file: their names end in {", ".join(_LOADERS)}')
-  program, description = _LOADERS[path.suffix](path, limits)
+  loaded = partial(_load_safetensors, own=own) if path.suffix == '.safetensors' else _LOADERS[path.suffix]
+  program, description = loaded(path, limits)
   return Served(partial(_answers, program, path, len(description['classes'])), description)
 
 
-def scored(path: Path, data: str | None, data_dir: Path | None, *, limits: Limits = LIMITS, at_once: int = 500) -> str:
-  """Returns a line with a model's accuracy on its data set's test images; ``data``, if given, must be that set."""
-  served = load(path, limits)
-  own, shape = served.description['data'], tuple(served.description['image_shape'])
-  require(data in (None, own), 'data', data, f'{path} is of {own}')
-  test = read_data(own, data_dir=data_dir).test
+def scored(served: Served, path: Path, data: str | None, data_dir: Path | None, *, at_once: int = 500) -> str:
+  """Returns a line with a model's accuracy on test images of its data set, or on a user's own of the same classes."""
+  test, name = _test(served.description, path, Images(data=data or served.description['data'], data_dir=data_dir))
+  shape = tuple(served.description['image_shape'])
   if test.inputs.shape[1:] != shape:
-    raise UserError(f'{path} takes images of {shape}, and those of {own} are {test.inputs.shape[1:]}')
+    raise UserError(f'{path} takes images of {shape}, and those of {name} are {test.inputs.shape[1:]}')
   parts = range(0, len(test.labels), at_once)
   said = np.concatenate([served.logits(test.inputs[i : i + at_once]) for i in parts])
-  accuracy = f'{100 * (said.argmax(-1) == test.labels).mean():.2f} % of the {len(said):,} test images of {own} right'
+  accuracy = f'{100 * (said.argmax(-1) == test.labels).mean():.2f} % of the {len(said):,} test images of {name} right'
   return f'{path}: {accuracy}; {path.stat().st_size:,} bytes'
+
+
+def _test(description: dict[str, Any], path: Path, asked: Images) -> tuple[Examples, str]:
+  same, mend = asked.data == description['data'], f'{path} is of {printable(description["data"])}'
+  require(same or spec(asked.data) is OWN, 'data', asked.data, mend)
+  found = of(description, asked.data, asked.data_dir)
+  if found.classes != tuple(description['classes']):
+    raise UserError(f'{path} knows other classes than {asked.data}: give images of the same ones')
+  return found.test, asked.data
+
+
+def of(description: dict[str, Any], data: str, data_dir: Path | None) -> Dataset:
+  """Reads a data set for a model; own image files are resized to what it takes."""
+  height, width, _ = description['image_shape']
+  resized = spec(data) is OWN and height == width and data_dir is not None and data_dir.is_dir()
+  return read_data(data, data_dir=data_dir, image_size=height if resized else None)
 
 
 def digest_path(path: Path) -> Path:
@@ -99,9 +122,9 @@ def _verified(path: Path, limits: Limits) -> tuple[bytes, dict[str, Any]]:
   return content, description
 
 
-def _load_safetensors(path: Path, limits: Limits) -> Loaded:
-  shipped = fitting(read(path, limits), path)
-  program = jax.jit(partial(logits, shipped.description))
+def _load_safetensors(path: Path, limits: Limits, own: str | None = None) -> Loaded:
+  shipped = fitting(read(path, limits), path, own)
+  program = jax.jit(partial(logits, shipped.description, own=own))
   return partial(program, shipped.variables()), shipped.description
 
 

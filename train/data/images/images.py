@@ -30,6 +30,11 @@ class Dataset(NamedTuple):
   pixel_mean: tuple[float, ...]
   pixel_std: tuple[float, ...]
   augment: bool
+  classes: tuple[str, ...] = ()
+  """Their names."""
+  brightest: int = 255
+  rows: np.ndarray = np.arange(0)
+  """The training images' numbers among those that were read, in their order there."""
 
 
 def checked(images: np.ndarray, labels: np.ndarray, *, num_classes: int, source: Path | str) -> Examples:

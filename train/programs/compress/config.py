@@ -6,7 +6,7 @@ from typing import Any
 
 from train.activations import ActivationName
 from train.config import require
-from train.data.specs import SPECS, DataName
+from train.data.specs import spec
 from train.programs.slim.config import CIFAR, Slimmed, check_rate, check_slimmed
 
 
@@ -50,10 +50,10 @@ _MNIST: dict[str, Any] = {
 _CIFAR: dict[str, Any] = {**CIFAR, 'finetune_epochs': 10, 'finetune_learning_rate': 0.005}
 
 
-def defaults(data: DataName) -> Compress:
+def defaults(data: str) -> Compress:
   """Returns the default options for a data set."""
   by_size: dict[str, dict[str, Any]] = {'toy': {}, 'gray': _MNIST, 'color': _CIFAR}
-  return Compress(data=data, **by_size[SPECS[data].size])
+  return Compress(data=data, **by_size[spec(data).size])
 
 
 def check(config: Compress) -> None:

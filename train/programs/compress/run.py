@@ -25,7 +25,7 @@ from lmajax.types import Reparam, Widths
 from train import build
 from train.activations import chosen, factory, label
 from train.build import of_thin
-from train.data import Dataset, load
+from train.data import Dataset
 from train.deploy import given
 from train.deploy.given import Given
 from train.deploy.score import Scoring, Trained
@@ -80,7 +80,7 @@ class Experiment(NamedTuple):
 def experiment(config: Compress) -> Experiment:
   """Checks the options, reads the data and builds every model, before anything is trained or written."""
   check(config)
-  dataset = load(config.data, data_dir=config.data_dir, train_images=config.train_images)
+  config, dataset = build.read(config)
   config, found = given.teachers(config, several=True)
   given.check_images(found, config, dataset)
   config = given.originals(config, found, ['relu'])

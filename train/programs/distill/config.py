@@ -3,7 +3,7 @@
 import dataclasses
 
 from train.config import Named, check_soft_targets, check_taught, check_training, require, text
-from train.data.specs import SPECS, DataName
+from train.data.specs import spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Distill(Named):
   times the epochs."""
 
 
-def defaults(data: DataName) -> Distill:
+def defaults(data: str) -> Distill:
   """Default options for a data set."""
-  return Distill(data=data, **SPECS[data].published)
+  return Distill(data=data, **spec(data).published)
 
 
 def check(config: Distill) -> None:

@@ -11,7 +11,7 @@ from lmajax.training import distilled, mixed, supervised, teach
 from train import build
 from train.build import Arm
 from train.config import TEACHER, require
-from train.data import Dataset, load
+from train.data import Dataset
 from train.deploy import given
 from train.deploy.given import Given
 from train.engine.cohort import Cohort, Group, weights
@@ -48,7 +48,7 @@ class Experiment(NamedTuple):
 def experiment(config: Distill) -> Experiment:
   """Checks the options, reads the data and builds every model, before anything is trained or written."""
   check(config)
-  dataset = load(config.data, data_dir=config.data_dir, train_images=config.train_images)
+  config, dataset = build.read(config)
   enough = (config.cached_logits or 0) <= dataset.num_classes
   require(enough, 'cached_logits', config.cached_logits, f'there are {dataset.num_classes} classes; give no more, or 0')
   data, test = build.data(config, dataset)
@@ -56,7 +56,7 @@ def experiment(config: Distill) -> Experiment:
   config, teacher, found = given.of_images(config, dataset, data.batches.blank)
 
   def group(arm: Arm) -> Group:
-    model = build.student(config, arm, dataset.num_classes)
+    model = build.student(config, arm, dataset, data.batches.blank)
     soft = distilled(model, mixed(temperature=config.temperature, soft_weight=config.soft_weight))
     return Group(model, supervised(model) if arm.hard_label else soft, config.all_seeds, build.over(model))
 

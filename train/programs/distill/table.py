@@ -61,7 +61,7 @@ def _cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
   found, closed = minus_relu(row, rows), gap_closed(row, rows)
   return (
     TEACHER if row.name == TEACHER else row.label,
-    str(row.width),
+    str(row.width or '–'),
     'hard' if row.hard_label else 'distilled',
     spread(row.accuracy),
     '' if found is None or not np.isfinite(found.mean) else f'{100 * found.mean:+.2f}',

@@ -5,7 +5,7 @@ import math
 
 from train.activations import ActivationName
 from train.config import Named, check_soft_targets, check_taught, check_training, require, text
-from train.data.specs import SPECS, DataName
+from train.data.specs import spec
 from train.programs.quantize.methods import MethodName
 
 SOFT_TARGETS = {1: (1.0, 0.95), 2: (1.0, 0.3), 3: (2.0, 0.3), 4: (2.0, 0.95), 8: (2.0, 0.3), 32: (2.0, 0.95)}
@@ -52,10 +52,10 @@ class Quantize(Named):
   """The weight of the soft targets, one student for each; by default chosen as the temperature."""
 
 
-def defaults(data: DataName) -> Quantize:
+def defaults(data: str) -> Quantize:
   """Default options for a data set."""
-  own = {'width': (64,)} if SPECS[data].size == 'gray' else {}
-  return Quantize(data=data, **{**SPECS[data].published, **own})
+  own = {'width': (64,)} if spec(data).size == 'gray' else {}
+  return Quantize(data=data, **{**spec(data).published, **own})
 
 
 def check(config: Quantize) -> None:

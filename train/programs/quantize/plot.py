@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from train.activations import COLORS
 from train.config import TEACHER
 from train.programs.quantize.methods import METHODS
-from train.programs.quantize.table import Row
+from train.programs.quantize.table import Row, wide
 from train.results.plots import save
 from train.results.statistics import deviation, mean
 
@@ -42,15 +42,11 @@ def _method(row: Row) -> str:
   return f'{row.method}, {row.activation_bits}-bit activations' if row.activation_bits else row.method
 
 
-def _line(row: Row) -> str:
-  return f'{row.label}, width {row.width}'
-
-
 def _panel(axis: Axes, rows: Sequence[Row], of_run: Sequence[Row]) -> None:
   _levels(axis, of_run)
-  for name in dict.fromkeys(map(_line, rows)):
-    line = sorted((row for row in rows if _line(row) == name), key=lambda row: row.bits)
-    alike = list(dict.fromkeys(_line(row) for row in rows if row.activation == line[0].activation))
+  for name in dict.fromkeys(map(wide, rows)):
+    line = sorted((row for row in rows if wide(row) == name), key=lambda row: row.bits)
+    alike = list(dict.fromkeys(wide(row) for row in rows if row.activation == line[0].activation))
     axis.errorbar(
       [row.bits for row in line], [_mean(row) for row in line], [_spread(row) for row in line], label=name,
       color=COLORS[line[0].activation], marker=METHODS[line[0].method].marker, markersize=4, linewidth=1, capsize=2,

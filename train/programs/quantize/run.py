@@ -12,7 +12,7 @@ from lmajax.types import Batch, Reparam
 from train import build
 from train.build import described
 from train.config import TEACHER
-from train.data import Dataset, load
+from train.data import Dataset
 from train.deploy import given
 from train.deploy.given import Given
 from train.deploy.score import Scoring, Trained
@@ -58,12 +58,12 @@ class Experiment(NamedTuple):
 def experiment(config: Quantize) -> Experiment:
   """Checks the options, reads the data and builds every model, before anything is trained or written."""
   check(config)
-  dataset = load(config.data, data_dir=config.data_dir, train_images=config.train_images)
+  config, dataset = build.read(config)
   data, test = build.data(config, dataset)
   teacher_data = build.teacher_data(config, dataset, data)
   config, teacher, found = given.of_images(config, dataset, data.batches.blank)
   arms = tuple(quantizers.arms(config))
-  networks = {arm.student: build.student(config, arm.student, dataset.num_classes) for arm in arms}
+  networks = {arm.student: build.student(config, arm.student, dataset, data.batches.blank) for arm in arms}
   students = {arm: networks[arm.student] for arm in arms}
   return Experiment(config, dataset, data, teacher_data, test, teacher, students, found)
 

@@ -30,7 +30,8 @@ class Arm(NamedTuple):
     size = '' if self.size is None else f'-{self.size}'
     activation_bits = f'-a{self.student.activation_bits}' if self.student.activation_bits else ''
     grid = '' if len(self.chosen) == 2 else f'-t{self.temperature:g}-s{self.soft_weight:g}'
-    return f'{self.student.label}-w{self.student.width}-{self.method}{size}{activation_bits}{grid}'
+    width = f'-w{self.student.width}' if self.student.width else ''
+    return f'{self.student.label}{width}-{self.method}{size}{activation_bits}{grid}'
 
   @property
   def origin(self) -> 'Arm':

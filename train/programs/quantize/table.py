@@ -100,6 +100,11 @@ _HEAD = (
 )  # fmt: skip
 
 
+def wide(row: Row) -> str:
+  """Names a kind of student: by its activation, and by its width where the options say one."""
+  return f'{row.label}, width {row.width}' if row.width else row.label
+
+
 def table(rows: Sequence[Row]) -> str:
   """Formats a row for each kind of network; sizes are relative to the float32 rows."""
   return markdown(_HEAD, [_cells(row, rows) for row in rows])
@@ -116,7 +121,7 @@ def _cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
   base, full = relu_of(row, rows), counterpart(row, rows, method='float', size=None, activation_bits=None)
   full = None if row.name == TEACHER else full
   return (
-    TEACHER if row.name == TEACHER else f'{row.label}, width {row.width}',
+    TEACHER if row.name == TEACHER else wide(row),
     row.kind,
     str(row.activation_bits or 32),
     f'{row.bits:.3g}',

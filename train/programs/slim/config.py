@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from train.activations import ActivationName
 from train.config import Taught, check_soft_targets, check_taught, check_training, require, text
-from train.data.specs import SPECS, DataName
+from train.data.specs import spec
 
 RuleName = Literal['pca', 'null', 'uniform', 'random', 'norm-scale']
 Start = Literal['pruned', 'distilled', 'scratch']
@@ -76,9 +76,9 @@ _BY_SIZE: dict[str, dict[str, Any]] = {'toy': {}, 'gray': _MNIST, 'color': CIFAR
 """What differs from the digits' defaults."""
 
 
-def defaults(data: DataName) -> Slim:
+def defaults(data: str) -> Slim:
   """Returns the default options for a data set."""
-  return Slim(data=data, **_BY_SIZE[SPECS[data].size])
+  return Slim(data=data, **_BY_SIZE[spec(data).size])
 
 
 def check(config: Slim) -> None:

@@ -15,7 +15,7 @@ from train import build
 from train.activations import chosen, factory, label, labelled
 from train.build import of_thin
 from train.config import require
-from train.data import Dataset, load
+from train.data import Dataset
 from train.deploy import given
 from train.deploy.score import MEASURING, timed
 from train.engine.cohort import Cohort, Group, going_on, weights
@@ -91,7 +91,7 @@ class Experiment(NamedTuple):
 def experiment(config: Slim) -> Experiment:
   """Checks the options, reads the data and builds the originals, before anything is trained or written."""
   check(config)
-  dataset = load(config.data, data_dir=config.data_dir, train_images=config.train_images)
+  config, dataset = build.read(config)
   config, found = given.teachers(config, several=True)
   given.check_images(found, config, dataset)
   config = given.originals(config, found, [label(*kind) for kind in chosen(config)])
