@@ -32,6 +32,8 @@ class Training:
   """A folder with the published files of the data set."""
   workdir: Path | None = None
   """The run's folder; by default a new one under runs/."""
+  config: Path | None = None
+  """A file of options, as config.json of a run's folder is; what is given besides goes before it."""
   resume: bool = False
   """Go on with the run in --workdir; what is not given comes from its config.json."""
   restart: bool = False
@@ -130,6 +132,9 @@ class Named(Taught):
   """The teacher's network: mlp, cnn, vgg-16, cifar10-teacher, cifar10-student-3, or resnet-20, resnext-20,
   wide-resnet-16-10 and others of their depths; or MODULE:FACTORY, a function of yours that takes act and num_classes
   and gives a module of flax.linen. By default the paper's for the CIFARs, a cnn for own images, else an mlp."""
+  teacher_checkpoint: Path | None = None
+  """Train no teacher, take these weights of the network that --teacher names: an Orbax checkpoint, FILE.msgpack as
+  flax.serialization writes it, or FILE.safetensors with the names of the leaves."""
   student: str | None = None
   """The students' network, named as a teacher is, with --width for its first layer or stage; by default the paper's for
   the CIFARs, an mlp for the other sets, and resnet-8 for images of your own."""
@@ -140,10 +145,17 @@ class Named(Taught):
 def check_taught(config: Taught) -> None:
   size = config.image_size
   require(size is None or size > 0, 'image_size', size, 'give a positive number')
-  own = [name for name in vars(config) if name.startswith('teacher') and name not in ('teacher_from', *_HIDDEN)]
-  for name in own if config.teacher_from else ():
+  taken = [name for name in ('teacher_from', 'teacher_checkpoint', 'teacher_logits') if getattr(config, name, None)]
+  mend = f'--{option(taken[-1])} gives one already; leave it out' if len(taken) > 1 else ''
+  require(len(taken) < 2, taken[0] if taken else '', text(getattr(config, taken[0])) if taken else '', mend)
+  named = ('teacher', 'teacher_width') if taken == ['teacher_checkpoint'] else ()
+  if taken == ['teacher_from'] and ':' in (getattr(config, 'teacher', None) or ''):
+    named = ('teacher',)  # which its file does not describe
+  own = [name for name in vars(config) if name.startswith('teacher') and name not in (*taken, *named, *_HIDDEN)]
+  for name in own if taken else ():
     given, default = getattr(config, name), type(config).__dataclass_fields__[name].default
-    require(given == default, name, text(given), 'with --teacher-from nothing of a teacher is trained; leave it out')
+    mend = f'with --{option(taken[0])} nothing of a teacher is trained; leave it out'
+    require(given == default, name, text(given), mend)
   for name in ('teacher_learning_rate', 'teacher_batch_size'):
     value = getattr(config, name)
     require(value is None or 0 < value < math.inf, name, value, 'give a positive number')
@@ -167,7 +179,8 @@ def check_training(config: Training) -> None:
     require(len(set(numbers[name])) == len(numbers[name]), name, text(numbers[name]), 'give each once')
   require(min(config.segments) >= 2, 'segments', min(config.segments), 'give 2 or more')
   require(config.first_seed >= 0, 'first_seed', config.first_seed, 'give 0 or more')
-  require(not config.teacher_digests or bool(config.teacher_from), 'teacher_from', 'missing', 'a run knows its digest')
+  known = [getattr(config, name, None) for name in ('teacher_from', 'teacher_checkpoint', 'teacher_logits')]
+  require(not config.teacher_digests or any(known), 'teacher_from', 'missing', 'a run knows its digest')
   require(min(config.width) >= 1, 'width', min(config.width), 'give positive numbers')
   require(0 <= config.weight_decay < math.inf, 'weight_decay', config.weight_decay, 'give 0 or more')
   require(config.activations != ('aplu',) or max(config.segments) > 2, 'segments', 2, 'give aplu 3 or more')
@@ -193,8 +206,8 @@ def option(name: str) -> str:
   return name.replace('_', '-')
 
 
-_NOT_SAVED = ('workdir', 'resume', 'restart', 'coordinator_address', 'num_processes', 'process_id')
-_OF_THE_MACHINE = ('data_dir', 'teacher_from')
+_NOT_SAVED = ('config', 'workdir', 'resume', 'restart', 'coordinator_address', 'num_processes', 'process_id')
+_OF_THE_MACHINE = ('data_dir', 'teacher_from', 'teacher_checkpoint', 'teacher_logits')
 _HIDDEN = ('teacher_digests', 'data_digest')  # no option
 
 
@@ -234,12 +247,16 @@ def recipe_of(folder: Path) -> str:
 
 def load(kind: type[Any], folder: Path) -> Any:
   """Reads the ``config.json`` of a run of that kind; an error names the invalid value."""
-  path = folder / 'config.json'
+  return dataclasses.replace(read(kind, folder / 'config.json'), workdir=folder)
+
+
+def read(kind: type[Any], path: Path) -> Any:
+  """Reads a file of options of a command."""
   values = read_json(path)
   names = {field.name for field in dataclasses.fields(kind)} - set(_NOT_SAVED)
   if not isinstance(values, dict) or values.pop('recipe', None) != command(kind) or set(values) != names:
     raise UserError(f'{path} is not the configuration of a {command(kind)} run')
-  return dataclasses.replace(made(values, kind, path), workdir=folder)
+  return made(values, kind, path)
 
 
 def made_by(folder: Path) -> dict[str, Any]:

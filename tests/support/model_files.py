@@ -7,7 +7,7 @@ import numpy as np
 from lmajax import compress, tree
 from tests.support.trees import drawn
 from train.build import Arm, described
-from train.config import Training
+from train.config import Named
 from train.data import load
 from train.deploy import model_file as shipped
 
@@ -16,7 +16,7 @@ def written(path, *, data='digits', data_dir=None, width=5, bits=4, activation_b
   """Writes an LMA student, quantized to ``bits`` or not at all for None; returns its description and variables."""
   dataset = load(data, data_dir=data_dir)
   arm = Arm('lma', 8, width, False, activation_bits)
-  description = described(Training(data=data), arm, dataset)
+  description = described(Named(data=data), arm, dataset)
   model, images = shipped.model(description), jnp.zeros((1, *description['image_shape']))
   shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))  # compiling it takes ten seconds
   rng = np.random.default_rng(0)

@@ -46,7 +46,7 @@ def load(
   mean, std = (known.pixel_mean, known.pixel_std) if known.pixel_mean else _measured(train.inputs)
   return Dataset(
     name, train, validation, found.test, len(found.classes), mean, std, known.augment, found.classes,
-    known.brightest, order[held_out:],
+    known.brightest, order[held_out:], len(whole.labels),
   )  # fmt: skip
 
 

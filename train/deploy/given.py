@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from lmajax.compress import identity
 from lmajax.training import Start
-from train import build
+from train import build, networks
 from train.activations import label
 from train.build import described, of_data
 from train.config import require, text
 from train.data import Dataset
 from train.deploy import model_file as shipped
+from train.deploy import weights_file
 from train.deploy.model_file import Shipped, file_name
 from train.engine.cohort import Cohort, going_on
 from train.engine.evaluate import member, stacked
@@ -64,19 +66,33 @@ def teachers(config: Any, *, several: bool = False, read: Callable = shipped.of_
   require(several or len(files) < 2, 'teacher_from', text(config.teacher_from), 'give one')
   found = [_given(path, read) for path in files]
   digests = tuple(each.digest for each in found)
+  return noted(config, [each.path for each in found], digests), found
+
+
+def noted(config: Any, paths: Sequence[Path], digests: tuple[str, ...]) -> Any:
+  """Notes the digests of a teacher's files in the configuration; refuses others than a resumed run began with."""
   if config.teacher_digests and config.teacher_digests != digests:
-    old = [*config.teacher_digests, *[''] * len(found)]
-    changed = [each.path for each, digest in zip(found, old, strict=False) if each.digest != digest]
+    old = [*config.teacher_digests, *[''] * len(paths)]
+    changed = [path for path, one, other in zip(paths, digests, old, strict=False) if one != other]
     what = changed[0] if changed else text(config.teacher_from)
     raise UserError(f'{what} is not the teacher that this run began with: restore it, or choose another --workdir')
-  return dataclasses.replace(config, teacher_digests=digests), found
+  return dataclasses.replace(config, teacher_digests=digests)
 
 
 def of_images(config: Any, dataset: Dataset, inputs: Any) -> tuple[Any, Cohort, list[Given]]:
   """Returns the configuration with the digest, the cohort of the image teacher, and its file if one is given."""
+  if config.teacher_checkpoint is not None:
+    model = build.teacher_network(config, dataset, inputs)
+    variables, digest = weights_file.load(config.teacher_checkpoint, model, inputs)
+    config = noted(config, [config.teacher_checkpoint], (digest,))
+    packed = identity().stored(jax.tree.map(jnp.asarray, variables.pop('params')), ())
+    about = described(config, None, dataset)
+    found = [Given(config.teacher_checkpoint, digest, Shipped(packed, variables, about))]
+    return config, build.teachers(config, model), found
+  own = config.teacher if networks.is_own(config.teacher or '') else None
   config, found = teachers(config)
-  check_images(found, config, dataset)
-  model = shipped.model(found[0].description) if found else build.teacher_network(config, dataset, inputs)
+  check_images(found, config, dataset, own)
+  model = shipped.model(found[0].description, own) if found else build.teacher_network(config, dataset, inputs)
   return config, build.teachers(config, model), found
 
 
@@ -119,11 +135,13 @@ def check_same(given: Sequence[Given], expected: dict[str, Any], what: str) -> N
         )
 
 
-def check_images(given: Sequence[Given], config: Any, dataset: Dataset, **expected: Any) -> None:
+def check_images(
+  given: Sequence[Given], config: Any, dataset: Dataset, own: str | None = None, **expected: Any
+) -> None:
   """Refuses teachers of other images than the data set's, and files whose weights do not fit their description."""
   check_same(given, of_data(config, dataset) | expected, config.data)
   for each in given:
-    shipped.fitting(each.shipped, each.path)
+    shipped.fitting(each.shipped, each.path, own)
 
 
 def _short(value: Any) -> str:

@@ -138,7 +138,8 @@ def fitting(shipped: Shipped, path: Path, own: str | None = None) -> Shipped:
   about = shipped.description
   if networks.is_own(about['network']) and own is None:
     name = printable(about['network'])
-    raise UserError(f'{path} holds a network of your own, which it does not describe: give --student {name}')
+    mend = f'give --student {name}, or --teacher {name} of a teacher'
+    raise UserError(f'{path} holds a network of your own, which it does not describe: {mend}')
   deep = networks.layers(about['network'], about['width'])
 
   def answered() -> Array:

@@ -25,8 +25,9 @@ from train.runtime.errors import UserError
 from train.runtime.files import noted
 from train.runtime.timing import interleaved, median
 
-MEASURING = 100  # training batches that the statistics are measured on, once the weights are final; five times as many of
-# a user's own network, whose batch norms may have Flax's own momentum of .99
+# Training batches that the statistics are measured on, once the weights are final; five times as many of a user's own
+# network, whose batch norms may have Flax's own momentum of .99.
+MEASURING = 100
 _TIMED = 21  # passes over a batch of test images, of which the median counts
 
 

@@ -35,6 +35,8 @@ class Dataset(NamedTuple):
   brightest: int = 255
   rows: np.ndarray = np.arange(0)
   """The training images' numbers among those that were read, in their order there."""
+  read: int = 0
+  """How many those were, before any was held out for validation."""
 
 
 def checked(images: np.ndarray, labels: np.ndarray, *, num_classes: int, source: Path | str) -> Examples:

@@ -1,6 +1,7 @@
 """Options of distill."""
 
 import dataclasses
+from pathlib import Path
 
 from train.config import Named, check_soft_targets, check_taught, check_training, require, text
 from train.data.specs import spec
@@ -14,6 +15,9 @@ class Distill(Named):
   """T, of the soft targets."""
   soft_weight: float = 0.7
   """The weight of the soft targets; the labels get the rest."""
+  teacher_logits: Path | None = None
+  """Train no teacher, take its logits from FILE.npy: floats [images, classes] of all training images in the order in
+  which they are read, validation included, as another framework made them. They are of the images as they are."""
   cached_logits: int | None = None
   """Keep so many of the teacher's largest logits of every example (0: all) in half precision in the run's folder, and
   train the students on them without running it again: 4 bytes each (0: 2), for the CIFARs, whose images are augmented,
@@ -31,4 +35,6 @@ def check(config: Distill) -> None:
   check_taught(config)
   check_soft_targets([config.temperature], [config.soft_weight])
   require(len(set(config.width)) == len(config.width), 'width', text(config.width), 'give each once')
+  both = config.teacher_logits is not None and config.cached_logits is not None
+  require(not both, 'cached_logits', config.cached_logits, 'the logits are in a file already; leave it out')
   require((config.cached_logits or 0) >= 0, 'cached_logits', config.cached_logits, 'give 0 or more')

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lmajax import tree
@@ -17,14 +18,15 @@ from train.deploy.given import Given
 from train.engine.cohort import Cohort, Group, weights
 from train.engine.evaluate import member, scores
 from train.engine.fit import fit, saved
-from train.engine.logits_cache import Kept, cached, digest, heard
-from train.engine.walk import Data
+from train.engine.logits_cache import Cached, Kept, cached, digest, heard
+from train.engine.walk import Data, stepped
 from train.programs.distill.config import Distill, check
 from train.programs.distill.plot import comparisons
 from train.programs.distill.table import Row, text
 from train.results import plots
 from train.results.rows import write_results
 from train.runtime.distributed import first
+from train.runtime.errors import UserError
 from train.runtime.run import Run
 
 STUDENTS = 'students'
@@ -43,6 +45,7 @@ class Experiment(NamedTuple):
   students: Cohort
   arms: tuple[Arm, ...]
   given: list[Given]  # the teacher, where it is not trained
+  said: np.ndarray | None  # a teacher that is not here: its logits of the training images
 
 
 def experiment(config: Distill) -> Experiment:
@@ -53,7 +56,12 @@ def experiment(config: Distill) -> Experiment:
   require(enough, 'cached_logits', config.cached_logits, f'there are {dataset.num_classes} classes; give no more, or 0')
   data, test = build.data(config, dataset)
   teacher_data = build.teacher_data(config, dataset, data)
-  config, teacher, found = given.of_images(config, dataset, data.batches.blank)
+  said = None
+  if config.teacher_logits is not None:
+    config, said = logits_of(config, dataset)
+    teacher, found = Cohort({}, build.teacher_plan(config)), []
+  else:
+    config, teacher, found = given.of_images(config, dataset, data.batches.blank)
 
   def group(arm: Arm) -> Group:
     model = build.student(config, arm, dataset, data.batches.blank)
@@ -61,24 +69,43 @@ def experiment(config: Distill) -> Experiment:
     return Group(model, supervised(model) if arm.hard_label else soft, config.all_seeds, build.over(model))
 
   arms = tuple(build.arms(config))
-  students = Cohort(
-    {arm.name: group(arm) for arm in arms}, build.plan(config, config.epochs), teach(teacher.groups[TEACHER].model)
-  )
-  return Experiment(config, dataset, data, teacher_data, test, teacher, students, arms, found)
+  share = heard(dataset.num_classes) if said is not None else teach(teacher.groups[TEACHER].model)
+  students = Cohort({arm.name: group(arm) for arm in arms}, build.plan(config, config.epochs), share)
+  return Experiment(config, dataset, data, teacher_data, test, teacher, students, arms, found, said)
+
+
+def logits_of(config: Distill, dataset: Dataset) -> tuple[Distill, np.ndarray]:
+  """Reads the logits of ``--teacher-logits``, in the order of the training images."""
+  path: Any = config.teacher_logits
+  try:
+    said = np.load(path, mmap_mode='r', allow_pickle=False)
+    shape = dataset.read, dataset.num_classes
+    if not isinstance(said, np.ndarray) or said.shape != shape or said.dtype.kind != 'f':
+      found = f'{said.dtype}{list(said.shape)}' if isinstance(said, np.ndarray) else 'a file of several arrays'
+      raise ValueError(f'it is {found}, and the data have floats {list(shape)}')
+    own = np.asarray(said[dataset.rows], np.float32)
+    if not np.isfinite(own).all():
+      raise ValueError('it has numbers that are not finite')
+  except (OSError, ValueError, EOFError) as error:
+    reason = getattr(error, 'strerror', None) or ' '.join(str(error).split())[:200]
+    raise UserError(f'--teacher-logits is {path}: {reason}; write it by numpy.save') from error
+  return given.noted(config, [path], (digest(own),)), own
 
 
 def run(plan: Experiment, to: Run) -> list[Row]:
   """Trains the teacher, then all students, reads the test set once, and writes the table and the pictures."""
   config = plan.config
-  own = 0 if plan.given else (config.teacher_epochs or config.epochs) * plan.teacher_data.batches.steps_per_epoch
+  epochs = 0 if plan.given or plan.said is not None else config.teacher_epochs or config.epochs
+  own = epochs * plan.teacher_data.batches.steps_per_epoch
   to.bar.total = own + config.epochs * plan.data.batches.steps_per_epoch
   trained = taught(plan, to)
-  students, data, shared = under(plan, to, member(trained[TEACHER], 0))
+  teacher = member(trained[TEACHER], 0) if trained else None
+  students, data, shared = under(plan, to, teacher)
   trained |= weights(students)(fit(to, STUDENTS, students, data, shared))
   rows = evaluated(plan, trained)
   if first():
     write_results(to.folder, config, rows, text(rows))
-    own = jax.device_get(trained)  # what one process computes alone must lie with it alone
+    own = jax.tree.map(jnp.asarray, jax.device_get(trained))  # what one process computes alone must lie with it alone
     plots.curves(to.folder / 'curves.png', {arm: own[arm.name] for arm in plan.arms})
     comparisons(to.folder, rows)
   return rows
@@ -86,6 +113,8 @@ def run(plan: Experiment, to: Run) -> list[Row]:
 
 def taught(plan: Experiment, to: Run) -> dict[str, Any]:
   """Returns the teacher's variables: given ones, or trained ones, which it keeps as a model file."""
+  if plan.said is not None:
+    return {}
   if plan.given:
     return {TEACHER: given.variables(plan.given)}
   trained = weights(plan.teacher)(fit(to, TEACHER, plan.teacher, plan.teacher_data))
@@ -94,8 +123,10 @@ def taught(plan: Experiment, to: Run) -> dict[str, Any]:
 
 
 def under(plan: Experiment, to: Run, teacher: Any) -> tuple[Cohort, Data, Any]:
-  """Returns the students, their data, and what they share: the teacher, or None where its logits are cached."""
+  """Returns the students, their data, and what they share: the teacher, or None where its logits come with the data."""
   config, dataset, data = plan.config, plan.dataset, plan.data
+  if plan.said is not None:
+    return plan.students, data._replace(batches=Cached(data, False, [plan.said]), walk=stepped), None
   if config.cached_logits is None:
     return plan.students, data, teacher
   images = digest([*dataset.train, np.array(dataset.pixel_mean), np.array(dataset.pixel_std)])
@@ -107,7 +138,8 @@ def under(plan: Experiment, to: Run, teacher: Any) -> tuple[Cohort, Data, Any]:
 
 def restored(plan: Experiment, folder: Path) -> dict[str, Any]:
   """Reads the variables of the teacher and of all students of a finished run from its checkpoints."""
-  phases = {TEACHER: (plan.teacher, plan.teacher_data), STUDENTS: (plan.students, plan.data)}
+  phases = {TEACHER: (plan.teacher, plan.teacher_data)} if plan.teacher.groups else {}
+  phases |= {STUDENTS: (plan.students, plan.data)}
   found = {TEACHER: given.variables(plan.given)} if plan.given else {}
   for phase, (cohort, data) in phases.items():
     if phase not in found:
@@ -129,5 +161,5 @@ def evaluated(plan: Experiment, trained: dict[str, Any]) -> list[Row]:
     accuracy, size = right[name].tolist(), tree.size(one['params'])
     return Row(name, activation, width, segments, hard_label, accuracy, size, tree.nbytes(one))
 
-  teacher = row(TEACHER, 'relu', build.width(plan.teacher.groups[TEACHER].model), None, True)
-  return [teacher, *(row(arm.name, arm.activation, arm.width, arm.segments, arm.hard_label) for arm in plan.arms)]
+  of_teacher = [row(TEACHER, 'relu', build.width(each.model), None, True) for each in plan.teacher.groups.values()]
+  return [*of_teacher, *(row(arm.name, arm.activation, arm.width, arm.segments, arm.hard_label) for arm in plan.arms)]

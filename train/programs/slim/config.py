@@ -18,8 +18,9 @@ class Slimmed(Taught):
   """Options of every program that removes channels from a network: slim and compress."""
 
   network: str = 'mlp'
-  """The original: mlp, cnn (convolutions, a pooling after every second), vgg-16, or resnet and a depth; by default mlp,
-  but vgg-16 for the CIFARs."""
+  """The original: mlp, cnn (convolutions, a pooling after every second), vgg-16, or resnet and a depth; or
+  MODULE:FACTORY, a function of yours that takes act and num_classes and gives a module of flax.linen with graph() and
+  thinned(widths). By default mlp, but vgg-16 for colour images."""
   width: tuple[int, ...] = (48, 96, 64, 96, 48, 32)
   """Its widths: the hidden units of an mlp, the channels of a cnn's convolutions, of vgg-16's thirteen, or of a
   resnet's stages; by default 256 128 128 64 for the MNISTs, and a quarter of VGG-16's own for the CIFARs."""

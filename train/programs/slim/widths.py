@@ -11,7 +11,7 @@ import numpy as np
 from lmajax import compress, models, tree
 from lmajax.compress import Spectrum
 from lmajax.training import parted
-from lmajax.types import ActivationFactory, Array, Channels, Widths
+from lmajax.types import ActivationFactory, Array, Channels, Slimmable, Widths
 from train import networks
 from train.programs.slim.config import Slimmed
 from train.runtime.errors import UserError
@@ -127,6 +127,8 @@ def share_of(spectra: Sequence[Spectrum], widths: Widths) -> float:
 def slimmable(config: Slimmed, act: ActivationFactory, *, num_classes: int, inputs: Any) -> Any:
   """Builds the network that ``--network`` and ``--width`` name and tries it on inputs, without computing."""
   name, width = config.network, config.width
+  if networks.is_own(name):
+    return _own(config, act, num_classes, inputs)
   how = {'num_classes': num_classes, 'width': width, 'coupled': config.coupled, 'dtype': jnp.dtype(config.dtype)}
   try:
     networks.parsed(name, slimmable=True)
@@ -134,6 +136,17 @@ def slimmable(config: Slimmed, act: ActivationFactory, *, num_classes: int, inpu
     raise UserError(f'--network is {name}: {error}') from error
   said = f'--network {name} --width {" ".join(map(str, width))}'
   return networks.tried('network', name, lambda: networks.build(name, act, **how), inputs, said=said)
+
+
+def _own(config: Slimmed, act: ActivationFactory, num_classes: int, inputs: Any) -> Any:
+  """Builds a user's own network that can lose channels, which its factory gives with its own widths."""
+  name = config.network
+  make = partial(networks.own, name, act, num_classes=num_classes, dtype=jnp.dtype(config.dtype))
+  model = networks.tried('network', name, make, inputs, num_classes=num_classes)
+  if not isinstance(model, Slimmable):
+    mend = 'give it graph(), the names of its channels, and thinned(widths), as lmajax.types.Slimmable says'
+    raise UserError(f'--network is {name}: a {type(model).__name__} does not say where its channels are; {mend}')
+  return model
 
 
 def sliced(
