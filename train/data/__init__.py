@@ -33,9 +33,7 @@ def load(
     raise UserError(f'{name}: no such data set; choose one of {", ".join(SPECS)}, a folder of images, or a FILE.npz')
   if known is not OWN and image_size is not None:
     raise UserError(f'--image-size is {image_size}: the images of {name} have their size; leave it out')
-  found = (
-    own.load(Path(data_dir or ''), image_size) if known is OWN else Own(known.classes, *_official_parts(name, data_dir))
-  )
+  found = own.load(Path(data_dir or ''), image_size) if known is OWN else _official(name, data_dir)
   whole = found.train
   count = len(whole.labels) if train_images is None else train_images
   if not 2 <= count <= len(whole.labels):
@@ -46,7 +44,7 @@ def load(
   mean, std = (known.pixel_mean, known.pixel_std) if known.pixel_mean else _measured(train.inputs)
   return Dataset(
     name, train, validation, found.test, len(found.classes), mean, std, known.augment, found.classes,
-    known.brightest, order[held_out:], len(whole.labels),
+    known.brightest, found.rows[order[held_out:]], found.read,
   )  # fmt: skip
 
 
@@ -59,10 +57,10 @@ def _measured(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]
   return tuple(mean.tolist()), tuple(np.maximum(std, 1.0).tolist())
 
 
-def _official_parts(name: str, data_dir: Path | None) -> tuple[Examples, None, Examples]:
+def _official(name: str, data_dir: Path | None) -> Own:
   known = SPECS[name]
   reader = importlib.import_module(f'train.data.images.{known.reader}')
   folder = data_dir or (fetch.fetch(name, known.url, known.files) if known.url else Path())
   with naming(folder):
     train, test = reader.load(name, Path(folder))
-  return train, None, test
+  return Own(known.classes, train, None, test, np.arange(len(train.labels)), len(train.labels))

@@ -18,7 +18,7 @@ from train.build import described, of_data
 from train.config import require, text
 from train.data import Dataset
 from train.deploy import model_file as shipped
-from train.deploy import weights_file
+from train.deploy import weights
 from train.deploy.model_file import Shipped, file_name
 from train.engine.cohort import Cohort, going_on
 from train.engine.evaluate import member, stacked
@@ -83,7 +83,7 @@ def of_images(config: Any, dataset: Dataset, inputs: Any) -> tuple[Any, Cohort, 
   """Returns the configuration with the digest, the cohort of the image teacher, and its file if one is given."""
   if config.teacher_checkpoint is not None:
     model = build.teacher_network(config, dataset, inputs)
-    variables, digest = weights_file.load(config.teacher_checkpoint, model, inputs)
+    variables, digest = weights.load(config.teacher_checkpoint, model, inputs)
     config = noted(config, [config.teacher_checkpoint], (digest,))
     packed = identity().stored(jax.tree.map(jnp.asarray, variables.pop('params')), ())
     about = described(config, None, dataset)

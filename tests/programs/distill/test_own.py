@@ -21,7 +21,7 @@ from train.__main__ import main
 from train.build import read
 from train.config import load
 from train.data import load as read_data
-from train.deploy import weights_file
+from train.deploy import weights
 from train.programs.distill import run as distill
 from train.programs.distill.config import Distill
 from train.runtime.errors import UserError
@@ -81,6 +81,7 @@ def test_the_teacher_in_a_file_of_a_run_is_named_by_whoever_takes_it(capsys, tmp
   assert rows(tmp_path / 'b')['teacher'] == rows(tmp_path / 'run')['teacher']
 
 
+@pytest.mark.slow
 def test_a_packed_own_student_is_scored_and_asked_by_its_name_alone(capsys, tmp_path, animals):
   run, options = tmp_path / 'run', ['--bits', '4', '--methods', 'uniform', *SMALL]
   assert main(['quantize', '--data', str(animals), *OWN, *options, '--workdir', str(run)]) == 0
@@ -106,7 +107,8 @@ def test_a_packed_own_student_is_scored_and_asked_by_its_name_alone(capsys, tmp_
 
 def test_logits_from_elsewhere_are_a_teacher_in_the_order_of_the_images(capsys, tmp_path, animals):
   dataset = read_data('animals', data_dir=animals)
-  said = np.zeros((dataset.read, 3), np.float64)
+  assert dataset.read == 60
+  said = np.zeros((60, 3), np.float64)
   said[dataset.rows, dataset.train.labels] = 5.0
   np.save(tmp_path / 'said.npy', said)
   first = ['distill', '--data', str(animals), *STUDENT, *SMALL, '--teacher-logits', str(tmp_path / 'said.npy')]
@@ -121,8 +123,8 @@ def test_logits_from_elsewhere_are_a_teacher_in_the_order_of_the_images(capsys, 
   np.save(tmp_path / 'said.npy', said + 1)
   assert refused(capsys, 'evaluate', tmp_path / 'run').startswith(f'{tmp_path / "said.npy"} is not the teacher that')
   for wrong, expected in (
-    (said[:5], r'it is float64[5, 3], and the data have floats [48, 3]'),
-    (said.astype(int), 'it is int64[48, 3]'),
+    (said[:5], r'it is float64[5, 3], and the data have floats [60, 3]'),
+    (said.astype(int), 'it is int64[60, 3]'),
     (np.full_like(said, np.nan), 'it has numbers that are not finite'),
     (np.array([{}], object), 'Array can'),
   ):
@@ -136,7 +138,7 @@ def test_logits_from_elsewhere_are_a_teacher_in_the_order_of_the_images(capsys, 
   assert both.startswith('--teacher-checkpoint is a.msgpack: --teacher-logits gives one already')
 
 
-def weights():
+def large():
   model = networks.own('own_networks:large', linen.ReLU, num_classes=3)
   return model, jax.device_get(model.init(jax.random.key(3), jnp.zeros((1, 8, 8, 1)), train=False))
 
@@ -159,23 +161,23 @@ FORMATS = {
 
 @pytest.mark.parametrize('name', FORMATS)
 def test_weights_are_read_from_whatever_holds_them(tmp_path, name):
-  model, variables = weights()
+  model, variables = large()
   FORMATS[name](tmp_path / name, variables)
-  found, digest = weights_file.load(tmp_path / name, model, jnp.zeros((1, 8, 8, 1)))
+  found, digest = weights.load(tmp_path / name, model, jnp.zeros((1, 8, 8, 1)))
   assert len(digest) == 64
   for path, leaf in tree.by_path(variables).items():
     np.testing.assert_array_equal(tree.by_path(found)[path], leaf)
 
 
 def test_weights_that_do_not_fit_are_named_leaf_by_leaf(tmp_path):
-  model, variables = weights()
+  model, variables = large()
   inputs = jnp.zeros((1, 8, 8, 1))
   path = tmp_path / 't.msgpack'
   del variables['params']['Conv_0']
   variables['params']['Dense_0']['kernel'] = np.zeros((2, 2))
   path.write_bytes(serialization.to_bytes(variables))
   with pytest.raises(UserError) as caught:
-    weights_file.load(path, model, inputs)
+    weights.load(path, model, inputs)
   assert str(caught.value) == (
     f'{path} does not fit the teacher: params/Conv_0/kernel is missing there and [3, 3, 1, 6] in the network;'
     ' params/Dense_0/kernel is [2, 2] there and [6, 3] in the network'
@@ -183,13 +185,13 @@ def test_weights_that_do_not_fit_are_named_leaf_by_leaf(tmp_path):
   for content in (b'', b'nothing', serialization.to_bytes({'a': 3})):
     path.write_bytes(content)
     with pytest.raises(UserError, match=r'cannot be read|does not fit'):
-      weights_file.load(path, model, inputs)
+      weights.load(path, model, inputs)
   with pytest.raises(UserError, match='cannot be read'):
-    weights_file.load(tmp_path / 'nowhere', model, inputs)
+    weights.load(tmp_path / 'nowhere', model, inputs)
 
 
 def test_a_checkpoint_is_a_teacher_and_options_come_from_a_file(capsys, tmp_path, animals):
-  model, variables = weights()
+  model, variables = large()
   del model
   FORMATS['t.msgpack'](tmp_path / 't.msgpack', variables)
   given = ['--data', str(animals), *OWN, '--teacher-checkpoint', str(tmp_path / 't.msgpack')]

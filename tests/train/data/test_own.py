@@ -18,10 +18,18 @@ def test_a_folder_is_read_class_by_class_and_a_fifth_held_back(tmp_path):
   assert found.train.inputs.shape == (48, 8, 8, 1) and found.test.inputs.shape == (12, 8, 8, 1)
   assert np.bincount(found.test.labels).tolist() == [4, 4, 4]
   known = {image.tobytes(): i % 3 for i, image in enumerate(images)}
+  assert found.read == 60 and len(set(found.rows.tolist())) == 48
+  in_order = [images[images_of] for images_of in by_class(60)]
+  assert [image.tobytes() for image in found.train.inputs] == [in_order[row].tobytes() for row in found.rows]
   for part in (found.train, found.test):
     assert [known[image.tobytes()] for image in part.inputs] == part.labels.tolist()
   kept = {image.tobytes() for image in found.train.inputs}
   assert not kept & {image.tobytes() for image in found.test.inputs}
+
+
+def by_class(count):
+  """Numbers of drawn images as their files are read: class after class, by name."""
+  return [i for label in range(3) for i in sorted(range(label, count, 3), key=str)]
 
 
 def test_parts_by_folder_colours_and_sizes(tmp_path):
@@ -31,8 +39,8 @@ def test_parts_by_folder_colours_and_sizes(tmp_path):
   Image.fromarray(np.full((20, 30, 3), (200, 0, 0), np.uint8)).save(tmp_path / 'train' / 'dog' / 'red.jpg')
   (tmp_path / 'train' / 'dog' / '.hidden').write_text('nothing')
   found = own.load(tmp_path, 12)
-  assert [len(part.labels) for part in found[1:]] == [61, 3, 6]
-  assert {part.inputs.shape[1:] for part in found[1:]} == {(12, 12, 3)}
+  assert [len(part.labels) for part in found[1:4]] == [61, 3, 6]
+  assert {part.inputs.shape[1:] for part in found[1:4]} == {(12, 12, 3)}
   gray = found.validation.inputs
   assert np.array_equal(gray[..., 0], gray[..., 1])
   dataset = load('animals', data_dir=tmp_path, image_size=12)
@@ -53,7 +61,9 @@ def test_arrays_are_read_with_their_names(tmp_path):
   np.testing.assert_array_equal(dataset.test.inputs[..., 0], images[:6])
   names = np.array(['cat', 'dog', 'eel', 'fox'])
   np.savez(path, train_images=images, train_labels=labels, classes=names)
-  assert own.load(path, None).classes == tuple(names)
+  held = load('animals', data_dir=path)
+  assert held.classes == tuple(names) and held.read == 60 and len(held.test.labels) == 12
+  np.testing.assert_array_equal(held.train.inputs[..., 0], images[held.rows])
 
 
 def test_a_path_is_the_name_of_the_set_and_its_folder(tmp_path, monkeypatch):

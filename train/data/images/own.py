@@ -26,6 +26,10 @@ class Own(NamedTuple):
   train: Examples
   validation: Examples | None
   test: Examples
+  rows: np.ndarray
+  """The numbers of the training images among those that were read as such, of which a part may be the test now."""
+  read: int
+  """How many those were."""
 
 
 def load(path: Path, image_size: int | None) -> Own:
@@ -44,14 +48,15 @@ def load(path: Path, image_size: int | None) -> Own:
   shapes = {part.inputs.shape[1:] for part in parts.values()}
   if len(shapes) > 1:
     raise UserError(f'{path}: the images of its parts are of {" and ".join(map(str, sorted(shapes)))}; give one shape')
+  whole = parts['train']
+  rows = np.arange(len(whole.labels))
   if 'test' not in parts:
-    whole = parts['train']
     order = stratified_order(whole.labels)
-    count = round(_TEST * len(order))
-    parts |= {'train': whole.take(order[count:]), 'test': whole.take(order[:count])}
+    rows, held = np.split(order, [len(order) - round(_TEST * len(order))])
+    parts |= {'train': whole.take(rows), 'test': whole.take(held)}
   if not all(len(part.labels) for part in parts.values()):
     raise UserError(f'{path} has too few images to hold some back for the test')
-  return Own(classes, parts['train'], parts.get('validation'), parts['test'])
+  return Own(classes, parts['train'], parts.get('validation'), parts['test'], rows, len(whole.labels))
 
 
 def _of_folder(path: Path, size: int | None) -> tuple[dict[str, Examples], tuple[str, ...]]:
