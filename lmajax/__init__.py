@@ -1,6 +1,6 @@
 """lmajax: the Light Multi-segment Activation, and what it takes to make networks small around it."""
 
-from lmajax import activations, compress, export, losses, models, training, tree, types
+from lmajax import _versions, activations, compress, export, losses, models, training, tree, types
 from lmajax.activations import (
   RunningStats,
   Stats,
@@ -18,7 +18,7 @@ from lmajax.activations import (
 )
 from lmajax.activations.linen import LMA
 
-__version__ = '0.1.0'
+__version__ = _versions.OWN
 
 __all__ = [
   'LMA',

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from lmajax._versions import as_varying, varying
+
 _ROWS = 4  # summed before the running total is touched
 _DEVICES = 8  # over which a batch may be spread without moving
 _LEAST = 8  # columns a vector of sums: fewer are slower
@@ -25,8 +27,8 @@ def select(
 
 def alike(*arrays: Array) -> list[Array]:
   """Varying over all the axes of ``shard_map`` over which one of them varies: a rule may not cast what JAX would."""
-  axes = frozenset[str]().union(*(jax.typeof(a).manual_axis_type.varying for a in arrays))
-  return [jax.lax.pcast(a, tuple(axes - jax.typeof(a).manual_axis_type.varying), to='varying') for a in arrays]
+  axes = frozenset[str]().union(*map(varying, arrays))
+  return [as_varying(a, tuple(axes - varying(a))) for a in arrays]
 
 
 def plain(

@@ -12,7 +12,7 @@ import numpy as np
 from jax import export
 from jaxtyping import Array, Float
 
-_LAYOUT = ('NHWC', 'HWIO', 'NHWC')
+LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 _IMAGES = 4  # whose columns are in the caches together
 _MANY = 16
 
@@ -34,7 +34,7 @@ def conv_general_dilated(
   )
   groups = options.get('feature_group_count', 1)
   form = _cpu_form(kernel.shape[:-2], tuple(strides), padding, options)
-  if (form is None and groups == 1) or _as_it_is(x) or _as_it_is(kernel):
+  if (form is None and groups == 1) or as_it_is(x) or as_it_is(kernel):
     return plain(x, kernel)
   on_cpu = partial(_on_cpu, form=form or partial(plain, feature_group_count=1), groups=groups)
   return jax.lax.platform_dependent(x, kernel, cpu=on_cpu, default=plain)
@@ -54,7 +54,7 @@ def _cpu_form(
   return None
 
 
-def _as_it_is(x: Array) -> bool:
+def as_it_is(x: Array) -> bool:
   """Returns whether XLA's own form must do: axes are split by hand, or sizes are not known.
 
   Over explicit axes and those of ``shard_map`` reshapes, loops and gradient rules must say the split. A batch of any
@@ -113,7 +113,7 @@ def _same(x: Float[Array, 'n h w i'], kernel: Float[Array, 'k m i o']) -> Float[
   """XLA's, unless the channels differ much: then a matrix product, of the columns or before them."""
   i, o = kernel.shape[2:]
   if i <= o < _MANY * i:
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), 'SAME', dimension_numbers=_LAYOUT)
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), 'SAME', dimension_numbers=LAYOUT)
   product = partial(_from_columns if i < o else _into_columns, kernel=kernel)
   return jax.lax.map(product, _groups(x)).reshape(*x.shape[:3], o)
 
@@ -181,7 +181,7 @@ def _columns(x: Float[Array, 'n h w c'], k: int, m: int) -> Float[Array, 'n h w 
 def max_pool(x: Float[Array, 'n h w c']) -> Float[Array, 'n h2 w2 c']:
   """The largest of each 2 × 2, NaN above all; a tie goes to the first. As XLA's, whose gradient is slow on the CPU."""
   plain = partial(nn.max_pool, window_shape=(2, 2), strides=(2, 2))
-  return plain(x) if _as_it_is(x) else jax.lax.platform_dependent(x, cpu=_first_of_largest, default=plain)
+  return plain(x) if as_it_is(x) else jax.lax.platform_dependent(x, cpu=_first_of_largest, default=plain)
 
 
 def _first_of_largest(x: Array) -> Array:

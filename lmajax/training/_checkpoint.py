@@ -6,6 +6,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from orbax.checkpoint import v1 as ocp
 
 from lmajax._arguments import check_count
 from lmajax._quiet import silenced
 from lmajax.tree import nbytes
 
 _DESCRIPTION_BYTES = 64 * 1024  # what Orbax writes beside the arrays
-_policies = ocp.training.preservation_policies
 
 
 class UnfitError(ValueError):
@@ -66,6 +65,7 @@ class Checkpoints:
 
   def __init__(self, folder: Path | str, made_by: dict[str, Any] | None = None, *, keep: int = 2):
     check_count('keep', keep, 1)
+    _orbax()
     self.folder = Path(folder)
     self._made_by = json.loads(json.dumps(made_by or {}))  # as it will be read back: a tuple is a list
     self._keep = keep
@@ -155,14 +155,14 @@ class Checkpoints:
         raise UnfitError(f'{where} does not fit: {path} is {old} there and {new} here')
 
   def _metadata(self, step: int) -> dict[str, Any]:
-    metadata: Any = ocp.metadata(str((self.folder / str(step)).absolute())).custom_metadata
+    metadata: Any = _orbax().metadata(str((self.folder / str(step)).absolute())).custom_metadata
     digest = _digest_json([metadata['kinds'], metadata['made_by']])
     if metadata['about'] != digest:
       raise ValueError('the content of its description does not fit its digest')
     return metadata
 
   def _whole(self, step: int, wanted: Any, metadata: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    state = ocp.load(str((self.folder / str(step)).absolute()), wanted)
+    state = _orbax().load(str((self.folder / str(step)).absolute()), wanted)
     found = {**digests(state), 'history': _digest_json(metadata['history'])}
     altered = [path for path, digest in found.items() if metadata['digests'].get(path) != digest]
     if altered:
@@ -177,9 +177,10 @@ class Checkpoints:
       except ValueError:
         path.unlink()
     multihost_utils.sync_global_devices('the scores are read')
-    best = _policies.BestN(get_metric_fn=lambda metrics: metrics['score'], n=1)
-    policy: Any = _policies.AnyPreservationPolicy([_policies.LatestN(self._keep), best])
-    return ocp.training.Checkpointer(str(self.folder.absolute()), preservation_policy=policy)
+    policies = _orbax().training.preservation_policies
+    best = policies.BestN(get_metric_fn=lambda metrics: metrics['score'], n=1)
+    policy: Any = policies.AnyPreservationPolicy([policies.LatestN(self._keep), best])
+    return _orbax().training.Checkpointer(str(self.folder.absolute()), preservation_policy=policy)
 
   def close(self) -> None:
     if self._orbax is not None:
@@ -206,6 +207,18 @@ def lost_process(error: BaseException) -> bool:
   Source: not in the paper; Gloo reports it as a ValueError.
   """
   return jax.distributed.is_initialized() and (isinstance(error, jax.errors.JaxRuntimeError) or 'Gloo' in str(error))
+
+
+def _orbax() -> Any:
+  """Imports what an Orbax may be too old for, which nothing but checkpoints needs."""
+  try:
+    from orbax.checkpoint import v1
+  except ImportError:
+    v1 = None
+  if not (hasattr(v1, 'load') and hasattr(v1, 'metadata')):
+    found = version('orbax-checkpoint')
+    raise ImportError(f'checkpoints need orbax-checkpoint 0.12 or newer, and this is {found}: pip install -U it')
+  return v1
 
 
 def _writes() -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lmajax._versions import as_varying
 from lmajax.types import Frozen, Key, ModelStats, Objective, Params
 
 _AXIS = 'stage'
@@ -51,7 +52,7 @@ def parallel_stages(objectives: Sequence[Objective], mesh: jax.sharding.Mesh) ->
   def on_one(params: Params, stats: ModelStats, frozen: Frozen, batch: Any, key: Key) -> Any:
     number = jax.lax.axis_index(_AXIS)
     # Each device's own from here on: the gradient of what is shared would be summed within a branch, of one device.
-    own = jax.tree.map(lambda leaf: jax.lax.pcast(leaf, _AXIS, to='varying'), (params, stats, frozen, batch, key))
+    own = jax.tree.map(lambda leaf: as_varying(leaf, (_AXIS,)), (params, stats, frozen, batch, key))
     loss, change, grads = jax.lax.switch(number, branches, *own)
     errors = jnp.where(jnp.arange(count) == number, loss, jnp.zeros_like(loss))
     errors, change, grads = jax.lax.psum((errors, change, grads), _AXIS)  # on the other devices they are 0

@@ -24,7 +24,7 @@ OPTIONAL = {
   'lmajax.training._watch': {'rich'},  # which flax needs
 }  # imported within a call, which names the extra where it is missing
 ARROWS = {('models', 'activations'), ('training', 'models'), ('training', 'losses'), ('training', 'compress')}
-ANYWHERE = {'_arguments', '_quiet', 'export', 'types', 'tree'}
+ANYWHERE = {'_arguments', '_quiet', '_versions', 'export', 'types', 'tree'}
 
 # A training's face: options by name, each of which most people leave out.
 LONG = {'lmajax.training.fit'}

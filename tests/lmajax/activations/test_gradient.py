@@ -14,6 +14,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lmajax import Stats, joined_intercepts, lma, lma_plain, measure
+from lmajax._versions import as_varying
 from lmajax.activations import _gradient
 from tests import oracles
 
@@ -138,7 +139,7 @@ class TestMemory:
 
     relu = temporaries(lambda x, slopes, intercepts: jax.nn.relu(x), 2**20)
     ours = temporaries(partial(lma, stats=STATS), 2**20)
-    assert ours <= relu + CACHE
+    assert ours <= relu + CACHE + 128  # bytes of bookkeeping, which differ with the compiler
     assert temporaries(partial(lma, stats=STATS), 2**22) == ours
     assert temporaries(partial(lma_plain, stats=STATS), 2**20) > relu + 20 * CACHE
 
@@ -258,7 +259,7 @@ class TestEightDevices:
       return jax.lax.pmean(loss(partial(joined, f), *args), 'data')
 
     def by_hand(f, x, *tables):
-      local = tables if not check_vma else [jax.lax.pcast(table, 'data', to='varying') for table in tables]
+      local = tables if not check_vma else [as_varying(table, ('data',)) for table in tables]
       dx, *dtables = gradients(partial(joined, f), x, *local)
       return dx / 8, *jax.lax.pmean(dtables, 'data')
 

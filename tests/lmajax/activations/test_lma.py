@@ -12,6 +12,7 @@ import pytest
 from flax import serialization
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax import experimental
 
 from lmajax import (
   LMA,
@@ -27,6 +28,8 @@ from lmajax import (
   update_stats,
 )
 from tests import oracles
+
+WIDE = jax.enable_x64 if hasattr(jax, 'enable_x64') else experimental.enable_x64  # before JAX 0.8
 
 EVERY_K = pytest.mark.parametrize('k', range(2, 17))
 X = np.random.default_rng(0).normal(0.4, 1.5, (6, 5)).astype(np.float32)
@@ -384,7 +387,7 @@ class TestLinen:
 
 
 def test_float64_stays_float64():
-  with jax.enable_x64(True):
+  with WIDE(True):
     x = jnp.asarray(np.asarray(X, np.float64))
     stats = measure(x)
     assert stats.mean.dtype == stats.std.dtype == jnp.float64

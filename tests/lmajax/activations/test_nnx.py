@@ -95,7 +95,11 @@ def gathered(model):
   return np.array([float(act.weight[...]) for act in (*model.acts, model.acts[1].act)])
 
 
+VIEWS = pytest.mark.skipif(not hasattr(nnx, 'view'), reason='Flax has views from 0.12.1 on')
+
+
 class TestModes:
+  @VIEWS
   def test_evaluation_moves_nothing_however_it_is_asked_for(self, model):
     x = jnp.asarray(X)
     view = nnx.view(model, use_running_average=True, deterministic=True)
@@ -105,6 +109,7 @@ class TestModes:
     assert not any(moves(model, lambda: seen.append(model(x))))
     np.testing.assert_array_equal(*seen)
 
+  @VIEWS
   def test_training_moves_all_statistics_however_it_is_asked_for(self, model):
     x, rngs = jnp.asarray(X + 1), nnx.Rngs(2)
     model.eval()
@@ -115,6 +120,7 @@ class TestModes:
       call(x, rngs)
       assert (gathered(model) > before).all()
 
+  @VIEWS
   def test_a_view_of_an_activation_alone_is_taken(self):
     for act in (ours.LMA(), ours.Quantized(nnx.relu, 2)):
       view = nnx.view(act, use_running_average=True)

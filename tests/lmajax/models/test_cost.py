@@ -1,9 +1,12 @@
 """Multiply-accumulates counted from shapes: published figures, the sum written out, and modules of others."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 
 from lmajax.activations.linen import LMA, ReLU
 from lmajax.models import CNN, MLP, Generator, ResNet, macs
@@ -67,3 +70,50 @@ def test_residual_networks(depth, millions):
 
 def test_activations_and_training_cost_nothing():
   assert macs(ResNet(8, 10, LMA), IMAGE, train=True) == macs(ResNet(8, 10, ReLU), IMAGE)
+
+
+class InNNX(nnx.Module):
+  """A dense layer, and attention of two heads of 4."""
+
+  def __init__(self, rngs):
+    self.dense = nnx.Linear(8, 8, rngs=rngs)
+    self.attention = nnx.MultiHeadAttention(2, 8, decode=False, rngs=rngs)
+
+  def __call__(self, x):
+    return self.attention(self.dense(x))
+
+
+def test_nnx_and_attention():
+  """Five projections of 8 × 8, and two products of each head: 5 × 5 of 4."""
+  assert macs(InNNX(nnx.Rngs(0)), jnp.zeros((1, 5, 8))) == 5 * 5 * 64 + 2 * 2 * 25 * 4
+
+
+def test_functions_scans_and_alternatives():
+  weights = jnp.zeros((3, 4, 4))
+
+  def turns(x):
+    x, _ = jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, weights)
+    x = jax.lax.cond(x.sum() > 0, lambda x: x @ weights[0] @ weights[1], lambda x: x @ weights[0], x)
+    x = jax.lax.while_loop(lambda x: x.sum() < 0, lambda x: x @ weights[0], x)
+    return jax.checkpoint(jax.jit(lambda x: x @ weights[0]))(x)
+
+  assert macs(turns, jnp.zeros((2, 4))) == 2 * 16 * (3 + 2 + 1 + 1)
+  with pytest.raises(ValueError, match='model is int: give a module of Linen or NNX, or a function'):
+    macs(3, jnp.zeros(2))
+
+
+@pytest.mark.parametrize('model', [ResNet(8, 10, LMA), CNN((4, 8), (), 10, LMA, pool_after=(0,)), MLP((9,), 10, LMA)])
+def test_a_batch_costs_as_many_times_one(model):
+  """Also where the CPU has forms of its own: what counts is the layer, as Linen has it."""
+  image = jax.ShapeDtypeStruct((4, 8, 8, 3), jnp.float32)
+  layers = []
+
+  def note(call, args, options, context):
+    y = call(*args, **options)
+    if isinstance(context.module, nn.Dense | nn.Conv) and context.method_name == '__call__':
+      layers.append(y.size // y.shape[-1] * context.module.get_variable('params', 'kernel').size)
+    return y
+
+  with nn.intercept_methods(note):
+    jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)
+  assert macs(model, image) == sum(layers) == 4 * macs(model, jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32))
