@@ -5,8 +5,9 @@ from lmajax.training._checkpoint import Checkpoints, DamagedError, UnfitError, d
 from lmajax.training._data import EndedError
 from lmajax.training._fit import fit
 from lmajax.training._fitted import Fitted, accuracy
-from lmajax.training._forward import Network, forward, function, linen, logits_of, network_of, nnx, parted
+from lmajax.training._forward import Network, forward, function, linen, logits_of, network_of, parted
 from lmajax.training._loop import Hooks, Steps, loop
+from lmajax.training._nnx import nnx
 from lmajax.training._objectives import (
   Taught,
   distilled,

@@ -1,6 +1,5 @@
 """Networks as pure functions, whatever they are written in: Linen, NNX, or functions of one's own."""
 
-import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -9,8 +8,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx as flax_nnx
 
-from lmajax import tree
-from lmajax._arguments import shown
 from lmajax.types import Array, Key, ModelStats, Params
 
 
@@ -77,80 +74,6 @@ def linen(module: Any, variables: dict[str, Any] | None = None) -> Network:
     return output, {**stats, **moved}
 
   return Network(init, apply)
-
-
-def nnx(module: flax_nnx.Module) -> Network:
-  """Makes a network of an NNX module, which takes inputs alone; ``train()`` and ``eval()`` set its mode.
-
-  A module that is called otherwise, or has other modes, is wrapped in one of your own.
-
-  Its ``nnx.Param`` are the parameters, by the names of its attributes (numbers of a list are names, too); all else that
-  moves, but for the state of its generators, is the collection ``state``.
-
-  Args:
-    module: is read and left as it is. What it holds is what training starts from: ``init`` draws nothing.
-
-  Raises:
-    ValueError: it is no NNX module; or, when called, parameters or statistics are not those of the module.
-
-  >>> import flax
-  >>> network = nnx(flax.nnx.Linear(4, 3, rngs=flax.nnx.Rngs(0)))
-  >>> params, stats = network.init(jax.random.key(0), None)
-  >>> sorted(params), network.apply(params, stats, jnp.ones((5, 4)), None)[0].shape
-  (['bias', 'kernel'], (5, 3))
-
-  Source: not in the paper.
-  """
-  if not isinstance(module, flax_nnx.Module):
-    raise ValueError(f'module is a {type(module).__name__}: give an instance of an NNX module')
-  kinds = (flax_nnx.Param, flax_nnx.RngState, ...)
-  graph, of_params, generators, of_state = flax_nnx.split(module, *kinds)
-  state = _named(of_state)
-
-  def seeded(key: Key) -> Any:
-    """The state of the generators: keys of its own for each of them, and their counts as they are."""
-    number = itertools.count()
-
-    def one(leaf: Any) -> Any:
-      own = jax.random.fold_in(key, next(number))
-      if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return leaf
-      return jax.random.split(own, leaf.shape) if leaf.shape else own
-
-    return jax.tree.map(one, generators)
-
-  def apply(params: Params, stats: ModelStats, inputs: Any, key: Key | None) -> tuple[Any, ModelStats]:
-    drawn = jax.tree.map(lambda leaf: leaf, generators) if key is None else seeded(key)  # never the module's own
-    parts = _filled(of_params, params, 'params'), drawn, _filled(of_state, stats.get('state', {}), 'stats')
-    model = flax_nnx.merge(graph, *parts)
-    if key is None:
-      model.eval()
-      return model(inputs), stats
-    model.train()
-    output = model(inputs)
-    moved = tree.by_path(flax_nnx.split(model, *kinds)[3])
-    return output, tree.map_with_path(lambda path, _: moved[path.removeprefix('state/')], stats)
-
-  return function(apply, _named(of_params), stats={'state': state} if state else None)
-
-
-def _filled(state: Any, leaves: Any, what: str) -> Any:
-  """Puts leaves into a state, each at its path."""
-  wanted, given = tree.by_path(state), tree.by_path(leaves)
-  for path in [*wanted, *given]:
-    there, here = (shown(part[path]) if path in part else 'none' for part in (wanted, given))
-    if 'none' in (there, here) or wanted[path].shape != jnp.shape(given[path]):
-      raise ValueError(f'{what} has {here} at {path}, where the module has {there}')
-  return tree.map_with_path(lambda path, leaf: given[path], state)
-
-
-def _named(state: Any) -> Any:
-  """Returns a state as nested dictionaries whose keys are strings, so that it can be packed."""
-
-  def named(part: Any) -> Any:
-    return {str(key): named(value) for key, value in part.items()} if isinstance(part, dict) else part
-
-  return named(flax_nnx.to_pure_dict(state))
 
 
 def function(apply: Callable, params: Params, *, stats: ModelStats | None = None) -> Network:

@@ -1,5 +1,6 @@
 """Networks in Linen, in NNX and as plain functions: trained, taught and measured again by the same functions."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -248,3 +249,49 @@ def test_what_is_no_network_is_named_with_what_makes_one():
     training.supervised(Net(nnx.Rngs(0)))
   with pytest.raises(ValueError, match=r'model is a function: give a Linen module, or a network made by function\(…\)'):
     training.teach(linear)
+
+
+class Blocks(nnx.Module):
+  """Two blocks in a list, and a head that is called twice."""
+
+  def __init__(self, rngs):
+    self.blocks = nnx.List([nnx.Linear(4, 4, rngs=rngs), nnx.Sequential(nnx.Linear(4, 4, rngs=rngs), nnx.relu)])
+    self.norm = nnx.BatchNorm(4, rngs=rngs)
+    self.head = nnx.Linear(4, 4, rngs=rngs)
+    self.width = 4
+
+  def __call__(self, x):
+    for block in self.blocks:
+      x = block(x)
+    return self.head(self.head(self.norm(x)))
+
+
+class TestTapsOfNNX:
+  def test_are_what_the_modules_give_and_nothing_else_changes(self):
+    module = Blocks(nnx.Rngs(0))
+    plain, tapped = training.nnx(module), training.nnx(module, taps=('blocks/0', 'blocks/1', 'norm'))
+    params, stats = plain.init(None, None)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 4)), jnp.float32)
+    for key in (None, jax.random.key(1)):
+      expected, moved = plain.apply(params, stats, x, key)
+      (output, taps), moved_too = jax.jit(tapped.apply)(params, stats, x, key)
+      np.testing.assert_allclose(output, expected, rtol=1e-6)
+      chex.assert_trees_all_close(moved_too, moved, rtol=1e-6)
+      np.testing.assert_allclose(taps[0], x @ params['blocks']['0']['kernel'], rtol=1e-5, atol=1e-6)
+      inner = params['blocks']['1']['layers']['0']['kernel']
+      np.testing.assert_allclose(taps[1], np.maximum(taps[0] @ inner, 0), rtol=1e-5, atol=1e-6)
+    taught = training.teach(tapped)({'params': params, **stats}, Batch(x, None))
+    assert len(taught.taps) == 3 and taught.logits.shape == (5, 4)
+
+  @pytest.mark.parametrize('path, said', [
+    ('blocks/2', 'Blocks has no module blocks/2'), ('nothing', 'Blocks has no module nothing'),
+    ('width', 'width of Blocks is a int: give the path of a module'),
+  ])  # fmt: skip
+  def test_a_path_to_no_module_is_named(self, path, said):
+    with pytest.raises(ValueError, match=said):
+      training.nnx(Blocks(nnx.Rngs(0)), taps=(path,))
+
+  def test_a_module_that_is_called_twice_is_named(self):
+    network = training.nnx(Blocks(nnx.Rngs(0)), taps=('head',))
+    with pytest.raises(ValueError, match='the tap head is called 2 times'):
+      network.apply(*network.init(None, None), jnp.ones((1, 4)), None)
