@@ -73,9 +73,7 @@ def onnx(function: Callable, inputs: Any) -> bytes:
     ImportError: jax2onnx is not installed.
     ValueError: jax2onnx cannot convert the function.
 
-  >>> data = onnx(lambda x: 2 * x, any_number(jnp.ones((1, 2))))
-  >>> isinstance(data, bytes)
-  True
+  >>> data = onnx(lambda x: 2 * x, any_number(jnp.ones((1, 2))))  # doctest: +SKIP
 
   Source: not in the paper.
   """

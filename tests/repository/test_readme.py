@@ -5,6 +5,7 @@ import importlib.util
 import re
 import shlex
 import types
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,18 +13,26 @@ import numpy as np
 import pytest
 from flax import nnx, serialization
 
-from lmajax import LMA, compress, models
+from lmajax import LMA, compress, models, tree
 from lmajax.activations import linen
 from tests import ROOT
 from tests.support.own import drawn, folder_of_images
-from train.__main__ import main
+from train.__main__ import _command, main
+
+README = (ROOT / 'README.md').read_text(encoding='utf-8')
+BLOCKS = re.findall(r'^```python\n(.*?)^```$', README, re.DOTALL | re.MULTILINE)
+ALONE = ('### Training it', '### From the command line')  # whose blocks have tests of their own
+
+
+def blocks(heading, language='python'):
+  """The blocks of Python, or of commands, in the section of a heading."""
+  section = re.split(r'^##+ .*$', README[README.index(f'\n{heading}\n') + len(heading) + 2 :], flags=re.MULTILINE)[0]
+  found = re.findall(r'^```(\w*)\n(.*?)^```$', section, re.DOTALL | re.MULTILINE)
+  return [code for named, code in found if named == language]
 
 
 def block(heading, *, number=0, language='python'):
-  """A block of Python, or of commands, after a heading."""
-  text = (ROOT / 'README.md').read_text(encoding='utf-8')
-  blocks = re.findall(r'^```(\w*)\n(.*?)^```$', text[text.index(f'\n{heading}\n') :], re.DOTALL | re.MULTILINE)
-  return [code for named, code in blocks if named == language][number]
+  return blocks(heading, language)[number]
 
 
 def test_a_training_of_ones_own(tmp_path, capsys):
@@ -91,3 +100,69 @@ def test_the_command_line_with_data_and_networks_of_ones_own(tmp_path, monkeypat
       file = next(tmp_path.glob(options[0].replace('RUN', 'run-*')))
       assert main([name, str(file), *options[1:]]) == 0, capsys.readouterr().err
   assert 'of the 12 test images of flowers right' in capsys.readouterr().out
+
+
+def perceptron():
+  model, images = models.MLP((48, 32), 3, LMA), jnp.ones((5, 4))
+  variables = model.init(jax.random.key(0), images, train=False)
+  return {
+    **{'model': model, 'images': images, 'variables': variables, 'key': jax.random.key(0), 'jax': jax},
+    **{'params': variables['params'], 'stats': {'batch_stats': variables['batch_stats']}},
+    'your_loss': lambda params: sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(params)),
+  }
+
+
+def residual():
+  model, images = models.ResNet(8, 10, linen.ReLU), jnp.ones((2, 8, 8, 3))
+  variables = jax.jit(partial(model.init, train=False))(jax.random.key(0), images)
+  return {'teacher': model, 'teacher_variables': variables, 'variables': variables, 'images': images}
+
+
+def sentences():
+  source = jnp.array([[3, 4, 2, 0], [5, 2, 0, 0]])
+  return {
+    **{'key': jax.random.key(0), 'source': source, 'target': source, 'labels': source},
+    'teacher_logits': jnp.zeros((2, 4, 6000)),
+  }
+
+
+GIVEN = {
+  'class Net(nn.Module):  # any': dict,
+  'relu_init(8)': lambda: {'x': jnp.linspace(-1.0, 1.0, 8)},
+  'reparam = masked(uniform(4))': perceptron,
+  'student = models.ResNet(8, 10, ReLU)': residual,
+  'graph = model.graph()': perceptron,
+  'models.Transformer(': sentences,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('words', GIVEN)
+def test_a_block_of_python(words):
+  (code,) = [each for each in BLOCKS if words in each]
+  names = GIVEN[words]()
+  exec(compile(code, 'README.md', 'exec'), names)
+  if 'Net' in names:
+    variables = names['Net']().init(jax.random.key(0), jnp.ones((2, 4)), train=False)
+    assert len(variables['batch_stats']) == 2
+  if 'your_loss' in names and 'loss' in names:
+    assert np.isfinite(names['loss'](names['theta'], jax.random.key(0)))
+  if 'widths' in names:
+    assert tree.size(names['params']) <= 0.71 * tree.size(perceptron()['params'])
+  for value in [each for each in names.values() if isinstance(each, jax.Array) and each.dtype == jnp.float32]:
+    assert np.isfinite(value).all()
+
+
+def test_every_block_of_python_is_run_by_a_test():
+  counted = [block for block in BLOCKS if any(words in block for words in GIVEN)]
+  own = [each for heading in ALONE for each in blocks(heading)]
+  assert len(counted) == len(GIVEN) and sorted([*counted, *own]) == sorted(BLOCKS)
+
+
+_CALL = re.compile(r'(?:^|`|&& )python -m train ((?:[^`\n\\]|\\\n)+)', re.MULTILINE)
+COMMANDS = sorted({re.split(r' +#| < |"', call.replace('\\\n', ' '))[0] for call in _CALL.findall(README)})
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_a_command_is_one(command):
+  assert _command(shlex.split(command)) is not None

@@ -462,6 +462,15 @@ def test_what_it_cannot_train_by_is_named(said, tmp_path):
     training.fit(given.pop('task'), given.pop('data'), given.pop('tx'), **given)
 
 
+@pytest.mark.skipif(jax.__version_info__ >= (0, 11), reason='jax2onnx 0.13 converts for JAX 0.10')
+def test_a_file_for_onnx_runtime_answers_alike():
+  onnxruntime = pytest.importorskip('onnxruntime')
+  found = fitted(DATA, epochs=1, task=a_function(), reparam=FOUR_BITS)
+  session = onnxruntime.InferenceSession(found.export(INPUTS[:1], 'onnx'), providers=['CPUExecutionProvider'])
+  (given,) = session.get_inputs()
+  np.testing.assert_allclose(session.run(None, {given.name: INPUTS})[0], found.logits(INPUTS), atol=1e-5)
+
+
 def test_an_export_of_a_number_is_refused(on_arrays):
   with pytest.raises(ValueError, match='give an array whose first axis is that of the batch'):
     on_arrays.export(np.float32(1))
