@@ -121,8 +121,16 @@ def student(config: Named, arm: Arm, dataset: Dataset, inputs: Any) -> nn.Module
   own = student_network(config, arm.width)
   if config.student is None:
     return own.built(act, classes, config.dtype)
-  make = partial(own.built, act, classes, config.dtype)
-  return networks.tried('student', own.name, make, inputs, num_classes=classes)
+  calls = []
+
+  def noting(**how: Any) -> Any:
+    calls.append(how)
+    return act(**how)
+
+  networks.tried('student', own.name, partial(own.built, noting, classes, config.dtype), inputs, num_classes=classes)
+  if not calls:
+    raise UserError(f'--student is {own.name}: it never calls act, and all its activations would be one')
+  return own.built(act, classes, config.dtype)
 
 
 def student_network(config: Named, width: int) -> Network:

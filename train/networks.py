@@ -206,7 +206,8 @@ def _factory(name: str) -> Callable[..., Any]:
   try:
     found = getattr(importlib.import_module(module), attribute)
   except Exception as error:  # whatever a user's module raises as it is imported
-    raise ValueError(f'it cannot be imported ({_reason(error)}); give MODULE:FACTORY, where Python finds it') from error
+    mend = 'give MODULE:FACTORY, without .py, where Python finds it'
+    raise ValueError(f'it cannot be imported ({_reason(error)}); {mend}') from error
   if not callable(found):
     raise ValueError(f'it is a {type(found).__name__}: give a function that makes a module')
   return found

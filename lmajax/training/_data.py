@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lmajax._arguments import check_count, shown
@@ -60,6 +61,8 @@ def examples_of(data: Any, what: str = 'data') -> Examples:
     raise ValueError(f'{what} is {shown(data)}: give a pair of arrays, or what has len and an example for each number')
   size = len(data)
   _check_some(size, what)
+  if isinstance(data, list) and size == 2 and all(getattr(part, 'ndim', 0) and len(part) > 2 for part in data):
+    raise ValueError(f'{what} is a list of {" and ".join(map(shown, data))}: give a tuple of inputs and labels')
   if hasattr(data, 'dtype'):
     return _of_arrays(Batch(data, None), what)
 
@@ -97,6 +100,8 @@ def _check_some(size: int, what: str) -> None:
 
 def _plain(array: np.ndarray) -> np.ndarray:
   """Narrows to JAX's own types: float32 for float64 unless 64 bits are enabled."""
+  if array.dtype != bool and not jnp.issubdtype(array.dtype, np.number):
+    raise ValueError(f'data has {array.dtype} values: give numbers, and class numbers as labels')
   return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
 
 
@@ -118,13 +123,17 @@ class Shuffled:
   """Batches of examples, shuffled anew each epoch; an epoch's incomplete last batch is dropped."""
 
   def __init__(self, examples: Examples, *, batch_size: int, seed: int, said: Any, sharding: Any):
-    check_count('batch_size', batch_size, 1, examples.size)
+    check_count('batch_size', batch_size, 1)
+    if batch_size > examples.size:
+      raise ValueError(f'batch_size is {batch_size}, and there are {examples.size} examples: give 1 to {examples.size}')
     _check_spread(batch_size, sharding)
     if said is not None and len(said) != examples.size:
       raise ValueError(f'logits is {shown(said)}, and there are {examples.size} examples: give a row for each')
     self.steps_per_epoch = examples.size // batch_size
     self._examples, self._size, self._seed = examples, batch_size, seed
     self._said, self._sharding = said, sharding
+    self.classes: int | None = None
+    """How many, where labels are class numbers: those that are none are refused."""
     self._shuffled = -1, np.arange(0)
 
   def __getitem__(self, step: int) -> Any:
@@ -135,6 +144,7 @@ class Shuffled:
 
   def _read(self, rows: np.ndarray) -> Any:
     batch = self._examples.take(rows)
+    check_classes(batch.labels, rows, self.classes)
     return batch if self._said is None else Told(*batch, np.asarray(self._said[rows]))
 
 
@@ -211,7 +221,26 @@ def batches_of(
   return batches
 
 
-def in_order(examples: Examples, *, batch_size: int, sharding: Any) -> Iterator[tuple[Any, Any]]:
+def check_classes(labels: Any, rows: np.ndarray, classes: int | None, what: str = 'data') -> None:
+  """Refuses class numbers that are none, where labels are class numbers of whole examples.
+
+  >>> check_classes(np.array([0, 3]), np.array([7, 8]), 3)
+  Traceback (most recent call last):
+  ValueError: data has the label 3 at 8, and there are 3 classes: give numbers from 0 to 2
+
+  Source: not in the paper.
+  """
+  if classes is None or not isinstance(labels, np.ndarray) or labels.dtype.kind not in 'iu' or labels.ndim != 1:
+    return
+  wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+  if len(wrong):
+    at = f'{what} has the label {labels[wrong[0]]} at {rows[wrong[0]]}'
+    raise ValueError(f'{at}, and there are {classes} classes: give numbers from 0 to {classes - 1}')
+
+
+def in_order(
+  examples: Examples, *, batch_size: int, sharding: Any, classes: int | None = None
+) -> Iterator[tuple[Any, Any]]:
   """Yields all examples in their order, each batch with a mask of its real rows; the last repeats a row to be full.
 
   >>> [(len(batch.inputs), mask.tolist()) for batch, mask in in_order(
@@ -223,7 +252,9 @@ def in_order(examples: Examples, *, batch_size: int, sharding: Any) -> Iterator[
   _check_spread(batch_size, sharding)
 
   def read(rows: np.ndarray) -> Any:
-    return examples.take(np.minimum(rows, examples.size - 1)), rows < examples.size
+    batch = examples.take(np.minimum(rows, examples.size - 1))
+    check_classes(batch.labels, rows, classes, 'validation')
+    return batch, rows < examples.size
 
   for start in range(0, examples.size, batch_size):
     yield placed(read, np.arange(start, start + batch_size), sharding)

@@ -15,8 +15,8 @@ import optax
 from lmajax._arguments import check_count, shown
 from lmajax.compress import identity
 from lmajax.training._checkpoint import Checkpoints, digests
-from lmajax.training._data import EndedError, batches_of
-from lmajax.training._fitted import Fitted, Metric, scorer, shipped
+from lmajax.training._data import EndedError, Shuffled, batches_of
+from lmajax.training._fitted import Fitted, Metric, classes_of, scorer, shipped
 from lmajax.training._loop import Hooks, loop
 from lmajax.training._objectives import reparameterized
 from lmajax.training._placing import replicated, settle, whole
@@ -66,12 +66,13 @@ def fit(
     seed: of new weights, dropout, augmentation, noise and the order of the examples.
     reparam: makes the weights from what is trained in their place, as ``compress.masked(compress.uniform(4))``.
     augment: (key, inputs) -> inputs, of each training batch, on the devices. A teacher sees what the student sees.
-    validation: examples that are scored after each epoch, under the weights that would ship.
+    validation: examples that are scored after each epoch, with the weights that would ship and the statistics as the
+      training has them; ``Fitted.evaluate`` measures those again.
     metrics: (logits, labels) -> a number for each example, by name; by default ``accuracy``. The first one decides
       which checkpoint is the best; without validation the loss does.
-    callback: is told what is fitted and the entry of the epoch after each; a dictionary that it returns is added to the
-      entry, and its ``score`` decides which checkpoint is the best. It copies what it keeps: the next step takes the
-      arrays.
+    callback: is told what is fitted and the entry of the epoch after each; what is new in a dictionary that it returns
+      is added to the entry, and its ``score`` decides which checkpoint is the best. It copies what it keeps: the next
+      step takes the arrays.
     folder: where a checkpoint is saved after each epoch (``Checkpoints``: the latest two and the best), and
       ``history.jsonl``; without one nothing is saved. It is of this training alone.
     steps_per_epoch: of an iterable that does not know its length.
@@ -85,8 +86,9 @@ def fit(
     ValueError: an argument is none of these; teacher and student have other classes; the checkpoints have more epochs.
     EndedError: the data ended early; what was trained is saved.
     FloatingPointError: the loss is not finite; the checkpoint of the epoch before is kept.
-    UnfitError: the checkpoints are of another training. They know seed, batches, teacher, and types and shapes of all
-      that is trained; that the functions and numbers in ``tx``, losses and ``augment`` are the same is yours to see to.
+    UnfitError: the checkpoints are of another training. They know seed, batch size, the first batch, the teacher, and
+      types and shapes of all that is trained; that the rest of the data, and the functions and numbers in ``tx``,
+      losses and ``augment`` are the same is yours to see to.
     DamagedError: none of the checkpoints can be read.
     OSError: the disk is full.
 
@@ -116,16 +118,18 @@ def fit(
     return one(progress, frozen, _augmented(augment, seed, progress.state.step, batch))
 
   frozen, first = jax.tree.map(everywhere, task.frozen), batches[0]
-  first = jax.eval_shape(lambda batch: _augmented(augment, seed, jnp.int32(0), batch), first)
-  progress = jax.tree.map(everywhere, _begun(student, task, tx, reparam, seed, frozen, first))
+  shapes = jax.eval_shape(lambda batch: _augmented(augment, seed, jnp.int32(0), batch), first)
+  progress = jax.tree.map(everywhere, _begun(student, task, tx, reparam, seed, frozen, shapes))
+  if isinstance(batches, Shuffled):
+    batches.classes = classes_of(task.network, shipped(reparam, progress), first.inputs)
   entries: list[dict[str, Any]] = []
   checkpoints = None
   if folder is not None:
-    checkpoints = Checkpoints(folder / 'checkpoints', _made_by(task, batches, batch_size, seed))
+    checkpoints = Checkpoints(folder / 'checkpoints', _made_by(task, batches, first, batch_size, seed))
     restored = checkpoints.restore(lambda: _shapes(progress))
     progress, entries = (restored[0], restored[1]['epochs']) if restored else (progress, entries)
   if len(entries) > epochs:
-    raise ValueError(f'epochs is {epochs}, and the checkpoint has {len(entries)} already')
+    raise ValueError(f'epochs is {epochs}, and {folder} has {len(entries)} already: give more, or another folder')
   move = compiled(step, placed=on_each)
   score = None if validation is None else scorer(task.network, metrics, sharding)
   ship = jax.jit(lambda progress: shipped(reparam, progress))
@@ -160,13 +164,14 @@ def fit(
       del step
       means = {name: np.asarray(total / steps).tolist() for name, total in progress.sums.items()}
       if not np.isfinite(means['loss']):
-        mend = 'try a lower learning rate; class numbers as labels begin with 0 and end below the number of logits'
+        mend = 'look for inputs and logits that are no numbers, or try a lower learning rate'
         raise FloatingPointError(f'the loss is {means["loss"]} in epoch {len(entries) + 1}: {mend}')
       progress = progress._replace(sums=jax.tree.map(jnp.zeros_like, progress.sums))
       scores = score(ship(progress), validation, batch_size) if score else {}
       entry = {'epoch': len(entries) + 1, **means, **{f'validation_{name}': mean for name, mean in scores.items()}}
       if callback is not None:
-        entry |= _told(callback(Fitted(task.network, reparam, progress, (*entries, entry), batches, sharding), entry))
+        found = Fitted(task.network, reparam, progress, (*entries, entry), batches, sharding)
+        entry = {**_told(callback(found, entry)), **entry}
       best = entry.get('score', next(iter(scores.values()), -means['loss']))
       save(progress, [*entries, entry], float(best))
       tell([*entries, entry], folder)
@@ -210,10 +215,14 @@ def _automatic(sharding: jax.sharding.NamedSharding | None) -> jax.sharding.Name
   return jax.sharding.NamedSharding(mesh, sharding.spec)
 
 
-def _made_by(task: Task, batches: Any, batch_size: int, seed: int) -> dict[str, Any]:
+def _made_by(task: Task, batches: Any, first: Any, batch_size: int, seed: int) -> dict[str, Any]:
   """Settings that decide the numbers, as far as they can be seen."""
   of_teacher = hashlib.sha256(json.dumps(digests((task.frozen, task.said))).encode()).hexdigest()
-  return {'seed': seed, 'batch_size': batch_size, 'steps_per_epoch': batches.steps_per_epoch, 'teacher': of_teacher}
+  here = all(leaf.is_fully_addressable for leaf in jax.tree.leaves(first) if isinstance(leaf, jax.Array))
+  return {
+    **{'seed': seed, 'batch_size': batch_size, 'steps_per_epoch': batches.steps_per_epoch, 'teacher': of_teacher},
+    'data': hashlib.sha256(json.dumps(digests(first)).encode()).hexdigest() if here else '',
+  }
 
 
 def _shapes(progress: Progress) -> Progress:

@@ -71,6 +71,11 @@ class Fitted:
   sharding: Any
 
   @property
+  def fixed(self) -> Network:
+    """What ships as a network that holds its weights, as a teacher: ``distill(student, fitted)`` takes it by itself."""
+    return self.network._replace(init=lambda key, inputs: parted(jax.tree.map(jnp.array, self.variables)))
+
+  @property
   def params(self) -> Params:
     """The weights that ship."""
     return self.variables['params']
@@ -181,6 +186,23 @@ def shipped(reparam: Reparam, progress: Progress) -> dict[str, Any]:
   return {'params': reparam.apply(progress.state.params, progress.code, None), **progress.state.stats}
 
 
+def classes_of(network: Network, variables: dict[str, Any], inputs: Any) -> int | None:
+  """Returns the number of classes of a network whose logits are [batch, classes], and None of another one.
+
+  >>> network = training.linen(MLP((2,), 3, LMA))
+  >>> classes_of(network, network.variables(jax.random.key(0), jnp.ones((1, 4))), jnp.ones((1, 4)))
+  3
+
+  Source: not in the paper.
+  """
+
+  def logits(variables: dict[str, Any], inputs: Any) -> Array:
+    return forward(network, *parted(variables), inputs, None)[0]
+
+  shape = jax.eval_shape(logits, variables, inputs).shape
+  return shape[1] if len(shape) == 2 else None
+
+
 def scorer(network: Network, metrics: Mapping[str, Metric] | None, sharding: Any) -> Callable[..., dict[str, float]]:
   """Compiles (variables, data, batch size) -> the mean of each metric.
 
@@ -206,7 +228,9 @@ def scorer(network: Network, metrics: Mapping[str, Metric] | None, sharding: Any
 
   def score(variables: dict[str, Any], data: Any, batch_size: int) -> dict[str, float]:
     examples, totals = examples_of(data, 'validation'), []
-    for batch, mask in in_order(examples, batch_size=batch_size, sharding=sharding):
+    blank = examples.take(np.arange(1)).inputs
+    classes = classes_of(network, variables, blank) if metrics is None else None
+    for batch, mask in in_order(examples, batch_size=batch_size, sharding=sharding, classes=classes):
       totals.append(jax.device_get(summed(variables, batch, mask)))
     return {name: float(np.sum([each[name] for each in totals], dtype=np.float64) / examples.size) for name in of_each}
 

@@ -1,5 +1,6 @@
 """Networks as pure functions, whatever they are written in: Linen, NNX, or functions of one's own."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -58,6 +59,9 @@ def linen(module: Any, variables: dict[str, Any] | None = None) -> Network:
   """
   if not _as_linen(module):
     raise ValueError(f'module is a {type(module).__name__}: give an instance of a Linen module')
+  if isinstance(module, nn.Module) and not _takes(module.__call__, 'train'):
+    mend = 'wrap it in a module that does, or in function(…)'
+    raise ValueError(f'{type(module).__name__} is not called with train=…, which says what is training: {mend}')
 
   def init(key: Any, inputs: Any) -> tuple[Params, ModelStats]:
     if variables is not None:
@@ -95,6 +99,12 @@ def function(apply: Callable, params: Params, *, stats: ModelStats | None = None
   """
   if not callable(apply) or isinstance(apply, nn.Module | flax_nnx.Module):
     raise ValueError(f'apply is a {type(apply).__name__}: give a function of params, stats, inputs and a key')
+  try:
+    inspect.signature(apply).bind(params, stats, None, None)
+  except TypeError as error:
+    raise ValueError(f'apply is called with params, stats, inputs and a key, and takes others ({error})') from error
+  except ValueError:  # of a function that does not say
+    pass
   begun = params, {} if stats is None else stats
 
   def init(key: Key | None, inputs: Any) -> tuple[Params, ModelStats]:
@@ -102,6 +112,11 @@ def function(apply: Callable, params: Params, *, stats: ModelStats | None = None
     return jax.tree.map(jnp.array, begun)  # a copy, since steps take what they are given
 
   return Network(init, apply)
+
+
+def _takes(function: Callable, name: str) -> bool:
+  parameters = inspect.signature(function).parameters
+  return name in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
 
 
 def _as_linen(model: Any) -> bool:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from lmajax import tree
-from lmajax._arguments import check_floats, of_type, shown
+from lmajax._arguments import of_type, shown
 from lmajax.losses import distillation, soft_targets
 from lmajax.training._forward import forward, logits_of, network_of, parted
 from lmajax.training._step import WithCode
@@ -77,14 +77,29 @@ def supervised(model: Any, *, label_smoothing: float = 0.0) -> Objective:
     logits, labels = logits.astype('float32'), batch.labels
     if labels is None:
       raise ValueError('the data have no labels: give some, or train under a teacher by distill')
+    check_labels(labels, logits)
     if of_type(labels, jnp.integer) and not label_smoothing:
       return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), (stats, {})
     chances = jax.nn.one_hot(labels, logits.shape[-1]) if of_type(labels, jnp.integer) else labels
-    check_floats('labels', chances, logits.shape)
     smoothed = optax.losses.smooth_labels(chances.astype(logits.dtype), label_smoothing)
     return optax.losses.softmax_cross_entropy(logits, smoothed).mean(), (stats, {})
 
   return objective
+
+
+def check_labels(labels: Any, logits: Array) -> None:
+  """Refuses labels that are neither a class number nor a probability of each class, for each example.
+
+  >>> check_labels(jnp.zeros((2, 1), int), jnp.zeros((2, 3)))
+  Traceback (most recent call last):
+  ValueError: labels is int32[2, 1], and logits float32[2, 3]: give integers [2], or floats [2, 3]
+
+  Source: not in the paper.
+  """
+  numbers = of_type(labels, jnp.integer) and labels.shape == logits.shape[:-1]
+  if not (numbers or (of_type(labels, jnp.floating) and labels.shape == logits.shape)):
+    wanted = f'give integers {list(logits.shape[:-1])}, or floats {list(logits.shape)}'
+    raise ValueError(f'labels is {shown(labels)}, and logits {shown(logits)}: {wanted}')
 
 
 def penalized(objective: Objective, where: Where, weight: float) -> Objective:
@@ -138,6 +153,7 @@ def mixed(*, temperature: float, soft_weight: float) -> EndToEnd:
       if soft_weight != 1:
         raise ValueError(f'the data have no labels, and soft_weight is {soft_weight}: give labels, or the weight 1')
       return soft_targets(logits, taught.logits, temperature=temperature).mean()
+    check_labels(batch.labels, logits)
     each = distillation(logits, taught.logits, batch.labels, temperature=temperature, soft_weight=soft_weight)
     return each.mean()
 

@@ -110,12 +110,13 @@ def train_step(objective: Objective, tx: optax.GradientTransformation) -> Step:
 
   Source: not in the paper.
   """
+  moving = optax.with_extra_args_support(tx)  # some look at the loss, as optax.contrib.reduce_on_plateau does
 
   def step(state: TrainState, frozen: Frozen, batch: Any) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(state.key, state.step)
     value_and_grad = jax.value_and_grad(objective, has_aux=True)
     (loss, (stats, metrics)), grads = value_and_grad(state.params, state.stats, frozen, batch, key)
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    updates, opt_state = moving.update(grads, state.opt_state, state.params, value=loss)
     params = optax.apply_updates(state.params, updates)
     return TrainState(state.step + 1, params, stats, opt_state, state.key), {'loss': loss, **metrics}
 

@@ -79,7 +79,7 @@ def distill(student: Any, teacher: Any, *, loss: EndToEnd | None = None) -> Task
   Args:
     student: a Linen module or a ``Network``.
     teacher: a ``Network`` that holds its weights (``linen(module, variables)``, ``nnx(module)``,
-      ``function(apply, params)``), or its ``logits`` of the training examples.
+      ``function(apply, params)``), what ``fit`` gave, or its ``logits`` of the training examples.
     loss: of the student's logits, ``Taught`` and the batch; by default ``mixed`` with the paper's T of 2 and weight of
       .7, and of data without labels the soft targets alone.
 
@@ -98,7 +98,7 @@ def distill(student: Any, teacher: Any, *, loss: EndToEnd | None = None) -> Task
   objective = distilled(network, loss or _usual)
   if isinstance(teacher, _Logits):
     return Task(network, objective, _told, None, teacher.of_examples)
-  of_teacher = network_of(teacher)
+  of_teacher = network_of(getattr(teacher, 'fixed', teacher))
   return Task(network, objective, teach(of_teacher), of_teacher.variables())
 
 

@@ -20,8 +20,16 @@ class Net(nn.Module):
   def __call__(self, x, train):
     x = nn.Conv(self.width, (3, 3), use_bias=False)(x)
     x = nn.BatchNorm(use_running_average=not train)(x)
-    x = self.act(name='act')(x, train=train)
+    x = self.act(name='act_0')(x, train=train)
     return nn.Dense(self.num_classes)(x.mean((1, 2)))
+
+
+class Plain(nn.Module):
+  num_classes: int
+
+  @nn.compact
+  def __call__(self, x, train):
+    return nn.Dense(self.num_classes)(nn.relu(nn.Dense(3)(x.mean((1, 2)))))
 
 
 def small(act, num_classes):
@@ -42,6 +50,10 @@ def five(act, num_classes):
 
 def not_linen(act, num_classes):
   return lambda x: x
+
+
+def same(act, num_classes):
+  return Plain(num_classes)
 
 
 def broken(act, num_classes):

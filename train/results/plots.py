@@ -28,12 +28,20 @@ def curves(path: Path, trained: dict[Any, Any]) -> None:
   for arm, found in arms.items():
     for (width, site), row in zip(rows, axes, strict=True):
       if width == arm.width:
-        _curve(row[kinds.index((arm.activation, arm.segments))], arm, *found.get(site, ({}, {})))
+        column = row[kinds.index((arm.activation, arm.segments))]
+        if site in found or not _parameters(arm):
+          _curve(column, arm, *found.get(site, ({}, {})))
   for (width, site), row in zip(rows, axes, strict=True):
     row[0].set_ylabel(f'width {width}\n{site}', fontsize=8)
   for kind, axis in zip(kinds, axes[0], strict=True):
     axis.set_title(label(*kind), fontsize=9)
   save(figure, path)
+
+
+def _parameters(arm: Any) -> Any:
+  """Returns the shapes of what an activation trains; in a user's own network it may stand under any name."""
+  act = factory(arm.activation, arm.segments)()
+  return jax.eval_shape(lambda: act.init(jax.random.key(0), jnp.zeros((1, 1)), train=False)).get('params')
 
 
 def _rows(arms: dict[Any, dict[str, Any]], width: int) -> list[str]:
@@ -48,7 +56,7 @@ def sites(variables: Any) -> dict[str, tuple[Any, Any]]:
 
   def walk(params: Any, stats: Any, path: tuple[str, ...]) -> None:
     for name, inner in params.items():
-      if re.fullmatch(r'act\d*', name):
+      if re.fullmatch(r'act(\d*|_\w+)', name):
         site = _innermost(inner, stats.get(name, {}))
         if site[0]:
           found['/'.join((*path, name)).removesuffix('/act')] = site

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -172,7 +173,7 @@ def test_the_least_loss_decides_the_best_where_nobody_says_more(tmp_path):
   found = fitted(Counted(2), epochs=5, task=noted([3, 3, 1, 1, 2, 2, 4, 4, 5, 5]), folder=tmp_path)
   assert [entry['loss'] for entry in found.history] == [3, 1, 2, 4, 5]
   assert kept(tmp_path) == [4, 8, 10]
-  with pytest.raises(ValueError, match='epochs is 4, and the checkpoint has 5 already'):
+  with pytest.raises(ValueError, match=r'epochs is 4, and .* has 5.*: give more'):
     fitted(Counted(2), epochs=4, task=noted([0]), folder=tmp_path)
   with pytest.raises(training.UnfitError, match='made with steps_per_epoch 2, not 4'):
     fitted(Counted(4), epochs=6, task=noted([0]), folder=tmp_path)
@@ -188,7 +189,9 @@ def test_means_of_narrow_metrics_are_those_of_float32():
 
 
 def test_a_loss_that_is_no_number_ends_it_and_the_epoch_before_is_kept(tmp_path):
-  with pytest.raises(FloatingPointError, match='the loss is nan in epoch 2: try a lower learning rate; class'):
+  with pytest.raises(
+    FloatingPointError, match=r'the loss is nan in epoch 2: look for .*, or try a lower learning rate'
+  ):
     fitted(Counted(2), epochs=3, task=noted([1, 1, np.nan, 1]), folder=tmp_path)
   assert kept(tmp_path) == [2]
 
@@ -429,7 +432,16 @@ THREE, FIVE = (training.function(lambda params, stats, x, key: (x @ params, stat
 REFUSED = {
   'epochs is 0': {'epochs': 0},
   'seed is -1': {'seed': -1},
-  'batch_size is 25; give 1 to 24': {'batch_size': 25},
+  'batch_size is 25, and there are 24 examples': {'batch_size': 25},
+  r'data is a list of float32\[26, 4\] and int64\[26\]: give a tuple': {'data': [INPUTS, LABELS]},
+  'data has the label 3 at .*, and there are 3 classes: give numbers from 0 to 2': {'data': (INPUTS, LABELS + 1)},
+  'data has the label -1 at ': {'data': (INPUTS, LABELS - 1)},
+  'validation has the label 3 at ': {'validation': (INPUTS, LABELS + 1)},
+  'data has <U21 values: give numbers': {'data': (INPUTS, LABELS.astype(str))},
+  r'labels is int32\[8, 1\], and logits float32\[8, 3\]: give integers \[8\], or floats': {
+    'data': (INPUTS, LABELS[:, None])
+  },
+  r'labels is float32\[8\], and logits': {'data': (INPUTS, LABELS.astype(np.float32))},
   'data is int: give a pair of arrays': {'data': 3},
   'data is generator: give steps_per_epoch': {'data': in_batches(3)},
   'data has image, label: name the columns inputs and labels': {'data': {'image': INPUTS, 'label': LABELS}},
@@ -484,3 +496,41 @@ def test_all_devices_share_a_batch(on_arrays):
     np.testing.assert_allclose(ours['loss'], theirs['loss'], rtol=1e-4)
   with pytest.raises(ValueError, match='batch_size is 5, which does not spread evenly over the devices'):
     fitted(DATA, sharding=None, batch_size=5)
+
+
+class Foreign(nn.Module):
+  """Says what is training by another name."""
+
+  @nn.compact
+  def __call__(self, x, *, deterministic):
+    return nn.Dense(3)(x)
+
+
+def test_networks_that_are_called_otherwise_are_named():
+  with pytest.raises(ValueError, match=r'Foreign is not called with train=…, .*: wrap it in a module that does'):
+    fitted(DATA, task=Foreign())
+  with pytest.raises(ValueError, match='apply is called with params, stats, inputs and a key, and takes others'):
+    training.function(lambda params, x: x @ params, jnp.ones((4, 3)))
+
+
+def test_what_is_fitted_teaches_as_it_ships(on_arrays):
+  by_hand = training.linen(MODEL, on_arrays.variables)
+  expected = fitted(DATA, task=training.distill(MODEL, by_hand))
+  assert bits(fitted(DATA, task=training.distill(MODEL, on_arrays))) == bits(expected)
+
+
+def test_other_data_are_not_gone_on_with(tmp_path):
+  fitted(DATA, epochs=1, folder=tmp_path)
+  with pytest.raises(training.UnfitError, match='was made with data '):
+    fitted((2 * DATA[0], DATA[1]), folder=tmp_path)
+
+
+def test_an_optimizer_may_look_at_the_loss():
+  tx = optax.chain(optax.adam(0.05), optax.contrib.reduce_on_plateau(patience=1, factor=0.5))
+  found = fitted(DATA, tx=tx)
+  assert int(found.progress.state.step) == 6 and float(found.progress.state.opt_state[1].avg_value) >= 0
+
+
+def test_a_callback_adds_to_an_entry_and_takes_nothing_from_it():
+  found = fitted(Counted(1), epochs=1, task=noted([1.0]), callback=lambda fitted, entry: {'epoch': 77, 'more': 1})
+  assert found.history[0]['epoch'] == 1 and found.history[0]['more'] == 1

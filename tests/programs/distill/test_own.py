@@ -49,6 +49,7 @@ def test_a_folder_of_images_and_two_networks_are_distilled_and_resumed(capsys, t
   run = tmp_path / 'run'
   assert main(['distill', '--data', str(animals), *OWN, *SMALL, '--workdir', str(run)]) == 0
   assert list(rows(run)) == ['teacher', 'lma-8-distilled', 'lma-8-hard']
+  assert (run / 'curves.png').stat().st_size > 1000
   assert [row['parameters'] for row in rows(run).values()] == [9 * 6 + 12 + 21, *[9 * 3 + 6 + 16 + 12] * 2]
   config = load(Distill, run)
   assert (config.data, config.data_dir, len(config.data_digest)) == ('animals', animals, 64)
@@ -224,6 +225,11 @@ NO_NETWORKS = {
 def test_what_is_no_network_is_named(capsys, name):
   for option in ('--student', '--teacher'):
     assert refused(capsys, 'distill', option, name).startswith(f'{option} is {name}: {NO_NETWORKS[name]}')
+
+
+def test_a_student_that_leaves_its_activation_out_is_named(capsys):
+  said = refused(capsys, 'distill', '--student', 'own_networks:same')
+  assert said == '--student is own_networks:same: it never calls act, and all its activations would be one'
 
 
 def test_a_network_without_a_graph_cannot_lose_channels(capsys):

@@ -59,7 +59,7 @@ def test_arrays_are_read_with_their_names(tmp_path):
   assert len(dataset.train.labels) + len(dataset.validation.labels) == dataset.read == 60
   np.testing.assert_array_equal(dataset.train.inputs[..., 0], images[dataset.rows])
   np.testing.assert_array_equal(dataset.test.inputs[..., 0], images[:6])
-  names = np.array(['cat', 'dog', 'eel', 'fox'])
+  names = np.array(['cat', 'dog', 'eel'])
   np.savez(path, train_images=images, train_labels=labels, classes=names)
   held = load('animals', data_dir=path)
   assert held.classes == tuple(names) and held.read == 60 and len(held.test.labels) == 12
@@ -91,6 +91,13 @@ WRONG_ARRAYS = {
     **{'train_images': IMAGES, 'train_labels': LABELS},
     **{'test_images': IMAGES[:, :4], 'test_labels': LABELS},
   },
+  'has no image of class 0 to train on: give some, or leave the class out': {
+    **{'train_images': IMAGES, 'train_labels': LABELS + 1, 'test_images': IMAGES, 'test_labels': LABELS},
+  },
+  r'train_images is uint8\[9, 2, 4, 8\]; give uint8': {
+    'train_images': IMAGES.reshape(9, 2, 4, 8),
+    'train_labels': LABELS,
+  },
   'too few images': {'train_images': IMAGES[:1], 'train_labels': LABELS[:1]},
 }
 
@@ -116,6 +123,8 @@ def test_files_that_are_no_images_are_named(tmp_path):
   with pytest.raises(UserError, match=r'a\.png is not an image that can be read'):
     own.load(folder, None)
   (folder / 'cat' / 'a.png').unlink()
+  (folder / 'cat' / 'Thumbs.db').write_text('no image')
+  assert len(own.load(folder, None).train.labels) == 48
   folder_of_images(folder, 3, size=16)
   with pytest.raises(UserError, match=r'has 8 x 8 pixels|has 16 x 16 pixels'):
     own.load(folder, None)

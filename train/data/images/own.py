@@ -16,6 +16,7 @@ from train.runtime.outside import printable
 
 _TEST = 0.2  # of the images of each class, where no part is called test; a choice
 _MOST = 2**32  # bytes of all pixels; a choice
+_CHANNELS = 4  # at most
 _PARTS = ('train', 'validation', 'test')
 
 
@@ -56,6 +57,12 @@ def load(path: Path, image_size: int | None) -> Own:
     parts |= {'train': whole.take(rows), 'test': whole.take(held)}
   if not all(len(part.labels) for part in parts.values()):
     raise UserError(f'{path} has too few images to hold some back for the test')
+  counts = np.bincount(parts['train'].labels, minlength=len(classes))
+  if not counts.all():
+    name = printable(classes[int(counts.argmin())])
+    raise UserError(
+      f'{path} has no image of class {name} to train on: give some, or leave the class out (numbers from 0 on)'
+    )
   return Own(classes, parts['train'], parts.get('validation'), parts['test'], rows, len(whole.labels))
 
 
@@ -89,7 +96,10 @@ def _within(folder: Path) -> list[Path]:
 
 
 def _files(folder: Path) -> list[Path]:
-  return [each for each in _within(folder) if each.is_file()] if folder.is_dir() else []
+  if not folder.is_dir():
+    return []
+  known = Image.registered_extensions()
+  return [each for each in _within(folder) if each.is_file() and each.suffix.lower() in known]
 
 
 def _pixels(files: Sequence[Path], size: int | None) -> np.ndarray:
@@ -144,10 +154,9 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
 def _part(arrays: dict[str, np.ndarray], name: str, path: Path) -> Examples:
   images, labels = arrays[f'{name}_images'], arrays.get(f'{name}_labels')
   images = images[..., None] if images.ndim == 3 else images
-  if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape:
-    raise UserError(
-      f'{path}: {name}_images is {images.dtype}{list(images.shape)}; give uint8 [n, height, width, channels]'
-    )
+  if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape or images.shape[-1] > _CHANNELS:
+    mend = 'give uint8 [n, height, width, channels], from 0 to 255'
+    raise UserError(f'{path}: {name}_images is {images.dtype}{list(images.shape)}; {mend}')
   if labels is None or labels.dtype.kind not in 'iu' or labels.shape != images.shape[:1] or labels.min() < 0:
     found = 'missing' if labels is None else f'{labels.dtype}{list(labels.shape)}'
     raise UserError(f'{path}: {name}_labels is {found}; give a class number from 0 on for each of {len(images)} images')

@@ -88,7 +88,8 @@ def logits_of(config: Distill, dataset: Dataset) -> tuple[Distill, np.ndarray]:
       raise ValueError('it has numbers that are not finite')
   except (OSError, ValueError, EOFError) as error:
     reason = getattr(error, 'strerror', None) or ' '.join(str(error).split())[:200]
-    raise UserError(f'--teacher-logits is {path}: {reason}; write it by numpy.save') from error
+    mend = 'give a row of logits for each training image, written by numpy.save'
+    raise UserError(f'--teacher-logits is {path}: {reason}; {mend}') from error
   return given.noted(config, [path], (digest(own),)), own
 
 
