@@ -113,7 +113,7 @@ def _train(command: Any, arguments: list[str]) -> None:
 
 def _run(recipe: Any, command: Any, default: Any, arguments: list[str]) -> tuple[Path, list]:
   """Runs a new or resumed run to its end; writes nothing before the data and every option are known to be good."""
-  if command.config is not None:
+  if isinstance(command, Training) and command.config is not None:
     require(not command.resume, 'config', command.config, 'a run that is resumed has its own; leave it out')
     default = configs.read(type(command), command.config)
   config = _resumed(command, arguments) if command.resume else _parsed(default, arguments)

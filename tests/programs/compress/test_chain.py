@@ -111,8 +111,8 @@ class TestChain:
     of = {stage.name: chain.group(tiny, stage, (4, 2)).objective.__qualname__ for stage in chain.stages(tiny)}
     kinds = {name: objective.split('.')[0] for name, objective in of.items()}
     assert kinds == {
-      'original': 'supervised', 'slimmed': 'supervised', 'lma-4-distilled': 'distill', 'lma-4-quantized': 'distill',
-      'lma-4-packed': 'distill',
+      'original': 'supervised', 'slimmed': 'supervised', 'lma-4-distilled': 'distilled', 'lma-4-quantized': 'distilled',
+      'lma-4-packed': 'distilled',
     }  # fmt: skip
 
   def test_block_by_block_the_stages_are_trained_between_the_ends_of_the_first_original(self):

@@ -106,10 +106,10 @@ class TestSlim:
       for start in ('pruned', 'distilled', 'scratch')
     }
     of = {name: group.objective.__qualname__.split('.')[0] for name, group in cohort.groups.items()}
-    assert {name for name, objective in of.items() if objective == 'distill'} == {
+    assert {name for name, objective in of.items() if objective == 'distilled'} == {
       'relu-40-pca-distilled', 'relu-40-norm-scale-distilled'
     }  # fmt: skip
-    assert set(of.values()) == {'distill', 'supervised'}
+    assert set(of.values()) == {'distilled', 'supervised'}
 
   def test_widths_are_noted_and_random_weights_give_theirs_whatever_was_trained(self, plan, trained, tmp_path):
     found = slim.widths(plan, trained, tmp_path)
