@@ -113,9 +113,10 @@ def _train(command: Any, arguments: list[str]) -> None:
 
 def _run(recipe: Any, command: Any, default: Any, arguments: list[str]) -> tuple[Path, list]:
   """Runs a new or resumed run to its end; writes nothing before the data and every option are known to be good."""
-  if isinstance(command, Training) and command.config is not None:
-    require(not command.resume, 'config', command.config, 'a run that is resumed has its own; leave it out')
-    default = configs.read(type(command), command.config)
+  options = getattr(command, 'config', None)
+  if options is not None:
+    require(not command.resume, 'config', options, 'a run that is resumed has its own; leave it out')
+    default = configs.read(type(command), options)
   config = _resumed(command, arguments) if command.resume else _parsed(default, arguments)
   require(command.resume or not command.restart, 'restart', True, 'it goes with --resume; a new run has no checkpoints')
   if not command.resume:
