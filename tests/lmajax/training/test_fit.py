@@ -11,9 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
 
-from lmajax import LMA, compress, models, training, tree
+from lmajax import LMA, compress, models, training
 from lmajax.training._data import batches_of
 from lmajax.types import Batch
 
@@ -303,19 +302,6 @@ def test_labels_may_be_probabilities(on_arrays, form):
   assert found.evaluate((DATA[0], chances)) == found.evaluate(DATA)
 
 
-class Net(nnx.Module):
-  """A network in NNX, with what moves and with what is drawn."""
-
-  def __init__(self, rngs):
-    self.inner = nnx.Linear(4, 6, rngs=rngs)
-    self.norm = nnx.BatchNorm(6, rngs=rngs)
-    self.dropout = nnx.Dropout(0.1, rngs=rngs)
-    self.outer = nnx.Linear(6, 3, rngs=rngs)
-
-  def __call__(self, x):
-    return self.outer(self.dropout(nnx.relu(self.norm(self.inner(x)))))
-
-
 def a_function():
   def apply(params, stats, x, key):
     del key
@@ -326,11 +312,6 @@ def a_function():
   return training.function(apply, {'inner': {'kernel': inner}, 'outer': {'kernel': outer}})
 
 
-STUDENTS = {
-  'Linen': lambda: training.linen(MODEL),
-  'NNX': lambda: training.nnx(Net(nnx.Rngs(0))),
-  'a function': a_function,
-}
 FOUR_BITS = compress.masked(compress.uniform(4, bucket_size=None))
 
 
@@ -339,38 +320,6 @@ def teacher():
   model = models.MLP((16,), 3, LMA)
   found = fitted((INPUTS, LABELS), epochs=15, task=model)
   return training.linen(model, found.variables)
-
-
-@pytest.mark.parametrize('reparam', [None, FOUR_BITS], ids=['whole', 'four bits'])
-@pytest.mark.parametrize('kind', STUDENTS)
-def test_a_student_under_a_teacher_killed_resumed_and_shipped(teacher, tmp_path, kind, reparam):
-  def run(**options):
-    task = training.distill(STUDENTS[kind](), teacher)
-    how = {'epochs': 3, 'seed': 5, 'reparam': reparam, 'validation': (INPUTS, LABELS), 'tx': optax.adamw(0.03)}
-    return fitted(DATA, task=task, **{**how, **options})
-
-  def cut(fitted, entry):
-    if entry['epoch'] == 2:
-      raise PowerCut
-
-  expected = run()
-  with pytest.raises(PowerCut):
-    run(folder=tmp_path, callback=cut)
-  found = run(folder=tmp_path)
-  assert bits(found) == bits(expected) and found.history == expected.history
-  assert found.history[-1]['loss'] < found.history[0]['loss']
-  packed, stats, config = compress.unpack(found.pack({'classes': 3}))
-  params = jax.tree.map(jnp.asarray, packed.decode())
-  logits, _ = training.forward(found.network, params, jax.tree.map(jnp.asarray, stats), jnp.asarray(INPUTS), None)
-  assert config == {'classes': 3}
-  kernels = [leaf for path, leaf in tree.by_path(params).items() if path.endswith('kernel')]
-  assert all(len(np.unique(kernel)) <= 16 for kernel in kernels) or reparam is None
-  np.testing.assert_allclose(logits, found.logits(INPUTS), atol=1e-6)
-  np.testing.assert_allclose(
-    found.evaluate((INPUTS, LABELS))['accuracy'], np.mean(np.asarray(logits).argmax(1) == LABELS), rtol=1e-6
-  )
-  runs = jax.export.deserialize(bytearray(found.export(INPUTS[:1])))
-  np.testing.assert_allclose(runs.call(jnp.asarray(INPUTS)), logits, atol=1e-5)
 
 
 def test_logits_from_elsewhere_teach_as_the_teacher_does(teacher):
