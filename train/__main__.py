@@ -218,7 +218,7 @@ def _export(command: Export, arguments: list[str]) -> None:
   from train.commands import export
 
   export.check(command)
-  source = export.source(command.model, command.student, command.limits)
+  source = export.source(command.model, command.student, command.limits, command.network)
   if command.bits is not None:
     source = export.quantized(source, command.bits, command.data_dir)
   out = command.out or source.path.with_suffix(f'.{command.format}')

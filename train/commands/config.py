@@ -52,6 +52,8 @@ class Export:
   """The folder of a run, or a packed .safetensors file."""
   student: str | None = None
   """The name of the row in the run's results.json; its first seed is taken."""
+  network: str | None = None
+  """MODULE:FACTORY of that network, where it is one of your own."""
   format: Literal['stablehlo', 'onnx', 'safetensors'] = 'stablehlo'
   """stablehlo: for JAX's runtimes, weights packed inside; onnx: for ONNX Runtime, weights decoded; safetensors: packed
   weights, statistics and the description of the network."""

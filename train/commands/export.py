@@ -46,10 +46,11 @@ class Source(NamedTuple):
   content: bytes
   data_dir: Path | None
   limits: Limits
+  own: str | None
 
   def shipped(self) -> Shipped:
     """Parses the file; refuses one that is not a network."""
-    return fitting(of_bytes(self.content, self.path, self.limits), self.path)
+    return fitting(of_bytes(self.content, self.path, self.limits), self.path, self.own)
 
 
 class Agreement(NamedTuple):
@@ -79,10 +80,10 @@ def check(command: Export) -> None:
   require(bits is None or command.format == 'safetensors', 'bits', bits, 'give --format safetensors')
 
 
-def source(model: Path, student: str | None, limits: Limits = LIMITS) -> Source:
+def source(model: Path, student: str | None, limits: Limits = LIMITS, own: str | None = None) -> Source:
   """Finds the network to export: a packed file, or a row of a run's results."""
   if not model.is_dir():
-    return Source(model, read_bytes(model), None, limits)
+    return Source(model, read_bytes(model), None, limits, own)
   results = read_results(model)
   named: dict[str, Any] = {}
   for row in results['rows']:
@@ -99,9 +100,9 @@ def source(model: Path, student: str | None, limits: Limits = LIMITS) -> Source:
     config = read_json(model / 'config.json', dict[str, Any])
     data_dir = made(config.get('data_dir'), str | None, f'{model / "config.json"}: data_dir')
     file = within(model, files[name], model / 'results.json')
-    return Source(path, read_bytes(file), data_dir and Path(data_dir), limits)
+    return Source(path, read_bytes(file), data_dir and Path(data_dir), limits, own)
   config = configs.load(Distill, model)
-  return Source(path, _of_distill(config, model, name), config.data_dir, limits)
+  return Source(path, _of_distill(config, model, name), config.data_dir, limits, own)
 
 
 def _chosen(names: Sequence[str], student: str | None, folder: Path) -> str:
@@ -128,7 +129,7 @@ def quantized(source: Source, bits: int, data_dir: Path | None) -> Source:
   """Quantizes the source's kernels and measures its statistics under them on training images."""
   found = source.shipped()
   dataset = serve.of(found.description, found.description['data'], data_dir or source.data_dir)
-  model, params = build_model(found.description), jax.tree.map(jnp.asarray, found.packed.decode())
+  model, params = build_model(found.description, found.own), jax.tree.map(jnp.asarray, found.packed.decode())
   if found.packed.mean_bits() < 32:
     raise UserError(f'--bits {bits}: the weights of {source.path} are quantized already')
   reparam = masked(uniform(bits))
@@ -149,14 +150,14 @@ def write(source: Source, path: Path, form: Format, data_dir: Path | None) -> Ag
   shipped = source.shipped()
   dataset = serve.of(shipped.description, shipped.description['data'], data_dir or source.data_dir)
   images = dataset.test.inputs[:_IMAGES]
-  own = np.asarray(jax.jit(partial(logits, shipped.description))(shipped.variables(), images))
+  own = np.asarray(jax.jit(partial(logits, shipped.description, own=shipped.own))(shipped.variables(), images))
   path.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix='unchecked-', dir=path.parent) as folder:
     draft = Path(folder) / path.name
     write_atomically(draft, source.content if form == 'safetensors' else _exported(shipped, form))
     if form != 'safetensors':  # which holds its own
       write_digest(draft, shipped.description)
-    found = compared(own, load_model(draft, source.limits).logits(images), tolerance(shipped.description))
+    found = compared(own, load_model(draft, source.limits, source.own).logits(images), tolerance(shipped.description))
     if not found.holds:
       raise UserError(f'{path} {found} of {len(images)} test images: it is not the network, and is not kept')
     for part in Path(folder).iterdir():
@@ -190,7 +191,7 @@ def compared(own: np.ndarray, other: np.ndarray, tolerance: float) -> Agreement:
 
 def _program(shipped: Shipped, decoded: Callable[[Packed], Any]) -> Callable:
   def program(images: Any) -> Any:
-    return logits(shipped.description, {'params': decoded(shipped.packed), **shipped.stats}, images)
+    return logits(shipped.description, {'params': decoded(shipped.packed), **shipped.stats}, images, shipped.own)
 
   return program
 

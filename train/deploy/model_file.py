@@ -27,6 +27,8 @@ class Shipped(NamedTuple):
   packed: Packed
   stats: ModelStats
   description: dict[str, Any]
+  own: str | None = None
+  """MODULE:FACTORY that a person gave for the network, where the description builds none."""
 
   def variables(self) -> dict[str, Any]:
     """Returns the decoded variables for ``model.apply``."""
@@ -138,7 +140,7 @@ def fitting(shipped: Shipped, path: Path, own: str | None = None) -> Shipped:
   about = shipped.description
   if networks.is_own(about['network']) and own is None:
     name = printable(about['network'])
-    mend = f'give --student {name}, or --teacher {name} of a teacher'
+    mend = f'give --student {name} (of a teacher --teacher, to export --network)'
     raise UserError(f'{path} holds a network of your own, which it does not describe: {mend}')
   deep = networks.layers(about['network'], about['width'])
 
@@ -147,7 +149,7 @@ def fitting(shipped: Shipped, path: Path, own: str | None = None) -> Shipped:
     return logits(about, {'params': shipped.packed.decode(jnp), **shipped.stats}, images, own)
 
   answering(answered, (1, len(about['classes'])), deep, shipped.packed, path)
-  return shipped
+  return shipped._replace(own=own)
 
 
 def answering(answered: Callable[[], Any], shape: tuple[int, ...], layers: int, packed: Packed, path: Path) -> None:

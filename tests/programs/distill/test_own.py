@@ -76,7 +76,7 @@ def test_the_teacher_in_a_file_of_a_run_is_named_by_whoever_takes_it(capsys, tmp
     tmp_path / 'b',
   ]
   assert refused(capsys, *taken).endswith(
-    'give --student own_networks:large, or --teacher own_networks:large of a teacher'
+    'give --student own_networks:large (of a teacher --teacher, to export --network)'
   )
   assert main([*map(str, taken), '--teacher', 'own_networks:large']) == 0
   assert rows(tmp_path / 'b')['teacher'] == rows(tmp_path / 'run')['teacher']
@@ -99,6 +99,12 @@ def test_a_packed_own_student_is_scored_and_asked_by_its_name_alone(capsys, tmp_
   assert 'does not fit its weights' in refused(
     capsys, 'evaluate', file, '--data', animals, '--student', 'own_networks:large'
   )
+  shutil.copy(file, tmp_path / 'a.safetensors')
+  out = ['--format', 'stablehlo', '--data-dir', str(animals), '--out', str(tmp_path / 'a.stablehlo')]
+  assert 'to export --network' in refused(capsys, 'export', tmp_path / 'a.safetensors', *out)
+  assert main(['export', str(tmp_path / 'a.safetensors'), *out, '--network', 'own_networks:small']) == 0
+  assert main(['evaluate', str(tmp_path / 'a.stablehlo'), '--data', str(animals)]) == 0
+  assert f'{accuracy:.2f} % of the 12 test images' in capsys.readouterr().out
   other = own.folder_of_images(tmp_path / 'others')
   shutil.move(other / 'eel', other / 'fox')
   assert 'knows other classes than others' in refused(capsys, 'evaluate', file, '--data', other, *STUDENT)

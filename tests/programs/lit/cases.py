@@ -13,6 +13,7 @@ STEPS_AN_EPOCH = 3  # of either
 
 WRONG = [
   ('--teacher vgg-16', '--teacher is vgg-16: give resnet or resnext and a depth, as in resnet-20'),
+  ('--teacher my_net:large', '--teacher is my_net:large: lit knows the stages of resnet and resnext alone'),
   ('--student resnet', '--student is resnet: give resnet or resnext'),
   ('--student resnet-x', '--student is resnet-x: give resnet or resnext'),
   ('--student resnet-9', '--student is resnet-9: depth is 9, and must be 8, 14'),

@@ -26,6 +26,9 @@ def families(config: Shallow) -> dict[str, Callable[..., Any]]:
 def staged(config: Shallow, option: str, act: ActivationFactory, *, num_classes: int, inputs: Any) -> Any:
   """Builds the network that an option names, a family and a depth; tries it on inputs, without computing."""
   name, known = getattr(config, option), families(config)
+  if networks.is_own(name):
+    mend = 'train one of yours by lmajax.training.blockwise, over lmajax.models.ByPath'
+    raise UserError(f'--{option} is {name}: lit knows the stages of {" and ".join(known)} alone; {mend}')
   family, _, depth = name.rpartition('-')
   if family not in known or not depth.isdecimal():
     example = getattr(type(config), option)
