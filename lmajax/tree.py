@@ -74,7 +74,10 @@ def nested(tree: Any) -> dict[str, Any]:
   """Makes nested dictionaries of a tree of any kind, with the names and numbers of its paths as keys.
 
   Args:
-    tree: any pytree; a leaf alone comes under ``value``.
+    tree: any pytree; a leaf alone comes under ``value``, and one under ``'a/b'`` comes under a and b.
+
+  Raises:
+    ValueError: a path ends where another goes on.
 
   >>> nested({'layers': [1, 2]}), nested(3)
   ({'layers': {'0': 1, '1': 2}}, {'value': 3})
@@ -82,10 +85,12 @@ def nested(tree: Any) -> dict[str, Any]:
   found: dict[str, Any] = {}
   for path, leaf in by_path(tree).items():
     *above, last = (path or 'value').split('/')
-    branch = found
+    node: Any = found
     for key in above:
-      branch = branch.setdefault(key, {})
-    branch[last] = leaf
+      node = node.setdefault(key, {}) if isinstance(node, dict) else None
+    if not isinstance(node, dict) or last in node:
+      raise ValueError(f'{path} is no place of its own in a tree')
+    node[last] = leaf
   return found
 
 

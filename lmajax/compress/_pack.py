@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from lmajax import tree
 from lmajax.compress._tensors import Blocks, PackedTree, Plain, Scalars, pack_bits, unpack_bits
 from lmajax.types import ModelStats, Packed
 
@@ -109,8 +110,14 @@ def unpack(data: bytes) -> PackedModel:
   fields = about.get('tensors')
   if set(about) != {'version', 'config', 'tensors'} or not isinstance(fields, dict) or not set(fields) <= set(parts):
     raise _damaged('its metadata does not fit its tensors')
-  tree = _nested({path: _leaf(path, fields.get(path), each) for path, each in parts.items()})
-  return PackedModel(PackedTree(tree.pop('params', {})), tree, about['config'])
+  leaves = {path: _leaf(path, fields.get(path), each) for path, each in parts.items()}
+  if alone := [path for path in leaves if '/' not in path]:
+    raise _damaged(f'{alone[0]} is no place of its own in a tree')
+  try:
+    collections = tree.nested(leaves)
+  except ValueError as error:
+    raise _damaged(str(error)) from error
+  return PackedModel(PackedTree(collections.pop('params', {})), collections, about['config'])
 
 
 def _parts(packed: Packed, entropy: bool) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -214,19 +221,6 @@ def _leaf(path: str, about: Any, parts: dict[str, np.ndarray]) -> Any:
     return _coded(about['kind'], fields, parts)
   except (KeyError, TypeError, ValueError, zlib.error) as error:
     raise _damaged(f'the fields and the arrays of {path} do not fit together') from error
-
-
-def _nested(leaves: dict[str, Any]) -> dict[str, Any]:
-  tree: dict[str, Any] = {}
-  for path, leaf in leaves.items():
-    *parents, last = path.split('/')
-    node: Any = tree
-    for key in parents:
-      node = node.setdefault(key, {}) if isinstance(node, dict) else None
-    if not parents or not isinstance(node, dict) or last in node:
-      raise _damaged(f'{path} is no place of its own in a tree')
-    node[last] = leaf
-  return tree
 
 
 def _read(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -58,7 +58,7 @@ def _read(path: Path) -> Any:
       if path.suffix == '.safetensors':
         from safetensors.numpy import load_file
 
-        return _nested(load_file(path))
+        return tree.nested({name.replace('.', '/'): leaf for name, leaf in load_file(path).items()})
       return serialization.msgpack_restore(path.read_bytes())
   except Exception as error:  # whatever a foreign file makes its reader raise
     reason = getattr(error, 'strerror', None) or ' '.join(str(error).split())[:150] or type(error).__name__
@@ -73,17 +73,6 @@ def _checkpoint(path: Path) -> Path:
   if steps:
     return max(steps, key=lambda each: int(each.name))
   return path.parent if path.name in ('default', 'state') else path
-
-
-def _nested(leaves: dict[str, np.ndarray]) -> dict[str, Any]:
-  found: dict[str, Any] = {}
-  for name, leaf in leaves.items():
-    *above, last = name.replace('.', '/').split('/')
-    branch = found
-    for key in above:
-      branch = branch.setdefault(key, {})
-    branch[last] = leaf
-  return found
 
 
 def _shape(leaf: Any) -> Any:
