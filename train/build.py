@@ -9,11 +9,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from lmajax import models
 from lmajax.activations import linen
-from lmajax.training import supervised, unrolled, vmapped
+from lmajax.training import over_all_devices, supervised, unrolled, vmapped
 from lmajax.types import ActivationFactory
 from train import networks
 from train.activations import chosen, factory, labelled
@@ -166,12 +165,6 @@ def plan(config: Training, epochs: int) -> Plan:
   return Plan(config.learning_rate, sgd(config.weight_decay), schedule(config.schedule, epochs), config.save_every)
 
 
-def sharding() -> NamedSharding:
-  """Returns the sharding of batches over all devices; Auto axes, so that Flax and optax run as they are."""
-  mesh = jax.make_mesh((jax.device_count(),), ('data',), axis_types=(AxisType.Auto,))
-  return NamedSharding(mesh, PartitionSpec('data'))
-
-
 def data(config: Training, dataset: Dataset) -> tuple[Data, list]:
   """Returns the data of the phases, and the test set as batches with masks."""
   how = _how(config, dataset)
@@ -192,7 +185,7 @@ def teacher_data(config: Taught, dataset: Dataset, data: Data) -> Data:
 
 def _how(config: Training, dataset: Dataset) -> dict[str, Any]:
   images = pixels(dataset.pixel_mean, dataset.pixel_std, augment=dataset.augment)
-  return {'prepare': images if dataset.pixel_mean else characters, 'sharding': sharding()}
+  return {'prepare': images if dataset.pixel_mean else characters, 'sharding': over_all_devices()}
 
 
 def described(config: Named, arm: Arm | None, dataset: Dataset) -> dict[str, Any]:

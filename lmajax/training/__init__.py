@@ -18,7 +18,7 @@ from lmajax.training._objectives import (
   teach,
 )
 from lmajax.training._parallel_stages import parallel_stages
-from lmajax.training._placing import placed, replicated, settle, whole
+from lmajax.training._placing import over_all_devices, placed, replicated, settle, whole
 from lmajax.training._recalibrate import recalibrated
 from lmajax.training._seeds import together, unrolled, vmapped
 from lmajax.training._step import (
@@ -27,10 +27,12 @@ from lmajax.training._step import (
   TrainState,
   WithCode,
   as_it_is,
+  begin,
   compiled,
   init_state,
   make_train_step,
   sharing,
+  shipped,
   summed,
   train_step,
 )
@@ -57,6 +59,7 @@ __all__ = [
   'WithCode',
   'accuracy',
   'as_it_is',
+  'begin',
   'blockwise',
   'check_boundaries',
   'compiled',
@@ -78,6 +81,7 @@ __all__ = [
   'mixed',
   'network_of',
   'nnx',
+  'over_all_devices',
   'parallel_stages',
   'parted',
   'penalized',
@@ -87,6 +91,7 @@ __all__ = [
   'replicated',
   'settle',
   'sharing',
+  'shipped',
   'silenced',
   'summed',
   'supervised',

@@ -16,16 +16,16 @@ from lmajax._arguments import check_count, shown
 from lmajax.compress import identity
 from lmajax.training._checkpoint import Checkpoints, digests
 from lmajax.training._data import EndedError, Shuffled, batches_of
-from lmajax.training._fitted import Fitted, Metric, classes_of, scorer, shipped
+from lmajax.training._fitted import Fitted, Metric, classes_of, scorer
 from lmajax.training._loop import Hooks, loop
 from lmajax.training._objectives import reparameterized
-from lmajax.training._placing import replicated, settle, whole
-from lmajax.training._step import Progress, WithCode, compiled, init_state, sharing, summed, train_step
+from lmajax.training._placing import over_all_devices, replicated, settle, whole
+from lmajax.training._step import Progress, WithCode, begin, compiled, sharing, shipped, summed, train_step
 from lmajax.training._task import Task, task_of
 from lmajax.training._watch import Signals, bar, tell
 from lmajax.types import Array, Key, Reparam
 
-_CODE, _AUGMENT = 0xC0DE, 0xA06  # keep these draws apart from the weights' and the dropout's
+_AUGMENT = 0xA06  # keeps these draws apart from the weights' and the dropout's
 Augment = Callable[[Key, Any], Any]
 
 
@@ -140,7 +140,7 @@ def fit(
 
   with Signals(folder is not None) as signals, bar(epochs * steps, int(progress.state.step)) as show:
 
-    def begin(progress: Progress, entries: list[dict[str, Any]]) -> Progress | None:
+    def more(progress: Progress, entries: list[dict[str, Any]]) -> Progress | None:
       return progress if len(entries) < epochs else None
 
     def between(progress: Progress, step: int, entries: list[dict[str, Any]]) -> None:
@@ -177,7 +177,7 @@ def fit(
       tell([*entries, entry], folder)
       return progress, entry
 
-    hooks, at = Hooks(begin, between, end), (int(progress.state.step), entries)
+    hooks, at = Hooks(more, between, end), (int(progress.state.step), entries)
     try:
       progress = loop(advance, progress, hooks, steps_per_epoch=steps, history=at)
     finally:
@@ -195,20 +195,16 @@ def _augmented(augment: Augment | None, seed: int, step: Array, batch: Any) -> A
 
 def _begun(student: Callable, task: Task, tx: Any, reparam: Reparam, seed: int, frozen: Any, batch: Any) -> Progress:
   """Makes new weights, and traces a step: what does not fit together is said before anything is trained or written."""
-  key = jax.random.key(seed)
   blank = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape[1:]), leaf.dtype), batch.inputs)
-  state = init_state(task.network, tx, key, blank)
-  theta, code = reparam.init(state.params, jax.random.fold_in(key, _CODE))
-  state = state._replace(params=theta, opt_state=tx.init(theta))
-  _, metrics = jax.eval_shape(sharing(student, task.share), state, WithCode(frozen, code), batch)
-  return Progress(state, {name: jnp.zeros(leaf.shape, jnp.float32) for name, leaf in metrics.items()}, code)
+  new = begin(task.network, tx, reparam, jax.random.key(seed), blank)
+  _, metrics = jax.eval_shape(sharing(student, task.share), new.state, WithCode(frozen, new.code), batch)
+  return new._replace(sums={name: jnp.zeros(leaf.shape, jnp.float32) for name, leaf in metrics.items()})
 
 
 def _automatic(sharding: jax.sharding.NamedSharding | None) -> jax.sharding.NamedSharding:
   """Lets the compiler place what lies between batch and loss; on Explicit axes a user's model would have to."""
   if sharding is None:
-    mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ('data',))
-    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
+    return over_all_devices()
   if not isinstance(sharding, jax.sharding.NamedSharding):
     raise ValueError(f'sharding is {shown(sharding)}: give a NamedSharding, which splits the first axis of a batch')
   mesh = jax.sharding.Mesh(np.asarray(sharding.mesh.devices), sharding.mesh.axis_names)

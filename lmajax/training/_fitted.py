@@ -15,7 +15,7 @@ from lmajax.compress import PackedTree, pack
 from lmajax.training._data import Shuffled, Streamed, examples_of, in_order
 from lmajax.training._forward import Network, forward, parted
 from lmajax.training._recalibrate import recalibrated
-from lmajax.training._step import Progress
+from lmajax.training._step import Progress, shipped
 from lmajax.types import Array, ModelStats, Params, Reparam
 
 Metric = Callable[[Any, Any], Array]
@@ -172,18 +172,6 @@ class Fitted:
   def _stored(self) -> Any:
     made_from = jax.device_get((self.progress.state.params, self.progress.code))
     return self.reparam.stored(*jax.tree.map(jnp.asarray, made_from))
-
-
-def shipped(reparam: Reparam, progress: Progress) -> dict[str, Any]:
-  """Returns the weights that would ship, and the statistics as the training moved them.
-
-  >>> state = training.TrainState(jnp.int32(0), {'w': jnp.ones(2)}, {}, (), jax.random.key(0))
-  >>> shipped(compress.identity(), training.Progress(state, {}))
-  {'params': {'w': Array([1., 1.], dtype=float32)}}
-
-  Source: not in the paper.
-  """
-  return {'params': reparam.apply(progress.state.params, progress.code, None), **progress.state.stats}
 
 
 def classes_of(network: Network, variables: dict[str, Any], inputs: Any) -> int | None:

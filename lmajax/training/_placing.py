@@ -6,8 +6,21 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import AxisType
 
 from lmajax._arguments import of_type
+
+
+def over_all_devices() -> jax.sharding.NamedSharding:
+  """Returns the sharding of batches over all devices; its axis is Auto, so that Flax and optax run as they are.
+
+  >>> over_all_devices().num_devices == jax.device_count()
+  True
+
+  Source: not in the paper.
+  """
+  mesh = jax.make_mesh((jax.device_count(),), ('data',), axis_types=(AxisType.Auto,))
+  return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
 
 
 def replicated(sharding: jax.sharding.NamedSharding) -> jax.sharding.NamedSharding:

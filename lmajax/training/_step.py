@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from lmajax.training._forward import network_of
-from lmajax.types import Array, Code, Frozen, Key, Metrics, ModelStats, Objective, Params, Share, Step, Theta
+from lmajax.types import Array, Code, Frozen, Key, Metrics, ModelStats, Objective, Params, Reparam, Share, Step, Theta
+
+_CODE = 0xC0DE  # keeps the codes' draws apart from the weights'
 
 
 class WithCode(NamedTuple):
@@ -88,6 +90,43 @@ def init_state(model: Any, tx: optax.GradientTransformation, key: Key, inputs: A
   init_key, dropout_key = jax.random.split(key)
   params, stats = network_of(model).init(init_key, inputs)
   return TrainState(jnp.zeros((), jnp.int32), params, stats, tx.init(params), dropout_key)
+
+
+def begin(
+  model: Any, tx: optax.GradientTransformation, reparam: Reparam, key: Key, inputs: Any, *, start: Start | None = None
+) -> Progress:
+  """Initializes a student in training: its weights, or what they are made from, the optimizer, and no sums yet.
+
+  Args:
+    model: as of ``init_state``.
+    tx: moves theta.
+    reparam: makes the weights from theta.
+    key: of new weights, the code and the dropout.
+    inputs: of any batch size.
+    start: what to start from in place of new weights.
+
+  >>> progress = begin(MLP((2,), 3, LMA), optax.sgd(0.1), compress.identity(), jax.random.key(0), jnp.zeros((1, 4)))
+  >>> int(progress.state.step), progress.sums, progress.code
+  (0, {}, ())
+
+  Source: not in the paper.
+  """
+  state = init_state(model, tx, key, inputs)
+  begun = start or Start(*reparam.init(state.params, jax.random.fold_in(key, _CODE)), state.stats)
+  state = state._replace(params=begun.theta, stats=begun.stats, opt_state=tx.init(begun.theta))
+  return Progress(state, {}, begun.code)
+
+
+def shipped(reparam: Reparam, progress: Progress) -> dict[str, Any]:
+  """Returns the weights that would ship, and the statistics as the training moved them.
+
+  >>> state = TrainState(jnp.int32(0), {'w': jnp.ones(2)}, {}, (), jax.random.key(0))
+  >>> shipped(compress.identity(), Progress(state, {}))
+  {'params': {'w': Array([1., 1.], dtype=float32)}}
+
+  Source: not in the paper.
+  """
+  return {'params': reparam.apply(progress.state.params, progress.code, None), **progress.state.stats}
 
 
 def train_step(objective: Objective, tx: optax.GradientTransformation) -> Step:

@@ -15,10 +15,11 @@ from lmajax.training import (
   Start,
   TrainState,
   as_it_is,
-  init_state,
+  begin,
   parted,
   reparameterized,
   sharing,
+  shipped,
   summed,
   together,
   train_step,
@@ -80,7 +81,6 @@ class Cohort(NamedTuple):
 
 
 Starts = Mapping[str, Start]
-_CODE = 0xC0DE  # keeps the codes' draws apart from the weights'
 
 
 def optimizer_of(group: Group, plan: Plan) -> optax.GradientTransformationExtraArgs:
@@ -113,14 +113,8 @@ def unless_stopped(step: Step) -> Step:
 
 def weights(cohort: Cohort) -> Callable[[dict[str, Progress]], dict[str, Any]]:
   """Compiles progress by name -> variables for ``model.apply`` by name, with the weights that would be shipped."""
-
-  def one(group: Group) -> Callable:
-    def decoded(progress: Progress) -> dict[str, Any]:
-      return {'params': group.reparam.apply(progress.state.params, progress.code, None), **progress.state.stats}
-
-    return group.over(decoded)
-
-  return jax.jit(together({name: one(group) for name, group in cohort.groups.items()}))
+  each = {name: group.over(partial(shipped, group.reparam)) for name, group in cohort.groups.items()}
+  return jax.jit(together(each))
 
 
 def fresh(cohort: Cohort, inputs: Array, starts: Starts | None = None) -> dict[str, Progress]:
@@ -131,10 +125,8 @@ def fresh(cohort: Cohort, inputs: Array, starts: Starts | None = None) -> dict[s
 
     def one(seed: tuple[Array, Start | None]) -> Progress:
       key, given = seed
-      state = init_state(group.model, tx, key, inputs)
-      given = given or Start(*group.reparam.init(state.params, jax.random.fold_in(key, _CODE)), state.stats)
-      state = state._replace(params=given.theta, stats=given.stats, opt_state=tx.init(given.theta))
-      return Progress(state, {name: jnp.zeros(()) for name in ('loss', *group.metrics)}, given.code)
+      new = begin(group.model, tx, group.reparam, key, inputs, start=given)
+      return new._replace(sums={name: jnp.zeros(()) for name in ('loss', *group.metrics)})
 
     keys = jnp.stack([jax.random.key(seed) for seed in group.seeds])
     return group.over(one)((keys, (starts or {}).get(name)))

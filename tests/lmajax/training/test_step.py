@@ -27,8 +27,9 @@ from lmajax.training import (
   unrolled,
   vmapped,
 )
+from lmajax.training._step import _CODE
 from lmajax.types import Batch
-from train.engine.cohort import _CODE, Cohort, Group, Plan, cohort_step, fresh, weights
+from train.engine.cohort import Cohort, Group, Plan, cohort_step, fresh, weights
 from train.engine.optimizers import adjustable, sgd
 
 TEACHER = models.MLP((16,), 10, linen.ReLU)

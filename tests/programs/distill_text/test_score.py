@@ -15,9 +15,8 @@ import sacrebleu
 
 from lmajax import LMA
 from lmajax.models import Transformer
-from lmajax.training import Taught, distilled, vmapped
+from lmajax.training import Taught, distilled, over_all_devices, vmapped
 from lmajax.types import Batch
-from train import build
 from train.data.corpora.buckets import (
   Text,
   TokenBatches,
@@ -296,10 +295,10 @@ class TestTranslation:
 
   def test_devices_change_no_sentence(self, weights, said):
     spread = TokenBatches(
-      encoded(lines(), KNOWN, 12), batch_tokens=96, lengths=(12,), seed=0, sharding=build.sharding()
+      encoded(lines(), KNOWN, 12), batch_tokens=96, lengths=(12,), seed=0, sharding=over_all_devices()
     )
     translate = translator(MODEL, SAY, spread.everywhere)
-    how = {'lengths': (12,), 'batch_tokens': 96, 'sharding': build.sharding()}
+    how = {'lengths': (12,), 'batch_tokens': 96, 'sharding': over_all_devices()}
     assert said_of(translate, member(weights, 0), lines(), **how) == said
 
   def test_one_beam_says_the_likeliest_word_after_those_before_it(self, weights):
@@ -367,7 +366,7 @@ class TestScores:
     part = lines(9)
     target = [line.replace(' ', '') if i % 2 else line for i, line in enumerate(part.target)]  # fewer words than tokens
     text = Text(Corpus('', part, part, Pairs(part.source, target)), KNOWN, tokens, tokens, tokens, LENGTHS[-1:], 0)
-    spread = build.sharding()
+    spread = over_all_devices()
     how = {'batch_tokens': 96, 'lengths': LENGTHS[-1:], 'sharding': spread}
     half = Tokens(tokens.source[:4], tokens.target[:4])
     data = Data(TokenBatches(tokens, seed=0, **how), list(evaluation_batches(half, **how)), spread)
@@ -400,7 +399,7 @@ class Bigram(nn.Module):
 def test_training_traces_once_for_each_length(tmp_path):
   draw = np.random.default_rng(0)
   sides = [[np.append(draw.integers(4, 20, draw.integers(0, 12)), END).astype(np.int32) for _ in range(90)]] * 2
-  how = {'batch_tokens': 96, 'lengths': LENGTHS, 'sharding': build.sharding()}
+  how = {'batch_tokens': 96, 'lengths': LENGTHS, 'sharding': over_all_devices()}
   batches, validation = TokenBatches(Tokens(*sides), seed=0, **how), list(evaluation_batches(Tokens(*sides), **how))
   model, trained, scored = Bigram(), [], []
 

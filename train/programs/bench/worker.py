@@ -8,10 +8,9 @@ import numpy as np
 import tyro
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lmajax.training import make_train_step, supervised
+from lmajax.training import make_train_step, over_all_devices, supervised
 from lmajax.training import whole as placed_whole
 from lmajax.types import Batch
-from train import build
 from train.engine.optimizers import adjustable, sgd
 from train.programs.bench import networks
 from train.programs.bench.config import NetworkName
@@ -38,7 +37,7 @@ class Worker:
 
 def stepping(options: Worker) -> timing.Contestant:
   """Returns a call that takes one step, its batch spread over all devices."""
-  spread = build.sharding()
+  spread = over_all_devices()
   model, tx = networks.network(options.network, 'lma-8'), adjustable(sgd(0.0))
   whole = networks.batch(options.batch_size)
   batch = Batch(*(placed_whole(np.asarray(leaf), spread) for leaf in whole))

@@ -9,9 +9,8 @@ import jax
 
 from lmajax import compress
 from lmajax.models import Transformer
-from lmajax.training import distilled, unrolled, vmapped
+from lmajax.training import distilled, over_all_devices, unrolled, vmapped
 from lmajax.types import Reparam
-from train import build
 from train.activations import chosen
 from train.data.corpora.buckets import (
   Text,
@@ -155,7 +154,7 @@ def plan(config: DistillText, epochs: int) -> Plan:
 
 def data(config: DistillText, text: Text, train: Tokens) -> Data:
   """Returns the training and validation batches of a phase."""
-  spread = build.sharding()
+  spread = over_all_devices()
   how = {'batch_tokens': config.batch_size, 'lengths': text.lengths, 'sharding': spread}
   validation = list(evaluation_batches(text.validation, **how))
   return Data(TokenBatches(train, seed=0, **how), validation, spread)

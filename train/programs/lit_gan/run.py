@@ -19,7 +19,7 @@ from lmajax.training import Stages, Start, blockwise, in_stages
 from train import build
 from train.activations import chosen, factory
 from train.config import TEACHER
-from train.data import Dataset, Examples, load
+from train.data import Dataset, Examples
 from train.data.batches import normalized
 from train.deploy import given
 from train.deploy import model_file as shipped
@@ -87,7 +87,8 @@ class Experiment(NamedTuple):
 def experiment(config: LitGan) -> Experiment:
   """Checks the options, reads the data and builds every model, before anything is trained or written."""
   check(config)
-  dataset = readied(load(config.data, data_dir=config.data_dir, train_images=config.train_images))
+  config, dataset = build.read(config)
+  dataset = readied(dataset)
   config, found = given.teachers(config, several=True, read=shipped.opened)
   given.check_same(found, of_generators(config, dataset), 'this run')
   data, test = build.data(config, dataset)
