@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import io
 import logging
 import sys
 import warnings
@@ -31,3 +32,16 @@ def silenced() -> Iterator[None]:
   finally:
     sys.unraisablehook = hook
     logging.disable(before)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+  """Silences what a block prints, too.
+
+  >>> with quiet():
+  ...   print('nobody hears it')
+
+  Source: not in the paper; converters and decoders print.
+  """
+  with silenced(), contextlib.redirect_stdout(io.StringIO()):
+    yield

@@ -1,7 +1,5 @@
 """Files of functions that run elsewhere: StableHLO, for whatever has XLA, and ONNX."""
 
-import contextlib
-import io
 from collections.abc import Callable
 from importlib import metadata
 from typing import Any
@@ -10,7 +8,7 @@ import jax
 from jax import export as jax_export
 
 from lmajax._arguments import shown
-from lmajax._quiet import silenced
+from lmajax._quiet import quiet
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
@@ -77,7 +75,7 @@ def onnx(function: Callable, inputs: Any) -> bytes:
 
   Source: not in the paper.
   """
-  with silenced(), contextlib.redirect_stdout(io.StringIO()):
+  with quiet():
     try:
       from jax2onnx import to_onnx
     except ImportError as error:

@@ -1,7 +1,8 @@
 """Training: objectives, the step that moves by them, seeds side by side, and what block-wise training starts from."""
 
+from lmajax._quiet import quiet
 from lmajax.training._blockwise import Parts, Stages, blockwise, hint
-from lmajax.training._checkpoint import Checkpoints, DamagedError, UnfitError, digests, lost_process, silenced
+from lmajax.training._checkpoint import Checkpoints, DamagedError, UnfitError, digests, lost_process
 from lmajax.training._data import EndedError
 from lmajax.training._fit import fit
 from lmajax.training._fitted import Fitted, accuracy
@@ -86,13 +87,13 @@ __all__ = [
   'parted',
   'penalized',
   'placed',
+  'quiet',
   'recalibrated',
   'reparameterized',
   'replicated',
   'settle',
   'sharing',
   'shipped',
-  'silenced',
   'summed',
   'supervised',
   'teach',

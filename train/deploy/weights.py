@@ -11,9 +11,9 @@ from flax import serialization
 from orbax.checkpoint import v1 as ocp
 
 from lmajax import tree
+from lmajax.training import quiet
 from train.engine.logits_cache import digest
 from train.runtime.errors import UserError
-from train.runtime.quiet import quiet
 
 _SHOWN = 3  # leaves that differ, of which an error names so many
 

@@ -1,7 +1,7 @@
 """Draws a run's trained activations and saves pictures."""
 
-import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from train.activations import COLORS, factory, label
+from train.activations import ACTIVATIONS, COLORS, factory, label
 from train.engine.evaluate import member
 
 matplotlib.use('agg')
@@ -29,7 +29,7 @@ def curves(path: Path, trained: dict[Any, Any]) -> None:
     for (width, site), row in zip(rows, axes, strict=True):
       if width == arm.width:
         column = row[kinds.index((arm.activation, arm.segments))]
-        if site in found or not _parameters(arm):
+        if site in found or not _parameters(arm.activation, arm.segments):
           _curve(column, arm, *found.get(site, ({}, {})))
   for (width, site), row in zip(rows, axes, strict=True):
     row[0].set_ylabel(f'width {width}\n{site}', fontsize=8)
@@ -38,10 +38,12 @@ def curves(path: Path, trained: dict[Any, Any]) -> None:
   save(figure, path)
 
 
-def _parameters(arm: Any) -> Any:
-  """Returns the shapes of what an activation trains; in a user's own network it may stand under any name."""
-  act = factory(arm.activation, arm.segments)()
-  return jax.eval_shape(lambda: act.init(jax.random.key(0), jnp.zeros((1, 1)), train=False)).get('params')
+@cache
+def _parameters(activation: str, segments: int | None) -> frozenset[str]:
+  """Returns the names of what an activation trains."""
+  act = factory(activation, segments)()
+  shapes = jax.eval_shape(lambda: act.init(jax.random.key(0), jnp.zeros((1, 1)), train=False))
+  return frozenset(shapes.get('params', {}))
 
 
 def _rows(arms: dict[Any, dict[str, Any]], width: int) -> list[str]:
@@ -51,27 +53,24 @@ def _rows(arms: dict[Any, dict[str, Any]], width: int) -> list[str]:
 
 
 def sites(variables: Any) -> dict[str, tuple[Any, Any]]:
-  """Maps the path of each site whose activation has parameters to these and its statistics."""
+  """Maps the path of each site whose activation has parameters to these and its statistics.
+
+  A site is known by the names of its parameters: in a user's own network it may have any name.
+  """
+  known = {_parameters(name, 4 if kind.segmented else None) for name, kind in ACTIVATIONS.items()}
   found = {}
 
   def walk(params: Any, stats: Any, path: tuple[str, ...]) -> None:
-    for name, inner in params.items():
-      if re.fullmatch(r'act(\d*|_\w+)', name):
-        site = _innermost(inner, stats.get(name, {}))
-        if site[0]:
-          found['/'.join((*path, name)).removesuffix('/act')] = site
-      elif isinstance(inner, Mapping):
-        walk(inner, stats.get(name, {}), (*path, name))
+    own = {name: leaf for name, leaf in params.items() if not isinstance(leaf, Mapping) and name != 'range_deltas'}
+    if own and frozenset(own) in known:
+      while len(path) > 1 and path[-1] == 'act':  # also within that which quantizes its output
+        path = path[:-1]
+      found['/'.join(path)] = own, stats
+    for name in params.keys() - own.keys() - {'range_deltas'}:
+      walk(params[name], stats.get(name, {}), (*path, name))
 
   walk(variables['params'], variables.get('batch_stats', {}), ())
   return found
-
-
-def _innermost(params: Any, stats: Any) -> tuple[Any, Any]:
-  """Returns the activation's own parameters and statistics, without the range around it if its output is quantized."""
-  while 'act' in params:
-    params, stats = params['act'], stats.get('act', {})
-  return {name: leaf for name, leaf in params.items() if name != 'range_deltas'}, stats
 
 
 def _curve(axis: Axes, arm: Any, params: Any, stats: Any) -> None:

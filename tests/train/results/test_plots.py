@@ -1,7 +1,9 @@
 """Curves of every activation, drawn from a model's layers."""
 
 from functools import partial
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
@@ -28,6 +30,22 @@ def test_a_site_is_that_of_the_activation_within_its_quantization(learned):
   for act in (linen.LMA, linen.Swish, linen.ReLU):
     assert sites(partial(linen.Quantized, act=act, learned=learned)) == sites(act)
     assert bool(sites(act)) == (act is not linen.ReLU)
+
+
+class Own(nn.Module):
+  """A user's network, whose activation has a name that nobody knows."""
+
+  act: Any
+
+  @nn.compact
+  def __call__(self, x, train):
+    return nn.Dense(3)(self.act(name='bend')(nn.LayerNorm()(nn.Dense(4)(x)), train=train))
+
+
+@pytest.mark.parametrize('act', [linen.LMA, linen.PReLU, linen.Swish, partial(linen.Quantized, act=linen.LMA)])
+def test_a_site_is_known_by_its_parameters_whatever_its_name(act):
+  shapes = jax.eval_shape(lambda: Own(act).init(jax.random.key(0), jnp.zeros((1, 8)), train=False))
+  assert list(plots.sites(shapes)) == ['bend']
 
 
 @pytest.mark.slow
