@@ -32,7 +32,7 @@ def curves(path: Path, trained: dict[Any, Any]) -> None:
         if site in found or not _parameters(arm.activation, arm.segments):
           _curve(column, arm, *found.get(site, ({}, {})))
   for (width, site), row in zip(rows, axes, strict=True):
-    row[0].set_ylabel(f'width {width}\n{site}', fontsize=8)
+    row[0].set_ylabel(f'width {width}\n{site}' if width else site, fontsize=8)
   for kind, axis in zip(kinds, axes[0], strict=True):
     axis.set_title(label(*kind), fontsize=9)
   save(figure, path)

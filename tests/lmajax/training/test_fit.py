@@ -168,6 +168,15 @@ class Counted:
     return Batch(np.full((1, 1), step, np.float32), None)
 
 
+class Still:
+  """The same batch at every step."""
+
+  steps_per_epoch = 1
+
+  def __getitem__(self, step):
+    return Batch(np.zeros((1, 1), np.float32), None)
+
+
 def test_the_least_loss_decides_the_best_where_nobody_says_more(tmp_path):
   found = fitted(Counted(2), epochs=5, task=noted([3, 3, 1, 1, 2, 2, 4, 4, 5, 5]), folder=tmp_path)
   assert [entry['loss'] for entry in found.history] == [3, 1, 2, 4, 5]
@@ -351,6 +360,17 @@ def test_augmented_are_the_training_batches_alone(on_arrays):
   assert bits(found) == bits(fitted(DATA, augment=augment))
   still = fitted(DATA, augment=lambda key, inputs: inputs)
   assert bits(still) == bits(on_arrays)
+
+
+def test_every_step_is_augmented_by_a_draw_of_its_own():
+  def objective(params, stats, frozen, batch, key):
+    del frozen, key
+    return batch.inputs.mean() + 0 * params.sum(), (stats, {})
+
+  task = training.Task(noted([0]).network, objective)
+  how = {'task': task, 'augment': lambda key, inputs: inputs + jax.random.uniform(key), 'epochs': 4}
+  losses = [[entry['loss'] for entry in fitted(Still(), seed=seed, **how).history] for seed in (0, 0, 1)]
+  assert losses[0] == losses[1] != losses[2] and len({*losses[0], *losses[2]}) == 8
 
 
 def test_metrics_are_means_over_all_examples_and_the_first_decides(tmp_path):
