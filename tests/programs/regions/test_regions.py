@@ -283,7 +283,7 @@ TINY = Regions(activations=('swish', 'lma'), segments=(4,), width=3, depth=1, se
 def finished(tmp_path_factory):
   folder = tmp_path_factory.mktemp('regions')
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(build, 'sharding', on_one_device)
+    patch.setattr(build, 'over_all_devices', on_one_device)
     plan = recipe.experiment(TINY)
   save(TINY, folder)
   with Run(folder) as to:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from train import build
+from lmajax.training import over_all_devices
 from train.data.corpora import buckets
 from train.data.corpora.buckets import TokenBatches, Tokens, Vocabularies, encoded, evaluation_batches, shapes, within
 from train.data.corpora.pairs import Pairs
@@ -120,7 +120,7 @@ class TestTraining:
 
   @pytest.mark.parametrize('devices', [2, 8])
   def test_rows_are_a_multiple_of_the_devices_and_the_same_sentences_come(self, devices):
-    tokens, sharding = drawn(), build.sharding() if devices == 8 else on(devices)
+    tokens, sharding = drawn(), over_all_devices() if devices == 8 else on(devices)
     spread = batches_of(tokens, sharding, batch_tokens=100)
     found = [spread[i] for i in range(spread.steps_per_epoch)]
     for batch in found:
@@ -139,7 +139,7 @@ class TestTraining:
       same(one[step], none[step])
 
   def test_a_blank_is_a_pair_of_one_token_each(self):
-    source, target = batches_of(drawn(), build.sharding(), batch_tokens=96).blank
+    source, target = batches_of(drawn(), over_all_devices(), batch_tokens=96).blank
     assert (source.tolist(), target.tolist()) == ([[END]], [[START]])
     assert source.dtype == target.dtype == jnp.int32 and len(source.devices()) == 1
 
@@ -181,7 +181,7 @@ class TestEvaluation:
   @pytest.mark.parametrize('sharded', [False, True])
   def test_every_pair_once_and_the_mask_counts_the_tokens_of_the_target(self, sharded):
     tokens = drawn()
-    spread = {'sharding': build.sharding()} if sharded else {}
+    spread = {'sharding': over_all_devices()} if sharded else {}
     found = list(evaluation_batches(tokens, batch_tokens=96, lengths=LENGTHS, **spread))
     assert Counter(pairs_in(jax.device_get([batch for batch, _ in found]))) == Counter(
       pairs_in(epoch(batches_of(tokens)))
