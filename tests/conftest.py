@@ -5,6 +5,7 @@ the programs that they start inherit, and which goes with the run. Who names a f
 keeps it from one run to the next. With ``LMAJAX_AS_SHIPPED`` set, programs are compiled as a user's are, not quickly.
 """
 
+import gc
 import os
 import tempfile
 
@@ -33,3 +34,11 @@ def strict_dtypes():
   """Our pure functions promote nothing by accident; optax and Flax do, so the train steps are exempt."""
   with jax.numpy_dtype_promotion('strict'):
     yield
+
+
+@pytest.fixture(autouse=True)
+def collected_alone():
+  """A collection of garbage looks through what this test has made, not through gigabytes of compiled programs."""
+  gc.freeze()
+  yield
+  gc.unfreeze()

@@ -23,7 +23,6 @@ from train.config import Training, require
 from train.programs import PROGRAMS
 from train.programs.bench.config import Bench
 from train.programs.distill_text.config import Translate
-from train.programs.regions.config import Regions
 from train.runtime import distributed, folders
 from train.runtime.errors import UserError
 from train.runtime.files import write_atomically
@@ -46,7 +45,7 @@ def program(arguments: list[str]) -> int:
   one_line_warnings()
   found: list[Any] = []
   code = _ended(lambda: found.append(_command(arguments)))
-  if not code and isinstance(found[0], Training | Regions):
+  if not code and isinstance(found[0], tuple(known.options for known in PROGRAMS.values())):
     return distributed.as_one(lambda: _ended(lambda: _join(found[0])), lambda: main(arguments))
   return code or main(arguments)
 
@@ -70,11 +69,11 @@ def _command(arguments: list[str]) -> Any:
 def _join(command: Any) -> None:
   if isinstance(command, Training):
     distributed.join(command.coordinator_address, command.num_processes, command.process_id)
-  if isinstance(command, Regions):
-    distributed.join()
-    if distributed.several():
-      jax.distributed.shutdown()  # all leave here, none the others' victim
-      raise UserError('regions runs in one process: start it in one')
+    return
+  distributed.join()
+  if distributed.several():
+    jax.distributed.shutdown()  # all leave here, none the others' victim
+    raise UserError(f'{configs.command(type(command))} runs in one process: start it in one')
 
 
 def _ended(work: Callable[[], None]) -> int:
@@ -118,7 +117,8 @@ def _run(recipe: Any, command: Any, default: Any, arguments: list[str]) -> tuple
     require(not command.resume, 'config', options, 'a run that is resumed has its own; leave it out')
     default = configs.read(type(command), options)
   config = _resumed(command, arguments) if command.resume else _parsed(default, arguments)
-  require(command.resume or not command.restart, 'restart', True, 'it goes with --resume; a new run has no checkpoints')
+  restart = getattr(command, 'restart', False)
+  require(command.resume or not restart, 'restart', True, 'it goes with --resume; a new run has no checkpoints')
   if not command.resume:
     _check_folder(command)
   try:
@@ -135,7 +135,7 @@ def _run(recipe: Any, command: Any, default: Any, arguments: list[str]) -> tuple
     folders.check_empty(folder)
     configs.save(plan.config, folder)
 
-  with Run(folder, restart=command.restart, begin=(lambda: None) if command.resume else begin) as run:
+  with Run(folder, restart=restart, begin=(lambda: None) if command.resume else begin) as run:
     return folder, recipe.run(plan, run)
 
 

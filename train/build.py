@@ -148,6 +148,20 @@ def student_network(config: Named, width: int) -> Network:
   return Network(name, networks.scaled(name, width, 'student'))
 
 
+_MLP = {'toy': (128, 128), 'gray': (300, 100)}  # a digits perceptron with fewer cannot be hashed to a fiftieth
+
+
+def shaped_network(config: Named) -> Network:
+  """Returns the one network of all students, of which the options give every width."""
+  size = spec(config.data).size
+  name = config.student or ('cnn' if size == 'color' else 'mlp')
+  try:
+    family, _ = networks.parsed(name)
+  except ValueError as error:
+    raise UserError(f'--student is {name}: {error}') from error
+  return Network(name, config.width or (_MLP.get(size, family.width) if name == 'mlp' else family.width))
+
+
 def width(model: nn.Module) -> int:
   """Returns the width in the table's column: the widening factor, or the first channels or units; 0: it says none."""
   found: Any = next((getattr(model, name) for name in ('widen', 'channels', 'units') if hasattr(model, name)), 0)

@@ -173,10 +173,8 @@ def check_training(config: Training) -> None:
     require(0 < numbers[name] < math.inf, name, numbers[name], 'give a positive number')
   teacher_epochs = config.teacher_epochs
   require(teacher_epochs is None or teacher_epochs > 0, 'teacher_epochs', teacher_epochs, 'give a positive number')
-  for name in ('width', 'segments', 'activations'):
-    require(bool(numbers[name]), name, 'empty', 'give at least one')
-  for name in ('segments', 'activations'):
-    require(len(set(numbers[name])) == len(numbers[name]), name, text(numbers[name]), 'give each once')
+  require(bool(config.width), 'width', 'empty', 'give at least one')
+  require_each_once(config, 'segments', 'activations')
   require(min(config.segments) >= 2, 'segments', min(config.segments), 'give 2 or more')
   require(config.first_seed >= 0, 'first_seed', config.first_seed, 'give 0 or more')
   known = [getattr(config, name, None) for name in ('teacher_from', 'teacher_checkpoint', 'teacher_logits')]
@@ -199,6 +197,20 @@ def require(holds: bool, name: str, value: Any, mend: str) -> None:
   """Refuses a value, naming its option."""
   if not holds:
     raise UserError(f'--{option(name)} is {value}: {mend}')
+
+
+def require_each_once(config: Any, *names: str) -> None:
+  """Refuses options of several values that are empty, or have one twice."""
+  for name in names:
+    values = getattr(config, name)
+    require(bool(values), name, 'empty', 'give at least one')
+    require(len(set(values)) == len(values), name, text(values), 'give each once')
+
+
+def require_at_least(config: Any, **least: int) -> None:
+  """Refuses options below their least values."""
+  for name, bound in least.items():
+    require(getattr(config, name) >= bound, name, getattr(config, name), f'give {bound} or more')
 
 
 def option(name: str) -> str:

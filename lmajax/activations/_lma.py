@@ -37,10 +37,16 @@ def _wide(*dtypes: np.dtype) -> np.dtype:
   return functools.reduce(np.promote_types, dtypes, np.dtype(np.float32))
 
 
-def _cuts(stats: Stats, num_segments: int) -> list[Float[Array, '']]:
-  """The K − 1 inner cuts, mean + 6 std (j/K − 1/2); all on the mean where the std is not finite."""
+def _cuts(stats: Stats, num_segments: int) -> Float[Array, ' cuts']:
+  """The K − 1 inner cuts, mean + 6 std (j/K − 1/2); all on the mean where the std is not finite.
+
+  They are one vector, since a GPU would compute each of several scalars in a kernel of its own.
+  """
   std = jnp.where(jnp.isfinite(stats.std), stats.std, jnp.zeros_like(stats.std))
-  return [stats.mean + std * (6 * j / num_segments - 3) for j in range(1, num_segments)]
+  away = std * jnp.array([6 * j / num_segments - 3 for j in range(1, num_segments)], std.dtype)
+  # The least changes no finite number, and keeps a CPU from rounding product and sum at once in some of the loops that
+  # compare with the cuts: ``lma`` and ``segment_index`` would part in the last bit.
+  return stats.mean + jnp.minimum(away, jnp.finfo(std.dtype).max)
 
 
 def segment_index(x: Float[Array, '*shape'], stats: Stats, num_segments: int) -> Int[Array, '*shape']:
@@ -138,11 +144,12 @@ def _tables(x: Array, slopes: Array, intercepts: Array, stats: Stats) -> tuple[A
   if slopes.ndim != 1 or slopes.shape != intercepts.shape or slopes.size < 2:
     raise ValueError(f'slopes {slopes.shape} and intercepts {intercepts.shape} must be two vectors of one length >= 2')
   wide = _wide(x.dtype, slopes.dtype)
-  return slopes.astype(wide), intercepts.astype(wide), _stacked_cuts(stats, slopes.size, wide)
+  return slopes.astype(wide), intercepts.astype(wide), _fixed_cuts(stats, slopes.size, wide)
 
 
-def _stacked_cuts(stats: Stats, num_segments: int, dtype: np.dtype) -> Float[Array, ' cuts']:
-  return jnp.stack(_cuts(Stats(*(jax.lax.stop_gradient(stat).astype(dtype) for stat in stats)), num_segments))
+def _fixed_cuts(stats: Stats, num_segments: int, dtype: np.dtype) -> Float[Array, ' cuts']:
+  """The cuts in a type of their own, as data: no gradient flows into them."""
+  return _cuts(Stats(*(jax.lax.stop_gradient(stat).astype(dtype) for stat in stats)), num_segments)
 
 
 def joined_intercepts(slopes: Float[Array, ' k'], stats: Stats) -> Float[Array, ' k']:
@@ -171,7 +178,7 @@ def joined_intercepts(slopes: Float[Array, ' k'], stats: Stats) -> Float[Array, 
   check_stats(stats)
   check_count('num_segments', slopes.size, 2)
   slopes = slopes.astype(_wide(slopes.dtype))
-  steps = (slopes[:-1] - slopes[1:]) * _stacked_cuts(stats, slopes.size, slopes.dtype)
+  steps = (slopes[:-1] - slopes[1:]) * _fixed_cuts(stats, slopes.size, slopes.dtype)
   from_first = jnp.concatenate([jnp.zeros_like(steps[:1]), jnp.cumsum(steps)])
   middle = slopes.size // 2
   mean = jax.lax.stop_gradient(stats.mean).astype(slopes.dtype)

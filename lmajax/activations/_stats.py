@@ -70,20 +70,28 @@ def measure(x: Float[Array, '...'], *, where: Mask = None, axis_name: str | None
   """
   check_floats('x', x)
   check_mask(where, x)
-  x = jax.lax.stop_gradient(jnp.atleast_1d(x)).astype(np.promote_types(x.dtype, np.float32))
-  kept = jnp.isfinite(x) if where is None else jnp.isfinite(x) & where
-  some = _sample(x)
-  count, total = _sums(axis_name, *(a[some] for a in (kept.astype(x.dtype), jnp.where(kept, x, jnp.zeros_like(x)))))
+  x = jax.lax.stop_gradient(jnp.atleast_1d(x))
+  zero = jnp.zeros((), np.promote_types(x.dtype, np.float32))
+  some = _sample(x)  # before anything is computed from x, else a TPU computes it of the whole x and keeps it
+  few = _counted(x[some], None if where is None else where[some], zero)
+  count, total = _across(axis_name, tuple(term.sum() for term in few))
   near = total / jnp.maximum(count, 1)
-  near = jnp.where(jnp.isfinite(near), near, jnp.zeros_like(near))
-  off = jnp.where(kept, x - near, jnp.zeros_like(x))
-  count, first, second = _sums(axis_name, kept.astype(x.dtype), off, jnp.square(off))
+  near = jnp.where(jnp.isfinite(near), near, zero)
+  ones, off = _counted(x, where, near)
+  count, first, second = _across(axis_name, _sums(ones, off, jnp.square(off)))
   mean = near + first / jnp.maximum(count, 1)
   variance = jnp.maximum(second - first * first / jnp.maximum(count, 1), 0) / jnp.maximum(count - 1, 1)
   return Stats(
     mean=jnp.where(jnp.isfinite(mean) & (count > 0), mean, jnp.zeros_like(mean)),
     std=jnp.where(jnp.isfinite(variance) & (count > 0), jnp.sqrt(variance), jnp.full_like(mean, jnp.inf)),
   )
+
+
+def _counted(x: Array, where: Mask, about: Array) -> tuple[Array, Array]:
+  """1 for each element that counts and 0 for each other, and how far those lie off a number, in its type."""
+  kept = jnp.isfinite(x) if where is None else jnp.isfinite(x) & where
+  off = x.astype(about.dtype) - about
+  return jnp.broadcast_to(kept, off.shape).astype(off.dtype), jnp.where(kept, off, jnp.zeros_like(off))
 
 
 def _sample(x: Array) -> tuple[slice, ...]:
@@ -96,21 +104,24 @@ def _sample(x: Array) -> tuple[slice, ...]:
   return tuple(slice(None) if i in whole else slice(1) for i in range(x.ndim))
 
 
-def _add(some: tuple[Array, ...], others: tuple[Array, ...]) -> tuple[Array, ...]:
+def added(some: tuple[Array, ...], others: tuple[Array, ...]) -> tuple[Array, ...]:
   """One function for all calls: outside of ``jax.jit`` a new one would be compiled at each."""
   return tuple(one + other for one, other in zip(some, others, strict=True))
 
 
-def _sums(axis_name: str | None, *terms: Array) -> tuple[Array, ...]:
+def _across(axis_name: str | None, sums: tuple[Array, ...]) -> tuple[Array, ...]:
+  return sums if axis_name is None else jax.lax.psum(sums, axis_name)
+
+
+def _sums(*terms: Array) -> tuple[Array, ...]:
   """The sums of several arrays in one pass over what they are computed from, in runs that are summed as a tree."""
 
   def summed(terms: tuple[Array, ...]) -> tuple[Array, ...]:
     zeros = tuple(jnp.zeros((), term.dtype) for term in terms)
-    runs = jax.lax.reduce(terms, zeros, _add, range(_first_of_run(terms[0].shape), terms[0].ndim))
+    runs = jax.lax.reduce(terms, zeros, added, range(_first_of_run(terms[0].shape), terms[0].ndim))
     return tuple(run.sum() for run in runs)
 
-  sums = functools.reduce(_add, map(summed, _with_runs(terms)))
-  return sums if axis_name is None else jax.lax.psum(sums, axis_name)
+  return functools.reduce(added, map(summed, _with_runs(terms)))
 
 
 def _first_of_run(shape: tuple[int, ...]) -> int:

@@ -10,11 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmajax import tree
-from lmajax.compress._tensors import Blocks, PackedTree, Plain, Scalars, pack_bits, unpack_bits
+from lmajax.compress._generated import Generated
+from lmajax.compress._sparse import Sparse
+from lmajax.compress._tensors import Blocks, PackedTree, Plain, Scalars, Tensor, pack_bits, unpack_bits
 from lmajax.types import ModelStats, Packed
 
 VERSION = 1
-KINDS: dict[str, type[Scalars] | type[Blocks]] = {'scalars': Scalars, 'blocks': Blocks}
+KINDS: dict[str, type[Tensor]] = {'scalars': Scalars, 'blocks': Blocks, 'generated': Generated, 'sparse': Sparse}
+SHARED = 'shared'  # with a part behind it, as in shared:0:left, where no path has a colon
 DTYPES = {
   'BOOL': 'bool',
   'U8': 'uint8',
@@ -49,7 +52,8 @@ def pack(packed: Packed, stats: ModelStats, config: dict[str, Any], *, entropy: 
 
   The same model gives the same bytes in every process. The weights that were not quantized are leaves of ``packed``
   already. A tensor is named by its path, ``params/…`` or a state collection's name first, and the parts of a quantized
-  one by ``:codes`` and the like behind it. The header has one metadata key, ``lmajax``: JSON of the config, the
+  one by ``:codes`` and the like behind it; what several tensors share lies there once, as ``shared:0:left``, and their
+  fields have the number. The header has one metadata key, ``lmajax``: JSON of the config, the
   quantized tensors' fields, the format's version, and the SHA-256 of all that and of every name, type, shape and byte.
 
   Args:
@@ -107,10 +111,16 @@ def unpack(data: bytes) -> PackedModel:
   for name, array in arrays.items():
     path, _, part = name.partition(':')
     parts.setdefault(path, {})[part] = array
+  shared: dict[str, dict[str, np.ndarray]] = {}
+  for name, array in parts.pop(SHARED, {}).items():
+    number, _, part = name.partition(':')
+    shared.setdefault(number, {})[part] = array
   fields = about.get('tensors')
   if set(about) != {'version', 'config', 'tensors'} or not isinstance(fields, dict) or not set(fields) <= set(parts):
     raise _damaged('its metadata does not fit its tensors')
-  leaves = {path: _leaf(path, fields.get(path), each) for path, each in parts.items()}
+  leaves = {path: _leaf(path, fields.get(path), each, shared) for path, each in parts.items()}
+  if unused := set(shared) - {str(about.get(SHARED)) for about in fields.values()}:
+    raise _damaged(f'no tensor is made of what it has under {SHARED}:{min(unused)}')
   if alone := [path for path in leaves if '/' not in path]:
     raise _damaged(f'{alone[0]} is no place of its own in a tree')
   try:
@@ -121,13 +131,17 @@ def unpack(data: bytes) -> PackedModel:
 
 
 def _parts(packed: Packed, entropy: bool) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-  arrays, fields = {}, {}
+  arrays, fields, groups = {}, {}, {}
   for path, tensor in _leaves(packed.tensors, 'params'):
     kind = next((name for name, cls in KINDS.items() if isinstance(tensor, cls)), None)
     if kind:
       fields[path] = {'kind': kind, **tensor.fields()}
       parts = _huffman(tensor) if entropy else tensor.arrays()
       arrays |= {f'{path}:{part}': _checked(path, array) for part, array in parts.items()}
+      if shared := tensor.shared():
+        number = groups.setdefault(tuple(map(id, shared.values())), len(groups))
+        fields[path][SHARED] = number
+        arrays |= {f'{SHARED}:{number}:{part}': _checked(path, array) for part, array in shared.items()}
     elif isinstance(tensor, Plain):
       arrays[path] = _checked(path, tensor.array)
     else:
@@ -174,9 +188,11 @@ def _digest(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> str:
   return digest.hexdigest()
 
 
-def _huffman(tensor: Scalars | Blocks) -> dict[str, np.ndarray]:
-  """The arrays, with the codes under another name where Huffman's code of them is shorter."""
+def _huffman(tensor: Any) -> dict[str, np.ndarray]:
+  """The arrays, with the codes, if it has some, under another name where Huffman's code of them is shorter."""
   arrays = tensor.arrays()
+  if 'codes' not in arrays:
+    return arrays
   coder = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zlib.Z_HUFFMAN_ONLY)
   coded = coder.compress(unpack_bits(tensor.codes, tensor.bits, tensor.count()).tobytes()) + coder.flush()
   if len(coded) < arrays['codes'].nbytes:
@@ -196,29 +212,30 @@ def _unhuffman(coded: np.ndarray, bits: int) -> np.ndarray:
   return codes
 
 
-def _coded(kind: str, fields: dict[str, Any], parts: dict[str, np.ndarray]) -> Scalars | Blocks:
+def _coded(kind: str, fields: dict[str, Any], parts: dict[str, np.ndarray], shared: dict[str, np.ndarray]) -> Tensor:
   codes = None
   if 'huffman' in parts:
     codes = _unhuffman(parts['huffman'], fields['bits'])
     parts = {**parts, 'codes': pack_bits(codes, fields['bits'])}
     del parts['huffman']
-  tensor = KINDS[kind].of_file(fields, parts)
-  if set(tensor.fields()) != set(fields) or set(tensor.arrays()) != set(parts):
-    raise ValueError(f'it has the fields {sorted(fields)} and the arrays {sorted(parts)}')
+  tensor: Any = KINDS[kind].of_file(fields, {**parts, **shared})
+  own = (tensor.fields(), tensor.arrays(), tensor.shared())
+  if list(map(set, own)) != list(map(set, (fields, parts, shared))):
+    raise ValueError(f'it has the fields {sorted(fields)} and the arrays {sorted([*parts, *shared])}')
   if codes is not None and codes.size != tensor.count():
     raise ValueError(f'it has {codes.size} codes for {tensor.count()} places')
   return tensor
 
 
-def _leaf(path: str, about: Any, parts: dict[str, np.ndarray]) -> Any:
+def _leaf(path: str, about: Any, parts: dict[str, np.ndarray], shared: dict[str, dict[str, np.ndarray]]) -> Any:
   in_params = path.startswith('params/')
   if about is None and set(parts) == {''}:
     return Plain(parts['']) if in_params else parts['']
   if not in_params or not isinstance(about, dict) or about.get('kind') not in [*KINDS]:
     raise _damaged(f'{path} is of no known kind')
-  fields = {name: value for name, value in about.items() if name != 'kind'}
+  fields = {name: value for name, value in about.items() if name not in ('kind', SHARED)}
   try:
-    return _coded(about['kind'], fields, parts)
+    return _coded(about['kind'], fields, parts, shared[str(about[SHARED])] if SHARED in about else {})
   except (KeyError, TypeError, ValueError, zlib.error) as error:
     raise _damaged(f'the fields and the arrays of {path} do not fit together') from error
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ DECODED = ('float32', 'float64', 'bfloat16', 'float16')
 """What the weights of a coded tensor may be of; their tables and scales are of float32 at least."""
 
 
+@runtime_checkable
 class Tensor(Protocol):
   """One tensor of a file: named arrays, and a few plain fields that say how they are read."""
 
@@ -21,13 +22,17 @@ class Tensor(Protocol):
     """Returns the stored arrays; elements of fewer than 8 bits are packed into bytes already."""
     ...
 
+  def shared(self) -> dict[str, np.ndarray]:
+    """Returns the arrays that it shares with other tensors, the same objects in each: a file has them once."""
+    return {}
+
   def fields(self) -> dict[str, Any]:
     """The rest of it, of JSON's types."""
     ...
 
   @classmethod
   def of_file(cls, fields: dict[str, Any], arrays: dict[str, np.ndarray]) -> 'Tensor':
-    """Puts ``fields()`` and ``arrays()`` together again."""
+    """Puts ``fields()``, ``arrays()`` and ``shared()`` together again."""
     ...
 
   def decode(self, xp: Any = np) -> Any:
@@ -69,7 +74,7 @@ def check_codes(codes: np.ndarray, bits: int, count: int, table: np.ndarray | No
 
 
 @dataclasses.dataclass(frozen=True)
-class Plain:
+class Plain(Tensor):
   """An array as it is."""
 
   array: np.ndarray
@@ -97,7 +102,7 @@ class Plain:
 
 
 @dataclasses.dataclass(frozen=True)
-class Scalars:
+class Scalars(Tensor):
   """Every entry a level of its bucket: ``low[b] + span[b] · levels[code]``."""
 
   codes: np.ndarray  # packed
@@ -132,7 +137,7 @@ class Scalars:
 
   def fields(self) -> dict[str, Any]:
     names = ('shape', 'bits', 'bucket_size', 'channels_first')
-    return {**{name: getattr(self, name) for name in names}, **_narrow(self.dtype)}
+    return {**{name: getattr(self, name) for name in names}, **narrow(self.dtype)}
 
   @classmethod
   def of_file(cls, fields: dict[str, Any], arrays: dict[str, np.ndarray]) -> 'Scalars':
@@ -150,7 +155,7 @@ class Scalars:
     return uncut(values, self.shape, self.channels_first).astype(jnp.dtype(self.dtype))
 
 
-def _narrow(dtype: str) -> dict[str, Any]:
+def narrow(dtype: str) -> dict[str, Any]:
   """The field of a dtype; float32 goes without saying."""
   return {} if dtype == 'float32' else {'dtype': dtype}
 
@@ -166,7 +171,7 @@ def equal_levels(bits: int) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class Blocks:
+class Blocks(Tensor):
   """Every block of a filter's entries a row of the codebook; a filter's last block may stick out over its end."""
 
   codes: np.ndarray  # packed
@@ -190,7 +195,7 @@ class Blocks:
     return filters * -(-math.prod(self.shape) // filters // self.codebook.shape[-1])
 
   def fields(self) -> dict[str, Any]:
-    return {'shape': self.shape, 'bits': self.bits, **_narrow(self.dtype)}
+    return {'shape': self.shape, 'bits': self.bits, **narrow(self.dtype)}
 
   @classmethod
   def of_file(cls, fields: dict[str, Any], arrays: dict[str, np.ndarray]) -> 'Blocks':
@@ -222,19 +227,22 @@ class PackedTree(NamedTuple):
     return jax.tree.map(lambda tensor: tensor.decode(xp), self.tensors)
 
   def bits(self) -> int:
-    """Counts the bits of all arrays: packed codes (whole bytes), tables and scales."""
-    arrays = [array for tensor in jax.tree.leaves(self.tensors) for array in tensor.arrays().values()]
-    return 8 * sum(array.nbytes for array in arrays)
+    """Counts the bits of all arrays: packed codes (whole bytes), tables and scales, and once what tensors share."""
+    tensors = jax.tree.leaves(self.tensors)
+    own = [array for tensor in tensors for array in tensor.arrays().values()]
+    shared = {id(array): array for tensor in tensors for array in tensor.shared().values()}
+    return 8 * sum(array.nbytes for array in (*own, *shared.values()))
 
   def size(self) -> int:
     """Counts the weights, as they are once they are decoded; nothing is."""
     return sum(math.prod(tensor.shape) for tensor in jax.tree.leaves(self.tensors))
 
   def mean_bits(self) -> float:
-    """The bits of the codes, tables and scales apart, over all weights that have one; 32 where none has."""
-    coded = [tensor for tensor in jax.tree.leaves(self.tensors) if not isinstance(tensor, Plain)]
+    """The bits of the codes and of the gaps, tables and scales apart, over all weights that have one; 32 for none."""
+    coded = [tensor for tensor in jax.tree.leaves(self.tensors) if {'codes', 'gaps'} & set(tensor.arrays())]
     weights = sum(math.prod(tensor.shape) for tensor in coded)
-    return sum(tensor.bits * tensor.count() for tensor in coded) / weights if weights else 32.0
+    gaps = 8 * sum(tensor.arrays()['gaps'].nbytes for tensor in coded if 'gaps' in tensor.arrays())
+    return (gaps + sum(tensor.bits * tensor.count() for tensor in coded)) / weights if weights else 32.0
 
   def __or__(self, other: 'PackedTree') -> 'PackedTree':
     return PackedTree(tree.combine(self.tensors, other.tensors))

@@ -3,6 +3,7 @@
 from lmajax._quiet import quiet
 from lmajax.training._blockwise import Parts, Stages, blockwise, hint
 from lmajax.training._checkpoint import Checkpoints, DamagedError, UnfitError, digests, lost_process
+from lmajax.training._chips import chips
 from lmajax.training._data import EndedError
 from lmajax.training._fit import fit
 from lmajax.training._fitted import Fitted, accuracy
@@ -38,6 +39,7 @@ from lmajax.training._step import (
   train_step,
 )
 from lmajax.training._task import Task, Told, distill, logits
+from lmajax.training._traffic import Traffic, traffic
 from lmajax.training._transplant import check_boundaries, in_stages, with_ends
 
 __all__ = [
@@ -55,6 +57,7 @@ __all__ = [
   'Task',
   'Taught',
   'Told',
+  'Traffic',
   'TrainState',
   'UnfitError',
   'WithCode',
@@ -63,6 +66,7 @@ __all__ = [
   'begin',
   'blockwise',
   'check_boundaries',
+  'chips',
   'compiled',
   'digests',
   'distill',
@@ -98,6 +102,7 @@ __all__ = [
   'supervised',
   'teach',
   'together',
+  'traffic',
   'train_step',
   'unrolled',
   'vmapped',

@@ -12,8 +12,8 @@ import numpy as np
 from hypothesis import strategies as st
 from PIL import Image
 
-from lmajax.compress import pack, unpack
-from tests.support.model_files import written
+from lmajax.compress import keep, lamp, multi_hash, pack, sparse, unpack
+from tests.support.model_files import QUANTIZED, written
 from tests.support.processes import SMALL, train
 from train import __main__ as program
 from train.config import command as command_of
@@ -84,13 +84,22 @@ def spoilt_json(draw, path):
   path.write_bytes(text)
 
 
+KINDS = {
+  'quantized': QUANTIZED,
+  'sparse': sparse(bits=3, start=lambda params: keep(lamp(params), 0.2)),
+  'hashed': multi_hash(0.9),
+}
+
+
 class World:
   """A good file of each kind, and a scratch folder for the bad ones."""
 
   def __init__(self, folder):
     self.scratch = folder / 'scratch'
-    self.model = folder / 'model.safetensors'
-    written(self.model)
+    self.models = [folder / f'{name}.safetensors' for name in KINDS]
+    for path in self.models:
+      written(path, weights=KINDS[path.stem])
+    self.model = self.models[0]
     self.image = folder / 'image.png'
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(self.image)
     self.run = folder / 'run'
@@ -106,7 +115,7 @@ class World:
 
 def description(draw, world):
   """A model file whose description says something else, and whose digest fits."""
-  packed, stats, about = unpack(world.model.read_bytes())
+  packed, stats, about = unpack(draw(st.sampled_from(world.models)).read_bytes())
   path = world.fresh() / 'a.safetensors'
   other = draw(spoilt(about).filter(lambda value: isinstance(value, dict)))
   path.write_bytes(pack(packed, stats, other))
@@ -117,7 +126,7 @@ def description(draw, world):
 
 def header(draw, world):
   """A model file with another header over the same bytes."""
-  content = world.model.read_bytes()
+  content = draw(st.sampled_from(world.models)).read_bytes()
   size = struct.unpack('<Q', content[:8])[0]
   about = json.loads(content[8 : 8 + size])
   inner = json.loads(about['__metadata__']['lmajax'])
@@ -135,7 +144,7 @@ def header(draw, world):
 def bytes_of_model(draw, world):
   """A model file with other bytes."""
   path = world.fresh() / 'a.safetensors'
-  path.write_bytes(draw(damaged(world.model.read_bytes())))
+  path.write_bytes(draw(damaged(draw(st.sampled_from(world.models)).read_bytes())))
   return ['predict', path, world.image]
 
 
@@ -187,6 +196,20 @@ def table(draw, world):
   return ['lit-text', '--data', 'csv', '--data-dir', where, '--length', '128', '--workdir', where / 'run']
 
 
+def features(draw, world):
+  """A table of features and classes, as people write them."""
+  path = world.fresh() / 'a.csv'
+  names = draw(st.lists(WORDS, min_size=1, max_size=4))
+  field = st.sampled_from(['1', '2.5', '-3e4', '1e400', 'nan', '?', '', 'a', 'b']) | WORDS
+  same = draw(st.lists(field, min_size=len(names), max_size=len(names)))
+  rows = [names, *draw(st.lists(st.lists(field, min_size=len(names), max_size=len(names)), max_size=8)), *[same] * 40]
+  out = io.StringIO()
+  csv.writer(out).writerows(rows)
+  path.write_bytes(encoded(draw, out.getvalue()))
+  target = draw(st.sampled_from([*names, '1', '9']))
+  return ['trees', '--data', path, f'--target={target}', '--folds', '2', '--workdir', path.parent / 'run']
+
+
 def sentences(draw, world):
   """Two texts, line by line each other's translations, or not."""
   where = world.fresh()
@@ -221,7 +244,7 @@ def options(draw, world):
   return [command_of(kind), *given, *(where if issubclass(kind, program.Training) else ())]
 
 
-CASES = [description, header, bytes_of_model, folder, image, table, sentences, options]
+CASES = [description, header, bytes_of_model, folder, image, table, features, sentences, options]
 
 
 def files_of(world):

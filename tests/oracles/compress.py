@@ -251,3 +251,254 @@ def pack_bits(codes, bits):
 def unpack_bits(packed, bits, count):
   digits = ''.join(format(int(byte), '08b') for byte in packed)
   return [int(digits[bits * i : bits * (i + 1)], 2) for i in range(count)]
+
+
+def least_ratio(count):
+  n = 1
+  while n * n < count:
+    n += 1
+  return 2 * n / count
+
+
+def multi_hash(left, right, scales, layers):
+  """A weight at a time: its place among all of them, the row and the column of it, and the sum over the products."""
+  n, weights, at = left.shape[0], {}, 0
+  for path in sorted(layers):
+    flat = []
+    for _ in range(int(np.prod(layers[path]))):
+      row, column = at // n, at % n
+      flat.append(scales[path] * sum(left[row, m] * right[m, column] for m in range(left.shape[1])))
+      at += 1
+    weights[path] = np.array(flat).reshape(layers[path])
+  return weights
+
+
+def murmur(number):
+  """The last step of MurmurHash3 on one integer of 32 bits."""
+  number ^= number >> 16
+  number = number * 0x85EBCA6B % 2**32
+  number ^= number >> 13
+  number = number * 0xC2B2AE35 % 2**32
+  return number ^ number >> 16
+
+
+def hash_pools(pools, scales, layers, signed):
+  """A weight at a time: of each pool the entry at its hash, with the last bit of another hash as its sign."""
+  weights, at = {}, 0
+  for path in sorted(layers):
+    flat = []
+    for _ in range(int(np.prod(layers[path]))):
+      total = 0.0
+      for k, pool in enumerate(pools):
+        entry = pool[murmur(at ^ murmur(2 * k + 1)) % len(pool)]
+        total += -entry if signed and murmur(at ^ murmur(2 * k + 2)) % 2 else entry
+      flat.append(scales[path] * total)
+      at += 1
+    weights[path] = np.array(flat).reshape(layers[path])
+  return weights
+
+
+# Pruning: what a weight is worth, which weights stay, and what is left of them; trees are dicts of arrays by path.
+
+
+def magnitude(params):
+  return {path: np.abs(w) for path, w in params.items()}
+
+
+def places_by_size(w):
+  """The places of a tensor, the largest weight first; of equal ones the first."""
+  flat = [abs(float(value)) for value in np.ravel(w)]
+  return flat, sorted(range(len(flat)), key=lambda i: (-flat[i], i))
+
+
+def layerwise(params):
+  scores = {}
+  for path, w in params.items():
+    _, order = places_by_size(w)
+    scores[path] = np.array([-(order.index(i) + 0.5) / len(order) for i in range(len(order))]).reshape(np.shape(w))
+  return scores
+
+
+def lamp(params):
+  scores = {}
+  for path, w in params.items():
+    flat, order = places_by_size(w)
+    found = np.zeros(len(flat))
+    for rank, i in enumerate(order):
+      found[i] = flat[i] ** 2 / (sum(flat[j] ** 2 for j in order[: rank + 1]) or 1)
+    scores[path] = found.reshape(np.shape(w))
+  return scores
+
+
+def normalized(params, norm):
+  scores = {}
+  for path, w in params.items():
+    flat = [abs(float(value)) for value in np.ravel(w)]
+    total = sum(flat) if norm == 'l1' else math.sqrt(sum(value**2 for value in flat))
+    scores[path] = np.abs(np.asarray(w, np.float64)) / (total or 1)
+  return scores
+
+
+def keep(scores, density):
+  everything = [(-float(s), path, i) for path in sorted(scores) for i, s in enumerate(np.ravel(scores[path]))]
+  stay = {(path, i) for _, path, i in sorted(everything)[: round(density * len(everything))]}
+  return {
+    path: np.array([(path, i) in stay for i in range(np.size(s))], bool).reshape(np.shape(s))
+    for path, s in scores.items()
+  }
+
+
+def n_of_m(params, n, m):
+  masks = {}
+  for path, w in params.items():
+    masks[path] = np.zeros(np.shape(w), bool)
+    for at in np.ndindex(np.shape(w)):
+      group = [(*at[:-2], i, at[-1]) for i in range(at[-2] // m * m, at[-2] // m * m + m)]
+      masks[path][at] = at in sorted(group, key=lambda other: (-abs(float(w[other])), other))[:n]
+  return masks
+
+
+def sparse(w, mask, *, bits=None, bucket_size=256):
+  """The weights of ``sparse`` without a key."""
+  kept = np.array([value for value, stays in zip(np.ravel(w), np.ravel(mask), strict=True) if stays], np.float32)
+  if bits == 16:
+    kept = kept.astype(np.float16).astype(np.float32)
+  elif bits is not None and len(kept):
+    kept = uniform(kept, bits, bucket_size=bucket_size)
+  values, out = iter(kept), np.zeros(np.shape(w), np.float32)
+  for at in np.ndindex(out.shape):
+    out[at] = next(values) if mask[at] else 0
+  return out
+
+
+# Golomb's codes, as Rice has them, in texts of 0 and 1.
+
+
+def golomb(values, rice):
+  text = ''
+  for value in values:
+    text += '0' * (value >> rice) + '1'
+    text += format(value % 2**rice, f'0{rice}b') if rice else ''
+  text += '0' * (-len(text) % 8)
+  return [int(text[at : at + 8], 2) for at in range(0, len(text), 8)]
+
+
+def numbers(code, rice, count):
+  """Those that are whole, and at most so many."""
+  text, values = ''.join(format(int(byte), '08b') for byte in code), []
+  while len(values) < count and '1' in text and len(text) - text.index('1') > rice:
+    high = text.index('1')
+    values.append((high << rice) + int('0' + text[high + 1 : high + 1 + rice], 2))
+    text = text[high + 1 + rice :]
+  return values
+
+
+# Streams of weights, the largest first.
+
+
+def to_stream(params, *, step=0.7, density=None, norm=None):
+  """The passes: the number of each, its Rice parameter, how many weights it has, and its bytes."""
+  weights = []
+  for path in sorted(params):
+    flat = [float(value) for value in np.ravel(params[path])]
+    scale = {None: 1, 'l1': sum(map(abs, flat)), 'l2': math.sqrt(sum(value**2 for value in flat))}[norm] or 1
+    weights += [value / scale for value in flat]
+  order = sorted((i for i in range(len(weights)) if weights[i] != 0), key=lambda i: (-abs(weights[i]), i))
+  order = order if density is None else order[: round(density * len(weights))]
+  left, passes, number = list(range(len(weights))), [], 0
+  top = max((abs(value) for value in weights), default=0)
+  while order:
+    number += 1
+    new = [i for i in order if abs(weights[i]) >= top * step**number]
+    order = order[len(new) :]
+    symbols, gap = [], 0
+    for i in left:
+      gap += i not in new
+      if i in new:
+        symbols.append(2 * gap + (weights[i] < 0))
+        gap = 0
+    left = [i for i in left if i not in new]
+    if new:
+      rice = min(range(1, 20), key=lambda rice: sum((symbol >> rice) + rice + 1 for symbol in symbols))
+      passes.append((number, rice, len(new), bytes(golomb(symbols, rice))))
+  return passes
+
+
+def from_stream(passes, size, *, top, step):
+  """The weights in a row, over their scales, of as much of the passes as there is."""
+  w = [0.0] * size
+  for number, rice, count, body in passes:
+    left, at = [i for i in range(size) if w[i] == 0], -1
+    for symbol in numbers(body, rice, count):
+      at += 1 + symbol // 2
+      w[left[at]] = (-1) ** symbol * top * step ** (number - 0.5)
+  return np.array(w)
+
+
+def truncated(w, count):
+  """Only so many weights, the largest; of equal ones the first."""
+  _, order = places_by_size(w)
+  return np.array([value if i in order[:count] else 0 for i, value in enumerate(np.ravel(w))]).reshape(np.shape(w))
+
+
+def successive(w, count, seed=0):
+  """The algorithm of SuRP in its own order: one weight above the threshold at a time, which falls a little after each.
+
+  Where none is above it, the rate is measured anew, and the threshold in units of it falls by a tenth.
+  """
+  rng, n = np.random.default_rng(seed), len(w)
+  rest, made = np.abs(np.asarray(w, np.float64)), np.zeros(n)
+  units, rate = math.log(n / math.log(n)), n / float(np.abs(w).sum())
+  while np.count_nonzero(made) < count:
+    above = np.flatnonzero(rest > units / rate)
+    if len(above):
+      i = rng.choice(above)
+      made[i] += units / rate
+      rest[i] -= units / rate
+      rate *= n / (n - units)
+    else:
+      rate = n / float(np.abs(rest).sum())
+      units *= 1 if (rest > units / rate).any() else 0.9
+  return np.sign(w) * made
+
+
+def allowed_labels(beliefs, threshold):
+  return [[belief >= threshold for belief in row] for row in beliefs]
+
+
+def allowed_rows(allowed):
+  pairs = [(i, c, 1 / sum(row)) for i, row in enumerate(allowed) for c in range(len(row)) if row[c]]
+  return tuple(list(column) for column in zip(*pairs, strict=True)) or ([], [], [])
+
+
+def empirical_depth(beliefs, labels):
+  least = math.inf
+  for row, label in zip(beliefs, labels, strict=True):
+    least = min(least, row[label])
+  return least
+
+
+def thresholds(beliefs, most=64):
+  found = sorted({0.0, *(float(belief) for row in beliefs for belief in row)})
+  if len(found) <= most:
+    return found
+  step = (len(found) - 1) / (most - 2)
+  limit = min(max(row) for row in beliefs)
+  return sorted({*(found[round(k * step)] for k in range(most - 1)), limit})
+
+
+def memo(beliefs, hypotheses):
+  """The deepest of a finite set, each the labels that it gives; its depth."""
+  return max(empirical_depth(beliefs, labels) for labels in hypotheses)
+
+
+def crembo(beliefs, fit, score, most=64):
+  """The threshold: of the best score, from the greatest depth on."""
+  found = []
+  for t in thresholds(beliefs, most):
+    hypothesis, labels = fit(allowed_labels(beliefs, t))
+    found.append((t, empirical_depth(beliefs, labels), score(hypothesis)))
+  limit = min(max(row) for row in beliefs)
+  deepest = max(depth for t, depth, _ in found if t <= limit)
+  best = max(value for t, _, value in found if t >= deepest)
+  return min(t for t, _, value in found if t >= deepest and value == best)

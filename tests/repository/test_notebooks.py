@@ -29,6 +29,10 @@ FEWER = {
   '6_thin_networks': {'epochs=30': 'epochs=2', 'epochs=10': 'epochs=1', 'epochs=15': 'epochs=1'},
   '7_translation': {'steps=300': 'steps=4', 'SEEDS, STEPS = 5, 300': 'SEEDS, STEPS = 2, 4', '::50': '::2'},
   '8_nnx': {'SEEDS, EPOCHS = 5, 40': 'SEEDS, EPOCHS = 2, 2', 'range(20 *': 'range(2 *', 'range(200)': 'range(5)'},
+  '9_pruned_and_hashed_students': {
+    'epochs=20': 'epochs=2', 'epochs=10': 'epochs=1', 'epochs=30': 'epochs=1', 'in (0.25, 0.1)': 'in (0.25,)',
+    '(0.2, 0.1, 0.05, 0.02, 0.01)': '(0.2, 0.1)',
+  },
 }  # fmt: skip
 """What is trained less in a test: the names in a notebook must hold together, and its figures are committed."""
 

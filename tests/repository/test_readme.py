@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx, serialization
+from sklearn.datasets import load_iris
 
-from lmajax import LMA, compress, models, tree
+from lmajax import LMA, compress, models, training, tree
 from lmajax.activations import linen
 from tests import ROOT
 from tests.support.own import drawn, folder_of_images
@@ -126,19 +127,29 @@ def sentences():
   }
 
 
+def beliefs():
+  features, labels = load_iris(return_X_y=True)
+  return {'features': features, 'beliefs': np.eye(3)[labels], 'held_out': (features, labels)}
+
+
 GIVEN = {
   'class Net(nn.Module):  # any': dict,
   'relu_init(8)': lambda: {'x': jnp.linspace(-1.0, 1.0, 8)},
   'reparam = masked(uniform(4))': perceptron,
+  'reparam = masked(sparse(bits=4': perceptron,
+  'reparam = masked(multi_hash(0.1))': perceptron,
   'student = models.ResNet(8, 10, ReLU)': residual,
   'graph = model.graph()': perceptron,
+  'found = crembo(beliefs': beliefs,
   'models.Transformer(': sentences,
+  'traffic(step.lower(': dict,
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('words', GIVEN)
-def test_a_block_of_python(words):
+def test_a_block_of_python(words, monkeypatch):
+  monkeypatch.setattr(training, 'chips', lambda target: jax.devices()[:1])  # whose compilers are not installed
   (code,) = [each for each in BLOCKS if words in each]
   names = GIVEN[words]()
   exec(compile(code, 'README.md', 'exec'), names)
@@ -149,6 +160,8 @@ def test_a_block_of_python(words):
     assert np.isfinite(names['loss'](names['theta'], jax.random.key(0)))
   if 'widths' in names:
     assert tree.size(names['params']) <= 0.71 * tree.size(perceptron()['params'])
+  if words == 'found = crembo(beliefs':
+    assert names['found'].hypothesis.score(*names['held_out']) > 0.9
   for value in [each for each in names.values() if isinstance(each, jax.Array) and each.dtype == jnp.float32]:
     assert np.isfinite(value).all()
 

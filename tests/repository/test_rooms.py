@@ -25,7 +25,7 @@ ROOMS = [
 ]
 FLOOR = {room: number for number, rooms in enumerate([*ROOMS, '__main__']) for room in rooms.split()}
 # Programs that go on from another one.
-NEIGHBOURS = {('compress', 'slim'), ('lit_gan', 'lit'), ('bench', 'distill_text')}
+NEIGHBOURS = {('compress', 'slim'), ('lit_gan', 'lit'), ('bench', 'distill_text'), ('hash', 'prune')}
 MOST_FLOORS, MOST_AT_THE_TOP = 9, 14
 
 

@@ -11,9 +11,11 @@ from train.config import Named
 from train.data import load
 from train.deploy import model_file as shipped
 
+QUANTIZED = compress.uniform(4)
 
-def written(path, *, data='digits', data_dir=None, width=5, bits=4, activation_bits=None):
-  """Writes an LMA student, quantized to ``bits`` or not at all for None; returns its description and variables."""
+
+def written(path, *, data='digits', data_dir=None, width=5, weights=QUANTIZED, activation_bits=None):
+  """Writes an LMA student whose kernels are what ``weights`` makes of them; returns its description and variables."""
   dataset = load(data, data_dir=data_dir)
   arm = Arm('lma', 8, width, False, activation_bits)
   description = described(Named(data=data), arm, dataset)
@@ -22,7 +24,7 @@ def written(path, *, data='digits', data_dir=None, width=5, bits=4, activation_b
   rng = np.random.default_rng(0)
   rest = tree.map_with_path(lambda path, leaf: drawn(rng, path.rpartition('/')[2], leaf.shape), shapes)
   params = rest.pop('params')
-  reparam = compress.identity() if bits is None else compress.masked(compress.uniform(bits))
+  reparam = compress.masked(weights)
   theta, code = reparam.init(params, jax.random.key(0))
   size = shipped.write(path, reparam.stored(theta, code), rest, description)
   assert size == path.stat().st_size

@@ -24,7 +24,7 @@ def run_whole(folder, command, options, steps):
   dots = folder.parent / 'dots'
   done = train(command, '--workdir', folder, *options, counted=dots)
   assert done.returncode == 0, done.stderr
-  assert dots.stat().st_size == steps
+  assert (dots.stat().st_size if dots.exists() else 0) == steps
   assert (folder / 'results.md').read_text() in done.stdout
   return folder
 
@@ -38,7 +38,7 @@ def saved_steps(folder):
 def digests(folder):
   """Phase -> the digests of its last checkpoint: parameters, statistics, optimizer, keys."""
   found = {}
-  for phase in sorted((folder / 'checkpoints').iterdir()):
+  for phase in sorted((folder / 'checkpoints').glob('*')):
     with ocp.training.Checkpointer(str(phase)) as checkpoints:
       metadata = checkpoints.metadata(checkpoints.latest.step).custom_metadata
       found[phase.name] = checkpoints.latest.step, metadata

@@ -3,13 +3,20 @@
 import json
 import signal
 
+import jax
 import pytest
 
 from tests.support.processes import LONGEST, finished, start
 from tests.support.rows import RESULTS
 from tests.support.runs import refused
+from train import __main__ as program
+from train.config import command as command_of
 from train.config import save
 from train.programs.distill.config import Distill
+from train.programs.regions.config import Regions
+from train.programs.trees.config import Trees
+from train.runtime import distributed
+from train.runtime.errors import UserError
 
 SYNTAX = [
   (['distill', '--activations', 'gelu'], "invalid choice 'gelu' for argument '--activations'. Expected one of"),
@@ -71,16 +78,36 @@ def test_a_width_that_is_no_student_of_the_paper_is_named(capsys, tmp_path):
 
 
 @pytest.mark.parametrize('config', [{}, {'seeds': 3, 'width': 8}], ids=str)
-@pytest.mark.parametrize('command', ['regions', 'bench', 'unknown'])
+@pytest.mark.parametrize('command', ['regions', 'trees', 'bench', 'unknown'])
 def test_report_takes_no_run_without_seeds(capsys, tmp_path, command, config):
   (tmp_path / 'results.json').write_text(json.dumps({**RESULTS, 'recipe': command, 'config': config}))
   assert f'{tmp_path} holds no finished run of seeds' in refused(capsys, 'report', str(tmp_path))
 
 
-@pytest.mark.parametrize('command', ['regions', 'unknown'])
+@pytest.mark.parametrize('command', ['regions', 'trees', 'unknown'])
 def test_evaluate_takes_no_run_without_networks(capsys, tmp_path, command):
   (tmp_path / 'config.json').write_text(json.dumps({'recipe': command}))
   assert refused(capsys, 'evaluate', str(tmp_path)).startswith(f'{tmp_path} is of {command}, which leaves no networks')
+
+
+@pytest.mark.parametrize('options', [Regions(), Trees()], ids=['regions', 'trees'])
+def test_what_runs_in_one_process_is_not_started_in_several(monkeypatch, options):
+  left = []
+  monkeypatch.setattr(distributed, 'join', lambda: None)
+  monkeypatch.setattr(distributed, 'several', lambda: True)
+  monkeypatch.setattr(jax.distributed, 'shutdown', lambda: left.append(True))
+  with pytest.raises(UserError, match=f'{command_of(type(options))} runs in one process: start it in one'):
+    program._join(options)
+  assert left == [True]
+
+
+@pytest.mark.parametrize('name, joins', [('distill', True), ('regions', True), ('trees', True), ('bench rate', False)])
+def test_every_program_joins_its_cluster(monkeypatch, name, joins):
+  asked = []
+  monkeypatch.setattr(distributed, 'as_one', lambda join, work: asked.append('joined') or 0)
+  monkeypatch.setattr(program, 'main', lambda arguments: asked.append('alone') or 0)
+  assert program.program(name.split()) == 0
+  assert asked == ['joined' if joins else 'alone']
 
 
 def test_an_unfinished_run_is_not_evaluated(capsys, tmp_path):

@@ -92,7 +92,9 @@ def source(model: Path, student: str | None, limits: Limits = LIMITS, own: str |
   files = {name: file for name, file in named.items() if file}
   translates = results.get('recipe') == 'distill-text'
   if (translates or not files) and (made_by := configs.recipe_of(model)) != 'distill':
-    raise UserError(f'{model} is a run of {made_by}: export takes runs of distill, quantize and compress alone')
+    raise UserError(
+      f'{model} is a run of {made_by}: export takes runs of distill, quantize, prune, hash and compress alone'
+    )
   name = _chosen(list(files or named), student, model)
   exports = within(model / 'exports', name, model / 'results.json')
   path = exports.with_name(f'{name}.safetensors')

@@ -1,5 +1,6 @@
 """Reads published files into memory: nothing is unpacked to disk, so no member of an archive can land anywhere."""
 
+import csv
 import gzip
 import io
 import tarfile
@@ -26,6 +27,27 @@ def read_bytes(path: Path, most: int = MOST) -> bytes:
   if len(content) > most:
     raise UserError(f'{path}: holds more than {most:,} bytes, unwrapped, and no such file should; get the right one')
   return bytes(content)
+
+
+def read_csv(path: Path, most: int = MOST) -> list[list[str]]:
+  """Reads the rows of a CSV file in UTF-8, with or without a byte-order mark, but for the blank lines at its end."""
+  try:
+    text = read_bytes(path, most).decode('utf-8-sig')
+  except UnicodeDecodeError as error:
+    raise UserError(f'{path}: byte {error.start} is no UTF-8 text; save the file as UTF-8') from error
+  rows: list[list[str]] = []
+  csv.field_size_limit(len(text) + 1)  # else 131,072 characters
+  try:
+    rows.extend(csv.reader(io.StringIO(text, newline=''), strict=True))
+  except csv.Error as error:
+    raise UserError(
+      f'{path}, row {len(rows) + 1}: {error}; quote fields by " and write a quote in them as ""'
+    ) from error
+  while rows and not rows[-1]:
+    rows.pop()
+  if not rows:
+    raise UserError(f'{path}: holds no rows')
+  return rows
 
 
 def read_tar(path: Path, names: Collection[str], most: int = MOST) -> dict[str, bytes]:

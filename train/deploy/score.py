@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -152,6 +152,17 @@ class Scoring:
     found = self._right(group, stacked(self._files.read(about, files)), self._test)
     return [found[kept.index(i)] if i in kept else accuracy for i, accuracy in enumerate(before)]
 
+  def rows_again(self, rows: Sequence[Any], known: Mapping[str, tuple[Group, dict[str, Any]]]) -> list[Any]:
+    """Returns the rows of a finished run with the accuracies of its files as they are now.
+
+    ``known`` has the group and the description of every network of the run, by the name of its row.
+    """
+    for row in rows:
+      if row.name not in known:
+        path = self._folder / 'results.json'
+        raise UserError(f'{path} has {row.name}, which is not among the students of its config.json')
+    return [row._replace(accuracy=self.again(row.name, *known[row.name], row.accuracy)) for row in rows]
+
   def scored(self, name: str, trained: Trained, about: dict[str, Any], *, entropy: bool = False) -> Scored:
     """Packs the networks of all seeds, with statistics of the packed weights, and scores what the files hold."""
     written, group = self._files.written(name, trained, about, entropy=entropy), trained.group
@@ -164,10 +175,10 @@ class Scoring:
       written.file,
     )
 
-  def shadow_accuracy(self, trained: Trained) -> list[float]:
-    """Returns the test accuracy of the float32 weights behind quantized ones."""
-    shadow = {'params': trained.shadow(), **trained.end.stats}
-    return self._right(trained.group, self._files.measured(trained.group, shadow), self._test)
+  def with_params(self, trained: Trained, params: Any) -> list[float]:
+    """Returns the test accuracy of other weights in the place of those trained, with statistics of their own."""
+    variables = {'params': params, **trained.end.stats}
+    return self._right(trained.group, self._files.measured(trained.group, variables), self._test)
 
   def _right(self, group: Group, variables: Any, batches: Sequence[Any]) -> list[float]:
     program = self._programs.setdefault(id(group.model), scores({'': group}))

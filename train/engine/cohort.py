@@ -43,6 +43,7 @@ class Group(NamedTuple):
   trained: Where | None = None  # which of the parameters; None: all
   metrics: tuple[str, ...] = ()  # of the objective, to be noted beside the loss
   score: Score = ACCURACY
+  schedules: Sequence[Schedule] | None = None  # of each of the seeds; None: the plan's
 
 
 class Plan(NamedTuple):
@@ -68,11 +69,12 @@ class Cohort(NamedTuple):
   def rates(self, errors: Errors) -> dict[str, list[float]]:
     """Returns the next epoch's learning rates: 0 for a student that has stopped or diverged, none when all have."""
 
-    def factor(errors: list[Any]) -> float | None:
-      return None if errors and errors[-1] is None else self.plan.schedule(errors)
+    def factor(errors: list[Any], schedule: Schedule) -> float | None:
+      return None if errors and errors[-1] is None else schedule(errors)
 
     def factors(name: str, group: Group) -> list[float | None]:
-      return [factor([epoch[name][i] for epoch in errors]) for i in range(len(group.seeds))]
+      schedules = group.schedules or [self.plan.schedule] * len(group.seeds)
+      return [factor([epoch[name][i] for epoch in errors], schedule) for i, schedule in enumerate(schedules)]
 
     of_all = {name: factors(name, group) for name, group in self.groups.items()}
     if all(factor is None for group in of_all.values() for factor in group):

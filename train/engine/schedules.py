@@ -36,6 +36,16 @@ def steps(epochs: int) -> Schedule:
   return lambda errors: 0.2 ** sum(len(errors) >= b for b in borders) if len(errors) < epochs else None
 
 
+def scaled(schedule: Schedule, by: float) -> Schedule:
+  """Multiplies the factors of a schedule, which ends when it ended."""
+
+  def factor(errors: Sequence[float]) -> float | None:
+    found = schedule(errors)
+    return None if found is None else by * found
+
+  return factor
+
+
 def part(schedule: Schedule, first: int, epochs: int) -> Schedule:
   """Takes ``epochs`` epochs, from ``first`` on, of a longer schedule that depends on the epoch's number alone."""
   return lambda errors: schedule([0.0] * first + [*errors]) if len(errors) < epochs else None

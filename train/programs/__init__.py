@@ -8,12 +8,15 @@ from train.config import command
 from train.programs.compress import config as compress
 from train.programs.distill import config as distill
 from train.programs.distill_text import config as distill_text
+from train.programs.hash import config as hashing
 from train.programs.lit import config as lit
 from train.programs.lit import texts as lit_text
 from train.programs.lit_gan import config as lit_gan
+from train.programs.prune import config as prune
 from train.programs.quantize import config as quantize
 from train.programs.regions import config as regions
 from train.programs.slim import config as slim
+from train.programs.trees import config as trees
 
 
 class Program(NamedTuple):
@@ -42,7 +45,10 @@ PROGRAMS = {
     Program(lit_gan.LitGan, lit_gan.defaults, 'lit_gan'),
     Program(distill_text.DistillText, distill_text.defaults, 'distill_text'),
     Program(compress.Compress, compress.defaults, 'compress'),
+    Program(hashing.Hash, hashing.defaults, 'hash'),
+    Program(prune.Prune, prune.defaults, 'prune'),
     Program(slim.Slim, slim.defaults, 'slim'),
+    Program(trees.Trees, trees.defaults, 'trees'),
     Program(regions.Regions, lambda data: regions.Regions(), 'regions'),
   )
 }

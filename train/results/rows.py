@@ -8,7 +8,7 @@ from typing import Any, NotRequired, TypedDict, get_type_hints
 
 import numpy as np
 
-from train.config import published, recipe
+from train.config import TEACHER, published, recipe
 from train.runtime.errors import UserError
 from train.runtime.files import environments, within, without_nan, write_atomically
 from train.runtime.outside import Config, Name, made, read_json
@@ -41,6 +41,13 @@ def read_rows(folder: Path, command: str, kind: Any) -> list[Any]:
       f'{folder} holds a run that is not finished: {command} --resume --workdir {shlex.quote(str(folder))}'
     )
   return [_row(row, kind, command, path) for row in read_results(folder)['rows']]
+
+
+def alike(row: Any, rows: Sequence[Any], names: Sequence[str], **changes: object) -> list[Any]:
+  """Lists the students whose rows have the same of these fields, but for ``changes``."""
+  wanted = {name: getattr(row, name) for name in names} | changes
+  students = [other for other in rows if other.name != TEACHER]
+  return [other for other in students if all(getattr(other, name) == value for name, value in wanted.items())]
 
 
 class Results(TypedDict):

@@ -38,7 +38,8 @@ LIMITS = Limits()
 MOST = {
   'segments': 4096, 'width': 65_536, 'teacher_width': 65_536, 'units': 65_536, 'teacher_units': 65_536, 'layers': 256,
   'teacher_layers': 256, 'depth': 256, 'seeds': 4096, 'length': 65_536, 'max_length': 65_536, 'buckets': 256,
-  'beams': 256, 'grid': 2000, 'lines': 100_000, 'batch_size': 10**6, 'teacher_batch_size': 10**6, 'sizes': 2**28,
+  'beams': 256, 'folds': 100, 'repeats': 1000, 'thresholds': 10_000,
+  'grid': 2000, 'lines': 100_000, 'batch_size': 10**6, 'teacher_batch_size': 10**6, 'sizes': 2**28,
 }  # fmt: skip
 """Above these an option's number asks for more memory than any use of it; all are choices."""
 

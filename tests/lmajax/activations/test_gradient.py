@@ -149,6 +149,16 @@ def many():
   return 0.5 + 2 * np.random.default_rng(0).standard_normal(10**7, np.float32)
 
 
+def on_gpu(*args):
+  """The sums of a GPU, on the CPU."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(_gradient, '_one_by_one', _gradient._in_one_pass)
+    return _gradient._by_segments(*args)
+
+
+FORMS = (_gradient._by_lanes, _gradient._by_segments, on_gpu)
+
+
 class TestSums:
   @pytest.mark.parametrize('noise', ['centred', 'off_centre', 'heavy_tailed'])
   def test_ten_million_elements(self, many, noise):
@@ -164,7 +174,7 @@ class TestSums:
     for mine, second in zip(ours, again, strict=True):
       np.testing.assert_array_equal(mine, second)
 
-  @pytest.mark.parametrize('form', [_gradient._by_lanes, _gradient._by_segments])
+  @pytest.mark.parametrize('form', FORMS)
   @pytest.mark.parametrize('shape', [(), (0,), (31,), (32,), (96,), (3, 33), (2, 3, 17)])
   def test_every_form_equals_the_oracle(self, form, shape, monkeypatch):
     monkeypatch.setattr(_gradient, '_TOTALS', 64)  # blocks of 32 elements
@@ -174,12 +184,31 @@ class TestSums:
     for ours, wanted in zip(jax.jit(lambda *args: form(*args))(at, x, g, jnp.asarray(cuts)), exact, strict=True):
       np.testing.assert_allclose(ours, wanted, rtol=1e-5, atol=1e-5)
 
+  @pytest.mark.parametrize('form', FORMS)
+  @pytest.mark.parametrize('k', [2, 3, 17, 32])
+  @pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'float16'])
+  def test_every_form_for_few_and_many_segments(self, form, k, dtype):
+    x, g = (drawn((9, 7), dtype=dtype, seed=seed)[0] for seed in range(2))
+    cuts = np.array(oracles.cuts(STATS, k), np.float32)
+    exact = oracles.segment_sums(x, x, g, cuts)
+    for ours, wanted in zip(jax.jit(form)(x, x, g, jnp.asarray(cuts)), exact, strict=True):
+      assert ours.dtype == jnp.float32
+      np.testing.assert_allclose(ours, wanted, rtol=1e-5, atol=1e-5)
+
+  @pytest.mark.parametrize('form', FORMS)
+  @pytest.mark.parametrize('at', [0.0, -0.0, np.inf])
+  def test_equal_cuts_part_what_is_below_from_what_is_not(self, form, at):
+    """As with a deviation of 0; the segments between them stay empty."""
+    x, cuts = jnp.array([-1.0, -0.0, 0.0, 2.0]), jnp.full(7, at, jnp.float32)
+    low = (np.asarray(x) < at).sum()
+    np.testing.assert_array_equal(jax.jit(form)(x, x, jnp.ones(4), cuts)[1], [low, *6 * [0], 4 - low])
+
   @pytest.mark.parametrize('platform, loops', [('cpu', True), ('cuda', False), ('tpu', False)])
   def test_only_the_cpu_sums_in_a_loop(self, platform, loops):
     exported = jax.export.export(jax.jit(partial(gradients, lma)), platforms=[platform])(*drawn((3 * BLOCK,)))
     assert ('stablehlo.while' in exported.mlir_module()) == loops
 
-  @pytest.mark.parametrize('form', [_gradient._by_lanes, _gradient._by_segments])
+  @pytest.mark.parametrize('form', FORMS)
   @pytest.mark.parametrize('odd, segment', [(np.nan, 0), (-np.inf, 0), (np.inf, 7)])
   @pytest.mark.parametrize('back', [0.0, 1.5])
   def test_what_is_not_finite_adds_nothing_to_its_slope(self, form, odd, segment, back):
@@ -199,7 +228,7 @@ class TestSums:
     np.testing.assert_allclose(ours[0][5], back * slopes[segment], rtol=1e-6)
     assert np.isfinite(np.concatenate([leaf.ravel() for leaf in ours])).all()
 
-  @pytest.mark.parametrize('form', [_gradient._by_lanes, _gradient._by_segments])
+  @pytest.mark.parametrize('form', FORMS)
   def test_what_is_not_finite_counts_in_its_segment(self, form):
     x, cuts = jnp.array([np.nan, -np.inf, np.inf]), jnp.array(oracles.cuts(STATS, 8))
     np.testing.assert_array_equal(form(x, jnp.ones(3), jnp.ones(3), cuts)[1], [2, 0, 0, 0, 0, 0, 0, 1])
@@ -273,3 +302,30 @@ class TestEightDevices:
     args, plain = drawn((16, 6)), partial(joined, lma_plain)
     placed = [jax.device_put(a, NamedSharding(mesh, spec)) for a, spec in zip(args, specs, strict=True)]
     close(jax.tree.map(np.asarray, jax.jit(whole(lma))(*placed)), jax.jit(partial(gradients, plain))(*args))
+
+
+@pytest.fixture(params=['tpu', 'gpu'])
+def elsewhere(request, monkeypatch):
+  """The rule as on another device."""
+  monkeypatch.setattr(_gradient, '_by_lanes', _gradient._by_segments)
+  if request.param == 'gpu':
+    monkeypatch.setattr(_gradient, '_one_by_one', _gradient._in_one_pass)
+
+
+class TestElsewhere:
+  def test_vmap_and_second_derivatives(self, elsewhere):
+    def both(f):
+      return jax.jit(jax.vmap(lambda *t: [derivatives(order, f, *t) for order in (1, 2)]))(*stacked(3))
+
+    close(both(lma), both(lma_plain))
+
+  @pytest.mark.parametrize('kind', [AxisType.Auto, AxisType.Explicit], ids=['auto', 'explicit'])
+  def test_eight_devices(self, elsewhere, kind):
+    args, mesh = drawn((16, 6)), jax.make_mesh((8,), ('data',), axis_types=(kind,))
+    specs = P('data'), P(), P()
+    placed = [jax.device_put(a, NamedSharding(mesh, spec)) for a, spec in zip(args, specs, strict=True)]
+    mean = jax.shard_map(lambda *t: jax.lax.pmean(loss(lma, *t), 'data'), mesh=mesh, in_specs=specs, out_specs=P())
+    mapped, ours = jax.jit(lambda *t: (jax.grad(mean, (0, 1, 2))(*t), gradients(lma, *t)))(*placed)
+    plain = jax.jit(partial(gradients, lma_plain))(*args)
+    close(jax.tree.map(np.asarray, ours), plain)
+    close(jax.tree.map(np.asarray, mapped), plain)

@@ -13,7 +13,7 @@ import pytest
 from tests import ROOT
 from train.__main__ import main
 from train.commands.readme import filled
-from train.programs.bench import activation, networks, record, run, stages
+from train.programs.bench import activation, files, networks, record, run, stages
 from train.programs.bench.config import Activation, Latency, Scaling, Stages, Step, check
 from train.runtime import timing
 from train.runtime.errors import UserError
@@ -177,6 +177,44 @@ def test_latency(tmp_path, capsys):
   for row in figures['rows']:
     sensible(row)
   assert len(table) == 2 + 3 + 2
+
+
+def test_files(tmp_path, capsys):
+  figures, table = ran(tmp_path, capsys, 'files', '--networks', 'mlp')
+  rows = {row['file']: row for row in figures['rows']}
+  for row in rows.values():
+    sensible({**row, 'seconds': row['read_seconds']})
+    assert row['write_seconds'] > 0
+  whole, half = rows['float32']['bytes'], rows['uniform, 4 bits']['bytes']
+  assert rows['float32, safetensors alone']['bytes'] < whole > 6 * half
+  assert rows['sparse, 10 %, 4 bits']['bytes'] < rows['sparse, 10 %']['bytes'] < half
+  assert len(table) == 2 + 8 + 2
+
+
+def test_rate(tmp_path, capsys):
+  options = ['--weights', '20000', '--densities', '0.1', '1', '--steps', '0.7']
+  assert main(['bench', 'rate', *options, '--out', str(tmp_path)]) == 0
+  table = capsys.readouterr().out.splitlines()
+  rows = record.read(tmp_path / 'rate.json')['rows']
+  assert [row['kind'] for row in rows] == 2 * ['stream, d = 0.7', 'sparse, 4 bits'] + 7 * ['uniform']
+  for row in rows:
+    assert row['least'] == pytest.approx(max(0, -np.log2(row['error'])))
+    assert row['bits'] >= row['least']
+  stream, cut, whole, *_ = rows
+  w = np.abs(np.random.default_rng(0).laplace(size=20_000).astype(np.float32))
+  assert cut['error'] == pytest.approx(np.sort(w)[:18_000].sum() / 20_000, abs=0.04)
+  assert stream['bits'] < cut['bits'] < whole['bits'] and stream['error'] > whole['error']
+  assert (tmp_path / 'rate.png').stat().st_size > 5000
+  assert sum(line.startswith('| ') for line in table) == 2 + len(rows)
+
+
+def test_what_is_written_is_read():
+  params = {'kernel': np.random.default_rng(0).standard_normal((40, 40), np.float32), 'bias': np.ones(40, np.float32)}
+  for name, kind in files.kinds(params, {}).items():
+    found = kind.read(kind.write())
+    kernel = found['params/kernel'] if name == files.BASE else found['kernel']
+    assert kernel.shape == (40, 40) and kernel.dtype == np.float32
+    assert np.count_nonzero(kernel) == (160 if '10 %' in name and 'hash' not in name else 1600), name
 
 
 def test_stages(tmp_path, capsys):

@@ -55,6 +55,10 @@ class TestChain:
       'lma-4-quantized', 'lma-4-packed',
     ]  # fmt: skip
 
+    for added, names in (('prune', ['distilled', 'pruned', 'quantized', 'packed']), ('hash', ['distilled', 'hashed'])):
+      third = tiny._replace(config=replace(TINY, **{added: 0.8}))
+      assert [stage.name for stage in chain.stages(third)[2:]] == [f'lma-4-{name}' for name in names]
+
   @pytest.mark.parametrize('criterion', ['l1', 'l2', 'norm-scale'])
   def test_slimming_starts_with_the_slices_of_the_original_of_each_seed(self, tiny, criterion):
     plan = tiny._replace(config=replace(TINY, criterion=criterion))
@@ -106,6 +110,43 @@ class TestChain:
       kernel = path.endswith('kernel')
       assert (len(np.unique(leaf[0])) <= 16) if kernel else np.array_equal(leaf, shadow[path]), path
       assert not kernel or leaf[0].size < 17 or not np.allclose(leaf, shadow[path], atol=1e-4)
+
+  def test_what_a_cut_has_left_is_quantized(self, tiny):
+    plan = tiny._replace(config=replace(TINY, prune=0.8))
+    _, _, distilled, pruned, quantized, _ = chain.stages(plan)
+    made = {each: trained_of(plan, each, (4, 2)) for each in (chain.Stage('original'), distilled)}
+    for stage in (pruned, quantized):
+      own = chain.group(plan, stage, (4, 2))
+      made[stage] = scoring.Trained(own, chain.start(plan, own, stage, (4, 2), made))
+    found = {stage: tree.by_path(made[stage].params()) for stage in (distilled, pruned, quantized)}
+    for seed in (0, 1):
+      kernels = tree.partition(member(made[distilled].params(), seed), compress.kernels)[0]
+      kept = tree.by_path(compress.keep(compress.lamp(kernels), 0.2))
+      for path, leaf in found[distilled].items():
+        mask = np.asarray(kept.get(path, True))
+        np.testing.assert_array_equal(found[pruned][path][seed], np.where(mask, leaf[seed], 0))
+        fewer = np.asarray(found[quantized][path][seed])
+        np.testing.assert_array_equal(fewer != 0, mask & (np.asarray(leaf[seed]) != 0))
+        assert path not in kept or len(np.unique(fewer)) <= 17, path
+        assert path in kept or np.array_equal(fewer, leaf[seed])
+    assert not np.array_equal(found[quantized]['logits/kernel'], found[pruned]['logits/kernel'])
+
+  def test_a_hashed_network_goes_on_with_all_but_the_kernels(self, tiny):
+    plan = tiny._replace(config=replace(TINY, hash=0.5))
+    _, _, distilled, hashed = chain.stages(plan)
+    made = {each: trained_of(plan, each, (4, 2)) for each in (chain.Stage('original'), distilled)}
+    own = chain.group(plan, hashed, (4, 2))
+    found = scoring.Trained(own, chain.start(plan, own, hashed, (4, 2), made))
+    before, after = tree.by_path(made[distilled].params()), tree.by_path(found.params())
+    assert {path for path in before if not np.array_equal(before[path], after[path])} == {
+      path for path in before if path.endswith('kernel')
+    }
+    scales = tree.by_path(found.end.theta.selected.scales)
+    for path, scale in scales.items():
+      np.testing.assert_allclose(scale, np.asarray(before[path]).reshape(2, -1).std(-1), rtol=1e-5)
+    assert_same(found.end.stats, made[distilled].end.stats)
+    count = sum(before[path][0].size for path in scales)
+    assert tree.size(found.end.theta.selected.shared) <= 2 * 0.5 * count
 
   def test_labels_teach_the_slimmed_and_the_original_all_that_come_after(self, tiny):
     of = {stage.name: chain.group(tiny, stage, (4, 2)).objective.__qualname__ for stage in chain.stages(tiny)}

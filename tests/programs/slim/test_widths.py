@@ -1,7 +1,7 @@
 """What thin networks cost, and how wide each rule makes their layers."""
 
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +48,7 @@ def model_of(config, act=linen.ReLU):
   return slimmable(config, act, num_classes=10, inputs=INPUTS)
 
 
+@cache
 def slimming_of(config, act=linen.ReLU):
   return Slimming(config, model_of(config, act), INPUTS)
 
@@ -116,7 +117,7 @@ def rules_of(slimming, seed=0):
   }
 
 
-SHARES = np.linspace(0, 1, 401)
+SHARES = np.linspace(0, 1, 201)
 BOUNDS = [{}, {'minimum_width': 3}, {'multiple': 4}, {'minimum_width': 3, 'multiple': 2}]
 every_network = pytest.mark.parametrize('config', ALL, ids=lambda config: config.network)
 
@@ -144,7 +145,7 @@ class TestRules:
   def test_what_is_solved_reaches_the_rate_and_the_next_step_falls_short(self, config):
     slimming = slimming_of(config if config.network == 'mlp' else replace(config, cost='filters'))
     for rule in rules_of(slimming)[1].values():
-      others = {rule(float(share)) for share in np.linspace(0, 1, 2001)}
+      others = {rule(float(share)) for share in np.linspace(0, 1, 501)}
       for rate in (0.1, 0.3, 0.45):
         found = slimming.solved(rule, rate)
         assert slimming.rate(found) >= rate - 1e-9

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lmajax import compress
 from lmajax.compress import pack
 from tests import oracles
 from tests.support.model_files import cifar10, written
@@ -97,7 +98,7 @@ class TestExport:
   def test_a_program_holds_its_weights_packed_for_every_platform(self, capsys, tmp_path, cifar):
     path, data_dir, *_ = cifar
     wide = tmp_path / 'wide.safetensors'
-    written(wide, data='cifar10', data_dir=data_dir, width=25, bits=None)
+    written(wide, data='cifar10', data_dir=data_dir, width=25, weights=compress.identity())
     for model in (path, wide):
       exported(capsys, model, '--out', tmp_path / f'{model.stem}.stablehlo', '--data-dir', data_dir)
     small, large = ((tmp_path / f'{name}.stablehlo').stat().st_size for name in ('student', 'wide'))
@@ -111,7 +112,7 @@ class TestExport:
 
   def test_what_does_not_agree_does_not_stay(self, capsys, tmp_path, digits, monkeypatch):
     other = tmp_path / 'other.safetensors'
-    written(other, bits=1)
+    written(other, weights=compress.uniform(1))
     wrong = export._stablehlo(shipped.read(other))
     monkeypatch.setitem(export._WRITERS, 'stablehlo', lambda _: wrong)
     line = refused(capsys, 'export', digits[0], '--out', tmp_path / 'a.stablehlo')
@@ -195,7 +196,7 @@ NO_BITS = [
 def in_float32(tmp_path):
   """The same network with its weights as they are."""
   path = tmp_path / 'float32.safetensors'
-  return path, *written(path, bits=None)
+  return path, *written(path, weights=compress.identity())
 
 
 class TestBits:

@@ -163,7 +163,7 @@ class TestTables:
 
 def test_weights_that_are_no_numbers_are_not_written(tmp_path):
   path = tmp_path / 'a.safetensors'
-  description, variables = written(path, bits=None)
+  description, variables = written(path, weights=compress.identity())
   packed = compress.identity().stored(jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), variables['params']), ())
   with pytest.raises(UserError, match=r'a.safetensors is not written: .* holds NaN or infinity'):
     shipped.write(path, packed, {}, description)

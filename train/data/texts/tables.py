@@ -3,8 +3,6 @@
 No header row; in every row a class, numbered from 1, then columns of text, quoted where they must be.
 """
 
-import csv
-import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, Int32
 
-from train.data.files import read_bytes
+from train.data.files import read_csv
 from train.runtime.errors import UserError
 
 _CLASS = re.compile('[1-9][0-9]{0,8}')
@@ -58,22 +56,7 @@ def _find(folder: Path, part: str) -> Path:
 
 def _rows(path: Path) -> list[list[str]]:
   """Reads rows of equally many fields, the first of which is a number."""
-  try:
-    text = read_bytes(path).decode('utf-8-sig')
-  except UnicodeDecodeError as error:
-    raise UserError(f'{path}: byte {error.start} is no UTF-8 text; save the file as UTF-8') from error
-  rows = []
-  csv.field_size_limit(len(text) + 1)  # else 131,072 characters
-  try:
-    rows.extend(csv.reader(io.StringIO(text, newline=''), strict=True))
-  except csv.Error as error:
-    raise UserError(
-      f'{path}, row {len(rows) + 1}: {error}; quote fields by " and write a quote in them as ""'
-    ) from error
-  while rows and not rows[-1]:  # blank lines at the end
-    rows.pop()
-  if not rows:
-    raise UserError(f'{path}: holds no rows')
+  rows = read_csv(path)
   for number, row in enumerate(rows, 1):
     if len(row) != len(rows[0]) or len(row) < 2:
       raise UserError(f'{path}, row {number}: {len(row)} fields; every row needs a class and as many texts as row 1')

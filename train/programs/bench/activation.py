@@ -68,9 +68,8 @@ def contestants(labels: Sequence[str], x: Array, g: Array, which: str) -> dict[s
   return found
 
 
-def alone(act: Any, x: Array, g: Array, which: str, *, train: bool = False) -> Compiled:
-  values = networks.variables(act, x)
-  stats = {'batch_stats': values['batch_stats']}
+def passes(act: Any, *, train: bool) -> dict[str, Callable[..., Any]]:
+  """The passes of an activation, as functions of (params, x, stats), and of g where they go backward."""
 
   def forward(params: Any, x: Array, stats: Any) -> Array:
     return act.apply({'params': params, **stats}, x, train=train, mutable=['batch_stats'])[0]
@@ -79,9 +78,16 @@ def alone(act: Any, x: Array, g: Array, which: str, *, train: bool = False) -> C
     y, pullback = jax.vjp(lambda params, x: forward(params, x, stats), params, x)
     return y, pullback(g)
 
-  if which == 'forward':
-    return compiled(forward, values['params'], x, stats, moved=MOVED[which])
-  return compiled(both, values['params'], x, stats, g, moved=MOVED[which])
+  def backward(params: Any, x: Array, stats: Any, g: Array) -> Any:
+    return both(params, x, stats, g)[1]
+
+  return {**dict(zip(PASSES, (forward, both), strict=True)), 'backward': backward}
+
+
+def alone(act: Any, x: Array, g: Array, which: str, *, train: bool = False) -> Compiled:
+  values, function = networks.variables(act, x), passes(act, train=train)[which]
+  given = values['params'], x, {'batch_stats': values['batch_stats']}
+  return compiled(function, *given, *(() if which == 'forward' else (g,)), moved=MOVED[which])
 
 
 def compiled(function: Callable[..., Any], *arguments: Any, moved: int | None) -> Compiled:

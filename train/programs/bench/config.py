@@ -113,6 +113,32 @@ class Latency:
 
 
 @dataclasses.dataclass(frozen=True)
+class Files:
+  """Time writing and reading model files of each kind, and count their bytes."""
+
+  out: Path | None = None
+  """The folder of files.json and files.png, which are replaced; by default a new one under runs/."""
+  rounds: int = 5
+  """How often each is timed, in an order shuffled anew."""
+  networks: tuple[NetworkName, ...] = ('student-3', 'wrn-10-4')
+  """Whose files, with LMA and weights drawn from a normal distribution."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rate:
+  """Count the bits of files of Laplacian weights beside the least that their error allows, R(D)."""
+
+  out: Path | None = None
+  """The folder of rate.json and rate.png, which are replaced; by default a new one under runs/."""
+  weights: int = 100_000
+  """How many are drawn."""
+  densities: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
+  """The shares of the weights that streams and sparse files keep, the largest."""
+  steps: tuple[float, ...] = (0.5, 0.7, 0.9)
+  """d of the streams."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Stages:
   """Time block-wise training: the gradient of all stages in one program, against one program for each."""
 
@@ -156,13 +182,40 @@ class Translation:
   """Tokens that each of them is decoded from."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+  """Compile for accelerators that are not here: bytes, kernels, memory, estimated cycles and collectives."""
+
+  out: Path | None = None
+  """The folder of compiled.json and compiled.png, which are replaced; by default a new one under runs/."""
+  targets: tuple[str, ...] = ('h100', 'v5e')
+  """What for: h100, v4, v5e, v5p or v6e, and of several h100-8 (cards of a host) or v5e-4x4 (layout of chips)."""
+  programs: tuple[Literal['activation', 'step', 'distill', 'translation'], ...] = ('activation',)
+  """Activations alone take seconds, training steps a minute or two each for a TPU."""
+  dtypes: tuple[Literal['float32', 'bfloat16'], ...] = ('float32', 'bfloat16')
+  """Of the computation; parameters stay in float32."""
+  activations: tuple[Label, ...] = ('relu', 'prelu', 'aplu-8', 'lma-8')
+  """What is compiled beside ReLU, which has to be among them."""
+  networks: tuple[NetworkName, ...] = ('student-3',)
+  """Whose steps: the paper's CIFAR-10 students under its teacher, or WRN 10-4 under WRN 16-10."""
+  batch_size: int = 256
+  """Images, or pairs of sentences, a chip."""
+  students: int = 1
+  """How many students one step trains."""
+  shard_teacher: bool = False
+  """Whether each chip keeps but its part of the teacher's weights."""
+
+
 Benchmark = (
   Annotated[Activation, tyro.conf.subcommand('activation')]
   | Annotated[Step, tyro.conf.subcommand('step')]
   | Annotated[Scaling, tyro.conf.subcommand('scaling')]
   | Annotated[Latency, tyro.conf.subcommand('latency')]
+  | Annotated[Files, tyro.conf.subcommand('files')]
+  | Annotated[Rate, tyro.conf.subcommand('rate')]
   | Annotated[Stages, tyro.conf.subcommand('stages')]
   | Annotated[Translation, tyro.conf.subcommand('translation')]
+  | Annotated[Compiled, tyro.conf.subcommand('compiled')]
 )
 
 
@@ -179,7 +232,11 @@ def check(config: Any) -> None:
     numbers = value if isinstance(value, tuple) else (value,)
     require(bool(numbers) or name.startswith('cohort'), name, 'empty', 'give at least one')
     require(len(set(numbers)) == len(numbers), name, text(value), 'give each once')
-    require(all(n > 0 for n in numbers if isinstance(n, int)), name, text(value), 'give positive numbers')
+    require(all(n > 0 for n in numbers if type(n) is int), name, text(value), 'give positive numbers')
+  for density in getattr(config, 'densities', ()):
+    require(0 < density <= 1, 'densities', density, 'give shares above 0, at most 1')
+  for step in getattr(config, 'steps', ()):
+    require(0.3 <= step <= 0.99, 'steps', step, 'give 0.3 to 0.99')
   for size in getattr(config, 'sizes', ()):
     require(size % CHANNELS == 0, 'sizes', size, f'give multiples of {CHANNELS}')
   require('relu' in getattr(config, 'activations', ('relu',)), 'activations', 'without relu', 'give the base, relu')

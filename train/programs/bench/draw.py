@@ -1,16 +1,20 @@
 """Plots of the benchmarks, each drawn from its record alone."""
 
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import NullFormatter
 
 from train.activations import COLORS
 from train.programs.bench.activation import PASSES
-from train.programs.bench.record import Record
+from train.programs.bench.rate import least
+from train.programs.bench.record import Record, over_relu
 from train.results.plots import save
 
 Row = dict[str, Any]
@@ -85,6 +89,41 @@ def latency(record: Record, path: Path) -> None:
     _bars(axis, groups, rows, lambda row: row['network'], lambda row: 1e3 * row['seconds'])
     axis.set_ylabel(f'milliseconds, batch {size}')
   figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc='outside upper center', ncols=6)
+  save(figure, path)
+
+
+def files(record: Record, path: Path) -> None:
+  """Draws the time to read against bytes, a panel for each network."""
+  groups = list(dict.fromkeys(row['network'] for row in record['rows']))
+  figure = Figure(figsize=(4.4 * len(groups) + 2.4, 3.6), layout='constrained')
+  axes = figure.subplots(1, len(groups), squeeze=False, sharey=True)[0]
+  for axis, group in zip(axes, groups, strict=True):
+    for row in record['rows']:
+      if row['network'] == group:
+        axis.plot(row['bytes'], 1e3 * row['read_seconds'], 'o', label=row['file'])
+    axis.set(xscale='log', yscale='log', xlabel='bytes of the file', title=group)
+    axis.yaxis.set_major_formatter('{x:g}')
+    axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.grid(alpha=0.3)
+  axes[0].set_ylabel('milliseconds to read')
+  figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc='outside right upper')
+  save(figure, path)
+
+
+def rate(record: Record, path: Path) -> None:
+  """Draws bits a weight against error, a line for each kind of file, above the rate-distortion function."""
+  figure = Figure(figsize=(7.2, 4.2), layout='constrained')
+  axis = figure.subplots()
+  rows = record['rows']
+  errors = np.geomspace(min(row['error'] for row in rows), 0.999, 200)
+  axis.plot(errors, [least(error) for error in errors], color='black', label='R(D), the least')
+  for kind in dict.fromkeys(row['kind'] for row in rows):
+    line = [row for row in rows if row['kind'] == kind]
+    axis.plot([row['error'] for row in line], [row['bits'] for row in line], 'o-', markersize=4, label=kind)
+  axis.set(xscale='log', yscale='log', xlabel='mean absolute error, of weights of mean size 1', ylabel='bits a weight')
+  axis.set_ylim(bottom=0.5 * min(row['bits'] for row in rows))
+  axis.grid(alpha=0.3, which='both')
+  axis.legend(fontsize=8)
   save(figure, path)
 
 
@@ -183,6 +222,40 @@ def translation(record: Record, path: Path) -> None:
     axis.legend(fontsize=7, loc='upper left')
   decoding.grid(alpha=0.3)
   save(figure, path)
+
+
+def compiled(record: Record, path: Path) -> None:
+  """Draws what each activation takes over what ReLU does: estimated cycles, or bytes where the compiler has none."""
+  rows = record['rows']
+  panels = list(dict.fromkeys((row['program'], row['target']) for row in rows))
+  labels = list(dict.fromkeys(row['activation'] for row in rows))
+  figure = Figure(figsize=(10.5, 2.6 * len(panels) + 0.4), layout='constrained')
+  for axis, panel in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels, strict=True):
+    found = [row for row in rows if (row['program'], row['target']) == panel]
+    name = 'cycles' if any(row['cycles'] for row in found) else 'bytes'
+    groups = list(dict.fromkeys(map(_place, found)))
+    for i, label in enumerate(labels):
+      known = [(row, value) for row in found if row['activation'] == label and (value := over_relu(row, rows, name))]
+      bars = axis.bar(
+        [groups.index(_place(row)) + (i - (len(labels) - 1) / 2) * 0.84 / len(labels) for row, _ in known],
+        [value for _, value in known], width=0.8 / len(labels), color=_color(label), label=label,
+      )  # fmt: skip
+      axis.bar_label(bars, [f'{value:.2f}' for _, value in known], fontsize=6.5, padding=1)
+    axis.axhline(1, color='#444444', linewidth=0.8)
+    axis.set_xticks(range(len(groups)), groups, fontsize=7.5)
+    axis.set_ylabel(f"{'estimated cycles' if name == 'cycles' else 'bytes'} / ReLU's", fontsize=8)
+    axis.set_title(', '.join(panel), fontsize=10, loc='left')
+    axis.margins(y=0.12)
+    axis.grid(axis='y', alpha=0.3)
+    axis.set_axisbelow(True)
+  handles = [Patch(color=_color(label), label=label) for label in labels]
+  figure.legend(handles=handles, fontsize=8, loc='outside right upper')
+  save(figure, path)
+
+
+def _place(row: Row) -> str:
+  what = ' '.join(filter(None, (row['network'], row['part'])))
+  return f'{textwrap.fill(what, 14)}\n{row["dtype"]}'
 
 
 def _families(rows: Sequence[Row]) -> dict[str, list[Row]]:

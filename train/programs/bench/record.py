@@ -70,6 +70,14 @@ def ratio_text(row: dict[str, Any]) -> str:
   return f'{row["ratio"]:.2f} ({row["ratio_low"]:.2f} … {row["ratio_high"]:.2f})'
 
 
+def over_relu(row: dict[str, Any], rows: list[dict[str, Any]], name: str) -> float | None:
+  """What a compiled program takes over what ReLU's does there; None where nothing is known of one of them."""
+  same = {'activation': 'relu', 'part': row['part'].removesuffix(', measured')}
+  same |= {field: row[field] for field in ('target', 'program', 'network', 'dtype')}
+  relu = next((other[name] for other in rows if same.items() <= other.items()), None)
+  return row[name] / relu if relu and row[name] is not None else None
+
+
 def milliseconds(seconds: float) -> str:
   """Formats seconds as milliseconds with three significant digits."""
   value = 1e3 * seconds

@@ -21,9 +21,9 @@ from train.programs.bench.record import Record, caption, milliseconds, ratio_fie
 from train.results.statistics import markdown
 from train.runtime import timing
 
-_SOFT = {'temperature': 2.0, 'soft_weight': 0.7}
-_WEIGHT_DECAY = 2.2e-4
-_PLAN = Plan(learning_rate=0.01, optimizer=sgd(_WEIGHT_DECAY), schedule=schedules.cosine(1), save_every=1)
+SOFT = {'temperature': 2.0, 'soft_weight': 0.7}
+WEIGHT_DECAY = 2.2e-4
+_PLAN = Plan(learning_rate=0.01, optimizer=sgd(WEIGHT_DECAY), schedule=schedules.cosine(1), save_every=1)
 
 
 class Case(NamedTuple):
@@ -67,15 +67,15 @@ def cases(config: Step) -> list[Case]:
   return [*alone, *(Case(name, True, count) for name in config.cohort_networks for count in config.cohorts)]
 
 
-def _classes(case: Case) -> int:
-  return 100 if case.network.startswith('wrn') else 10
+def classes(network: str) -> int:
+  return 100 if network.startswith('wrn') else 10
 
 
 def contestant(case: Case, label: str, batch_size: int) -> timing.Contestant:
   """Compiles the step of a case, as ``walk.stepped`` does."""
-  model, batch = networks.network(case.network, label), networks.batch(batch_size, _classes(case))
+  model, batch = networks.network(case.network, label), networks.batch(batch_size, classes(case.network))
   teacher = models.cifar10_teacher(linen.ReLU)
-  objective = distilled(model, mixed(**_SOFT)) if case.distilled else supervised(model)
+  objective = distilled(model, mixed(**SOFT)) if case.distilled else supervised(model)
   group = Group(model, objective, range(case.students), build.over(model))
   step = compiled(cohort_step(Cohort({'students': group}, _PLAN, teach(teacher) if case.distilled else as_it_is)))
   frozen = networks.variables(teacher, batch.inputs) if case.distilled else None
@@ -99,11 +99,11 @@ def _start(group: Group, batch: Batch) -> Progress:
 
 def _theirs(torch: Any, case: Case, label: str, batch_size: int) -> dict[str, timing.Contestant]:
   """Returns the same recipe in PyTorch, in each memory layout."""
-  batch = networks.batch(batch_size, _classes(case))
+  batch = networks.batch(batch_size, classes(case.network))
   students = [networks.peer(torch, networks.network(case.network, label), label) for _ in range(case.students)]
   teacher = networks.peer(torch, models.cifar10_teacher(linen.ReLU), 'relu') if case.distilled else None
-  loss = torch.soft_loss(*_SOFT.values()) if case.distilled else torch.hard_loss
-  theirs = {'lr': _PLAN.learning_rate, 'weight_decay': _WEIGHT_DECAY}
+  loss = torch.soft_loss(*SOFT.values()) if case.distilled else torch.hard_loss
+  theirs = {'lr': _PLAN.learning_rate, 'weight_decay': WEIGHT_DECAY}
   pair = np.array(batch.inputs), np.array(batch.labels)
   return {
     name: torch.training(students, pair, loss, teacher=teacher, layout=name, sgd=theirs) for name in torch.LAYOUTS

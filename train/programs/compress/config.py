@@ -12,7 +12,10 @@ from train.programs.slim.config import CIFAR, Slimmed, check_rate, check_slimmed
 
 @dataclasses.dataclass(frozen=True)
 class Compress(Slimmed):
-  """Make a network small in a chain, slim it by PCA, distil it with LMA, quantize it, pack it, and score each stage."""
+  """Make a network small in a chain, slim it by PCA, distil it with LMA, quantize it, pack it, and score each stage.
+
+  --prune and --hash add a link to the chain.
+  """
 
   network: str = 'mlp'
   """The original: mlp, cnn (convolutions, a pooling after every second), vgg-16, or resnet and a depth; mlp by default
@@ -27,6 +30,13 @@ class Compress(Slimmed):
   slimming has left as it is."""
   beta: float = 0.75
   """The weight of the soft targets and labels in that; the stages' errors get the rest, each."""
+  prune: float | None = None
+  """After distilling, the part of all convolution and dense kernels' weights that LAMP makes zero, at once; trained on
+  under the original."""
+  hash: float | None = None
+  """After distilling, make all convolution and dense kernels from two factors of this part as many numbers, trained
+  anew under the original; the rest goes on. The chain ends with this: nothing is quantized, and it is not with
+  --prune."""
   bits: int = 4
   """Of every convolution and dense kernel, 1 to 8; the other parameters stay as they are."""
   bucket_size: int = 256
@@ -63,5 +73,8 @@ def check(config: Compress) -> None:
   check_rate(config.rate)
   require(1 <= config.bits <= 8, 'bits', config.bits, 'give 1 to 8')
   require(0 <= config.beta <= 1, 'beta', config.beta, 'give a number between 0 and 1')
+  for name, part in (('prune', config.prune), ('hash', config.hash)):
+    require(part is None or 0 < part < 1, name, part, 'give a part between 0 and 1')
+  require(config.prune is None or config.hash is None, 'hash', config.hash, 'not together with --prune')
   for name in ('bucket_size', 'finetune_epochs', 'finetune_learning_rate'):
     require(0 < getattr(config, name) < math.inf, name, getattr(config, name), 'give a positive number')

@@ -13,7 +13,10 @@ from train.results.plots import save
 from train.results.statistics import deviation, mean
 
 matplotlib.use('agg')
-_MARKERS = {'original': 'o', 'slimmed': 's', 'lit': 'D', 'distilled': '^', 'quantized': 'v', 'packed': '*'}
+_MARKERS = {
+  'original': 'o', 'slimmed': 's', 'lit': 'D', 'distilled': '^', 'pruned': 'X', 'hashed': 'P', 'quantized': 'v',
+  'packed': '*',
+}  # fmt: skip
 
 
 def accuracy(path: Path, rows: Sequence[Row]) -> None:

@@ -1,4 +1,7 @@
-"""Runs compress: slims a network by PCA, distils it with another activation, quantizes it, and packs it into a file."""
+"""Runs compress: slims a network by PCA, distils it with another activation, quantizes it, and packs it into a file.
+
+It is pruned before it is quantized, or hashed instead, where that is asked for.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,10 +24,11 @@ from lmajax.training import (
   teach,
   with_ends,
 )
-from lmajax.types import Reparam, Widths
+from lmajax.types import Widths
 from train import build
-from train.activations import chosen, factory, label
+from train.activations import chosen, factory
 from train.build import of_thin
+from train.config import require
 from train.data import Dataset
 from train.deploy import given
 from train.deploy.given import Given
@@ -35,6 +39,7 @@ from train.engine.fit import fit
 from train.engine.walk import Data
 from train.programs.compress import plot as draw_compress
 from train.programs.compress.config import Compress, check
+from train.programs.compress.stages import Stage, alone, links, reparam
 from train.programs.compress.table import DISTILLED, LIT, ORIGINAL, PACKED, QUANTIZED, SLIMMED, Row, text
 from train.programs.slim.widths import CRITERIA, Slimming, mean_spectra, sliced, slimmable
 from train.results.rows import read_rows, write_results
@@ -44,20 +49,6 @@ from train.runtime.files import noted
 from train.runtime.run import Run
 
 LEFT = 'results.json, results.md, accuracy.png, models'
-
-
-class Stage(NamedTuple):
-  """One row of the table: a stage of the chain, over all seeds."""
-
-  stage: str
-  activation: str = 'relu'
-  segments: int | None = None
-
-  @property
-  def name(self) -> str:
-    return (
-      self.stage if self.stage in (ORIGINAL, SLIMMED, LIT) else f'{label(self.activation, self.segments)}-{self.stage}'
-    )
 
 
 class Experiment(NamedTuple):
@@ -90,6 +81,7 @@ def experiment(config: Compress) -> Experiment:
   init = slimming.model.init(jax.random.key(0), slimming.inputs, train=False)
   spectra = compress.spectra(jax.device_get(init), slimming.graph)
   widths = slimming.solved(slimming.of_variance(spectra), config.rate)  # what cannot be is refused before the training
+  check_hash(config, slimming, widths)
   if config.lit:
     try:
       check_boundaries(slimming.model.thinned(widths), slimming.model, slimming.inputs)
@@ -99,6 +91,13 @@ def experiment(config: Compress) -> Experiment:
   return Experiment(config, dataset, data, teacher_data, test, slimming, list(chosen(config)), found)
 
 
+def check_hash(config: Compress, slimming: Slimming, widths: Widths) -> None:
+  """Raises UserError where a network of these widths has too few weights for --hash."""
+  if config.hash is not None:
+    least = compress.least_ratio(slimming.shapes(slimming.model.thinned(widths))['params'])
+    require(config.hash >= least, 'hash', config.hash, f'the least that the slimmed network can have is {least:.4g}')
+
+
 def network(config: Compress, dataset: Dataset, data: Data, stage: Stage) -> Any:
   act = factory(stage.activation, stage.segments)
   return slimmable(config, act, num_classes=dataset.num_classes, inputs=data.batches.blank)
@@ -106,20 +105,17 @@ def network(config: Compress, dataset: Dataset, data: Data, stage: Stage) -> Any
 
 def stages(plan: Experiment) -> list[Stage]:
   """Returns all stages, in the order of the rows."""
-  chains = [Stage(stage, *kind) for kind in plan.kinds for stage in (DISTILLED, QUANTIZED, PACKED)]
-  return [Stage(ORIGINAL), *alone(plan), *chains]
-
-
-def alone(plan: Experiment) -> list[Stage]:
-  """Returns the stages between the original and the chain of each activation."""
-  return [Stage(SLIMMED), *([Stage(LIT)] if plan.config.lit else [])]
+  chains = [Stage(stage, *kind) for kind in plan.kinds for stage in links(plan.config)]
+  return [Stage(ORIGINAL), *alone(plan.config), *chains]
 
 
 def run(plan: Experiment, to: Run) -> list[Row]:
   """Trains all stages of the chain, packs them, and scores the files on the test set, which is read once."""
   config = plan.config
   own = 0 if plan.given else config.epochs * plan.teacher_data.batches.steps_per_epoch
-  to.bar.total = own + (2 + len(alone(plan))) * config.finetune_epochs * plan.data.batches.steps_per_epoch
+  trained = [stage for stage in links(config) if stage != PACKED]
+  phases = len(alone(config)) + len(trained)
+  to.bar.total = own + phases * config.finetune_epochs * plan.data.batches.steps_per_epoch
   groups = {Stage(ORIGINAL): group(plan, Stage(ORIGINAL), plan.slimming.full)}
   if plan.given:
     made = {stage: Trained(each, given.end(plan.given)) for stage, each in groups.items()}
@@ -127,16 +123,18 @@ def run(plan: Experiment, to: Run) -> list[Row]:
     made = fitted(plan, to, ORIGINAL, groups, {}, None)
   whole = made[Stage(ORIGINAL)].variables()
   widths = thin_widths(plan, whole, to.folder)
+  check_hash(config, plan.slimming, widths)
   teacher = member(whole, 0)
   chains = [
-    *([stage] for stage in alone(plan)),
-    *([Stage(stage, *kind) for kind in plan.kinds] for stage in (DISTILLED, QUANTIZED)),
+    *([stage] for stage in alone(config)),
+    *([Stage(stage, *kind) for kind in plan.kinds] for stage in trained),
   ]
   for together in chains:
     phase, groups = together[0].stage, {stage: group(plan, stage, widths) for stage in together}
     starts = {stage: start(plan, each, stage, widths, made) for stage, each in groups.items()}
     made |= fitted(plan, to, phase, groups, starts, teacher)
-  made |= {Stage(PACKED, *kind): made[Stage(QUANTIZED, *kind)] for kind in plan.kinds}
+  if PACKED in links(config):
+    made |= {Stage(PACKED, *kind): made[Stage(QUANTIZED, *kind)] for kind in plan.kinds}
   scoring = Scoring(plan.data, plan.test, to.folder)
   rows = [row(plan, scoring, stage, made[stage], widths) for stage in stages(plan)]
   if first():
@@ -186,13 +184,6 @@ def group(plan: Experiment, stage: Stage, widths: Widths) -> Group:
   return plain._replace(objective=distilled(model, soft))
 
 
-def reparam(config: Compress, stage: Stage) -> Reparam:
-  """Returns the reparametrization of a stage's weights: quantization for quantized and packed, else the identity."""
-  if stage.stage in (QUANTIZED, PACKED):
-    return compress.masked(compress.uniform(config.bits, bucket_size=config.bucket_size))
-  return compress.identity()
-
-
 def start(plan: Experiment, own: Group, stage: Stage, widths: Widths, made: dict[Stage, Trained]) -> Start:
   """Returns what a stage starts from: the end of the stage before it, seed by seed."""
   whole = made[Stage(ORIGINAL)].variables()
@@ -204,8 +195,9 @@ def start(plan: Experiment, own: Group, stage: Stage, widths: Widths, made: dict
     return going_on(ends(made[Stage(SLIMMED)].variables()))
   if stage.stage == DISTILLED:
     new = fresh(Cohort({'': own}, build.plan(plan.config, 1)), plan.data.batches.blank)[''].end
-    return going_on(with_layers(made[alone(plan)[-1]].variables(), {'params': new.theta, **new.stats}))
-  before = made[stage._replace(stage=DISTILLED)]
+    return going_on(with_layers(made[alone(plan.config)[-1]].variables(), {'params': new.theta, **new.stats}))
+  chain = links(plan.config)
+  before = made[stage._replace(stage=chain[chain.index(stage.stage) - 1])]
   keys = jnp.stack([jax.random.key(seed) for seed in own.seeds])
   theta, code = jax.jit(own.over(lambda pair: own.reparam.init(*pair)))((before.params(), keys))
   return Start(theta, code, before.end.stats)

@@ -7,8 +7,9 @@ from train.activations import labelled
 from train.results.statistics import difference, markdown, spread
 
 ORIGINAL, SLIMMED, LIT = 'original', 'slimmed', 'lit'
-DISTILLED, QUANTIZED, PACKED = 'distilled', 'quantized', 'packed'
-_ORDER = (ORIGINAL, SLIMMED, LIT, DISTILLED, QUANTIZED, PACKED)
+DISTILLED, PRUNED, HASHED = 'distilled', 'pruned', 'hashed'
+QUANTIZED, PACKED = 'quantized', 'packed'
+_ORDER = (ORIGINAL, SLIMMED, LIT, DISTILLED, PRUNED, HASHED, QUANTIZED, PACKED)
 
 
 class Row(NamedTuple):

@@ -7,6 +7,7 @@ import numpy as np
 
 from train.activations import labelled
 from train.config import TEACHER
+from train.results.rows import alike
 from train.results.statistics import Difference, interval, markdown, mean, paired, spread
 
 
@@ -27,10 +28,7 @@ class Row(NamedTuple):
 
 def counterpart(row: Row, rows: Sequence[Row], **changes: object) -> Row | None:
   """Finds the student row that differs from this one only by ``changes``."""
-  wanted = {'activation': row.activation, 'segments': row.segments, 'width': row.width, 'hard_label': row.hard_label}
-  wanted.update(changes)
-  students = [other for other in rows if other.name != TEACHER]
-  return next((o for o in students if all(getattr(o, k) == v for k, v in wanted.items())), None)
+  return next(iter(alike(row, rows, ('activation', 'segments', 'width', 'hard_label'), **changes)), None)
 
 
 def minus_relu(row: Row, rows: Sequence[Row]) -> Difference | None:

@@ -5,7 +5,7 @@ import math
 from typing import Any, Literal
 
 from train.activations import ActivationName
-from train.config import ScheduleName, Training, check_soft_targets, check_training, require, text
+from train.config import ScheduleName, Training, check_soft_targets, check_training, require, require_each_once
 from train.data.specs import SPECS, DataName
 
 Method = Literal[
@@ -93,14 +93,12 @@ def check(config: Shallow) -> None:
   """Refuses what cannot be run, naming the option."""
   check_training(config)
   check_soft_targets([config.temperature], [config.soft_weight])
-  methods = config.methods
-  require(bool(methods), 'methods', 'empty', 'give at least one')
-  require(len(set(methods)) == len(methods), 'methods', text(methods), 'give each once')
+  require_each_once(config, 'methods')
   require(config.schedule != 'plateau', 'schedule', 'plateau', 'give one that has as many steps for every method')
   require(0 <= config.beta <= 1, 'beta', config.beta, 'give a number between 0 and 1')
   require(0 <= config.noise < math.inf, 'noise', config.noise, 'give 0 or more')
   for name in ('finetune_epochs', 'finetune_learning_rate'):
     require(0 < getattr(config, name) < math.inf, name, getattr(config, name), 'give a positive number')
-  merging = 'lit-merging' in methods
+  merging = 'lit-merging' in config.methods
   stages = len(config.width)
   require(not merging or config.epochs >= stages, 'epochs', config.epochs, f'give lit-merging {stages} or more')

@@ -30,7 +30,6 @@ from train.programs.quantize.students import Arm
 from train.programs.quantize.table import Row, text
 from train.results.rows import read_rows, write_results
 from train.runtime.distributed import first
-from train.runtime.errors import UserError
 from train.runtime.files import noted
 from train.runtime.run import Run
 
@@ -107,7 +106,7 @@ def student_row(plan: Experiment, scoring: Scoring, arm: Arm, trained: Trained) 
   student = arm.student
   about = described(plan.config, student, plan.dataset)
   scored = scoring.scored(arm.name, trained, about, entropy=plan.config.entropy)
-  shadow = scoring.shadow_accuracy(trained) if METHODS[arm.method].shadowed else None
+  shadow = scoring.with_params(trained, trained.shadow()) if METHODS[arm.method].shadowed else None
   size = tree.size(jax.eval_shape(trained.params)) // len(trained.group.seeds)
   milliseconds = scoring.milliseconds(f'{student.label}-w{student.width}-a{student.activation_bits}', trained)
   return Row(
@@ -119,19 +118,10 @@ def student_row(plan: Experiment, scoring: Scoring, arm: Arm, trained: Trained) 
 def again(plan: Experiment, folder: Path) -> list[Row]:
   """Returns the rows of a finished run, with the accuracies of its files as they are now."""
   rows = read_rows(folder, 'quantize', Row)
-  scoring = Scoring(plan.data, plan.test, folder)
-  known = {TEACHER: (plan.teacher.groups[TEACHER], None)}
-  known |= {arm.name: (group(plan, arm, compress.identity()), arm.student) for arm in plan.models}
-  for row in rows:
-    if row.name not in known:
-      raise UserError(f'{folder / "results.json"} has {row.name}, which is not among the students of its config.json')
-
-  def scored(row: Row) -> list[float]:
-    each, student = known[row.name]
-    about = given.description(plan) if student is None else described(plan.config, student, plan.dataset)
-    return scoring.again(row.name, each, about, row.accuracy)
-
-  return [row._replace(accuracy=scored(row)) for row in rows]
+  known = {TEACHER: (plan.teacher.groups[TEACHER], given.description(plan))}
+  for arm in plan.models:
+    known[arm.name] = group(plan, arm, compress.identity()), described(plan.config, arm.student, plan.dataset)
+  return Scoring(plan.data, plan.test, folder).rows_again(rows, known)
 
 
 def from_scratch(plan: Experiment, to: Run, teacher: Any) -> dict[Arm, Trained]:

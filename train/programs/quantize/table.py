@@ -6,6 +6,7 @@ from typing import NamedTuple
 from train.activations import labelled
 from train.config import TEACHER
 from train.programs.quantize.methods import METHODS
+from train.results.rows import alike
 from train.results.statistics import difference, markdown, mean, spread
 
 
@@ -44,13 +45,11 @@ _KIND = ('activation', 'segments', 'width', 'method', 'size', 'activation_bits')
 
 def counterpart(row: Row, rows: Sequence[Row], **changes: object) -> Row | None:
   """Finds the student row that differs only by ``changes``; in a grid, the one of the most similar soft targets."""
-  wanted = {name: getattr(row, name) for name in _KIND} | changes
-  found = [other for other in rows if other.name != TEACHER and all(getattr(other, k) == v for k, v in wanted.items())]
 
-  def alike(other: Row) -> int:
+  def shared(other: Row) -> int:
     return (other.temperature == row.temperature) + (other.soft_weight == row.soft_weight)
 
-  return max(found, key=alike, default=None)
+  return max(alike(row, rows, _KIND, **changes), key=shared, default=None)
 
 
 def relu_of(row: Row, rows: Sequence[Row]) -> Row | None:

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from train.activations import ActivationName
-from train.config import require, text
+from train.config import require, require_at_least, require_each_once
 from train.data.specs import DataName
 from train.programs.regions.pieces import MOST_PIECES
 
@@ -43,12 +43,8 @@ class Regions:
 
 def check(config: Regions) -> None:
   """Raises UserError for what cannot be run, naming the option."""
-  numbers = vars(config)
-  for name, least in {'width': 1, 'depth': 1, 'seeds': 1, 'lines': 1, 'grid': 2, 'epochs': 1}.items():
-    require(numbers[name] >= least, name, numbers[name], f'give {least} or more')
-  for name in ('segments', 'activations'):
-    require(bool(numbers[name]), name, 'empty', 'give at least one')
-    require(len(set(numbers[name])) == len(numbers[name]), name, text(numbers[name]), 'give each once')
+  require_at_least(config, width=1, depth=1, seeds=1, lines=1, grid=2, epochs=1)
+  require_each_once(config, 'segments', 'activations')
   require(min(config.segments) >= 2, 'segments', min(config.segments), 'give 2 or more')
   require(config.activations != ('aplu',) or max(config.segments) > 2, 'segments', 2, 'give aplu 3 or more')
   require(max(config.segments) <= MOST_PIECES, 'segments', max(config.segments), f'give {MOST_PIECES} or fewer')

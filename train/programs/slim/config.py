@@ -5,7 +5,7 @@ import math
 from typing import Any, Literal
 
 from train.activations import ActivationName
-from train.config import Taught, check_soft_targets, check_taught, check_training, require, text
+from train.config import Taught, check_soft_targets, check_taught, check_training, require, require_each_once
 from train.data.specs import spec
 
 RuleName = Literal['pca', 'null', 'uniform', 'random', 'norm-scale']
@@ -85,10 +85,7 @@ def defaults(data: str) -> Slim:
 def check(config: Slim) -> None:
   """Raises UserError for what cannot be run, naming the option."""
   check_slimmed(config)
-  for name in ('rate', 'rules', 'starts'):
-    values = getattr(config, name)
-    require(bool(values), name, 'empty', 'give at least one')
-    require(len(set(values)) == len(values), name, text(values), 'give each once')
+  require_each_once(config, 'rate', 'rules', 'starts')
   for rate in config.rate:
     check_rate(rate)
   require(0 <= config.scale_penalty < math.inf, 'scale_penalty', config.scale_penalty, 'give 0 or more')

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lmajax import compress, models, tree
 from lmajax.training import Start, distilled, mixed, penalized, supervised, teach
@@ -107,9 +108,9 @@ def experiment(config: Slim) -> Experiment:
     seeds = config.all_seeds[: len(of_kind)] if found else config.all_seeds
     model = slimmable(config, factory(*kind), num_classes=dataset.num_classes, inputs=data.batches.blank)
     slimmings[plain.label] = slimming = Slimming(config, model, data.batches.blank)
-    rule = slimming.uniform(compress.spectra(_untrained(slimming, [0])[0], slimming.graph))
-    for rate in config.rate:
-      slimming.solved(rule, rate)  # a rate out of reach is refused before the training
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape), slimming.shapes(model))  # the rule asks for widths alone
+    rule = slimming.uniform(compress.spectra(zeros, slimming.graph))
+    slimming.solved(rule, max(config.rate))  # a rate out of reach is refused before the training
     objective = supervised(model, label_smoothing=config.teacher_label_smoothing)
     groups[plain] = Group(model, objective, seeds, build.over(model))
     if 'norm-scale' in config.rules:

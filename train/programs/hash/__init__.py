@@ -1,0 +1,1 @@
+"""Trains students whose weights are made from few shared numbers."""

@@ -1,0 +1,1 @@
+"""Prunes students by several scores, at once and step by step, and packs what is left."""

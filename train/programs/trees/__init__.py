@@ -1,0 +1,1 @@
+"""Compresses classifiers of tables into one small decision tree."""
