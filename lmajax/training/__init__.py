@@ -2,6 +2,7 @@
 
 from lmajax._quiet import quiet
 from lmajax.training._blockwise import Parts, Stages, blockwise, hint
+from lmajax.training._calibrate import calibrated, grafted, still
 from lmajax.training._checkpoint import Checkpoints, DamagedError, UnfitError, digests, lost_process
 from lmajax.training._chips import chips
 from lmajax.training._data import EndedError
@@ -10,6 +11,7 @@ from lmajax.training._fitted import Fitted, accuracy
 from lmajax.training._forward import Network, forward, function, linen, logits_of, network_of, parted
 from lmajax.training._loop import Hooks, Steps, loop
 from lmajax.training._nnx import nnx
+from lmajax.training._norm_statistics import lma_statistics, norm_statistics
 from lmajax.training._objectives import (
   Taught,
   distilled,
@@ -38,6 +40,7 @@ from lmajax.training._step import (
   summed,
   train_step,
 )
+from lmajax.training._synthesize import Synthesis, synthesize
 from lmajax.training._task import Task, Told, distill, logits
 from lmajax.training._traffic import Traffic, traffic
 from lmajax.training._transplant import check_boundaries, in_stages, with_ends
@@ -54,6 +57,7 @@ __all__ = [
   'Stages',
   'Start',
   'Steps',
+  'Synthesis',
   'Task',
   'Taught',
   'Told',
@@ -65,6 +69,7 @@ __all__ = [
   'as_it_is',
   'begin',
   'blockwise',
+  'calibrated',
   'check_boundaries',
   'chips',
   'compiled',
@@ -74,10 +79,12 @@ __all__ = [
   'fit',
   'forward',
   'function',
+  'grafted',
   'hint',
   'in_stages',
   'init_state',
   'linen',
+  'lma_statistics',
   'logits',
   'logits_of',
   'loop',
@@ -86,6 +93,7 @@ __all__ = [
   'mixed',
   'network_of',
   'nnx',
+  'norm_statistics',
   'over_all_devices',
   'parallel_stages',
   'parted',
@@ -98,8 +106,10 @@ __all__ = [
   'settle',
   'sharing',
   'shipped',
+  'still',
   'summed',
   'supervised',
+  'synthesize',
   'teach',
   'together',
   'traffic',

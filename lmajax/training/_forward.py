@@ -57,7 +57,7 @@ def linen(module: Any, variables: dict[str, Any] | None = None) -> Network:
 
   Source: not in the paper.
   """
-  if not _as_linen(module):
+  if not as_linen(module):
     raise ValueError(f'module is a {type(module).__name__}: give an instance of a Linen module')
   if isinstance(module, nn.Module) and not _takes(module.__call__, 'train'):
     mend = 'wrap it in a module that does, or in function(…)'
@@ -119,7 +119,7 @@ def _takes(function: Callable, name: str) -> bool:
   return name in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
 
 
-def _as_linen(model: Any) -> bool:
+def as_linen(model: Any) -> bool:
   """Returns whether a model is of Linen, or has its ``init`` and ``apply`` as ``ByPath`` has."""
   return hasattr(model, 'init') and hasattr(model, 'apply') and not isinstance(model, type | flax_nnx.Module | Network)
 
@@ -138,7 +138,7 @@ def network_of(model: Any) -> Network:
   """
   if isinstance(model, Network):
     return model
-  if _as_linen(model):
+  if as_linen(model):
     return linen(model)
   kind = 'nnx(…)' if isinstance(model, flax_nnx.Module) else 'function(…)'
   named = f'the class {model.__name__}' if isinstance(model, type) else f'a {type(model).__name__}'

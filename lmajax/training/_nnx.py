@@ -1,7 +1,7 @@
 """A network of an NNX module, and what modules in it give."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,8 @@ from lmajax import tree
 from lmajax._arguments import shown
 from lmajax.training._forward import Network, function
 from lmajax.types import Key, ModelStats, Params
+
+_KINDS = (flax_nnx.Param, flax_nnx.RngState, ...)
 
 
 def nnx(module: flax_nnx.Module, *, taps: Sequence[str] = ()) -> Network:
@@ -41,11 +43,30 @@ def nnx(module: flax_nnx.Module, *, taps: Sequence[str] = ()) -> Network:
   """
   if not isinstance(module, flax_nnx.Module):
     raise ValueError(f'module is a {type(module).__name__}: give an instance of an NNX module')
-  kinds = (flax_nnx.Param, flax_nnx.RngState, ...)
   seen: dict[str, list[Any]] = {}
   kinds_of = {path: _tapped(_inner(module, path), path, seen) for path in taps}
-  graph, of_params, generators, of_state = flax_nnx.split(module, *kinds)
+  of_params, _, of_state = flax_nnx.state(module, *_KINDS)
+  model_of = merged(module)
+
+  def apply(params: Params, stats: ModelStats, inputs: Any, key: Key | None) -> tuple[Any, ModelStats]:
+    model = model_of(params, stats, key)
+    for path, kind in kinds_of.items():
+      _inner(model, path).__class__ = kind
+    seen.update({path: [] for path in taps})
+    output = model(inputs)
+    output = (output, tuple(_once(path, seen[path]) for path in taps)) if taps else output
+    if key is None:
+      return output, stats
+    moved = tree.by_path(flax_nnx.state(model, *_KINDS)[2])
+    return output, tree.map_with_path(lambda path, _: moved[path.removeprefix('state/')], stats)
+
   state = _named(of_state)
+  return function(apply, _named(of_params), stats={'state': state} if state else None)
+
+
+def merged(module: flax_nnx.Module) -> Callable[[Params, ModelStats, Key | None], Any]:
+  """Makes the function that puts parameters, statistics and the mode (a key: training) into a copy of a module."""
+  graph, of_params, generators, of_state = flax_nnx.split(module, *_KINDS)
 
   def seeded(key: Key) -> Any:
     """The state of the generators: keys of its own for each of them, and their counts as they are."""
@@ -59,22 +80,14 @@ def nnx(module: flax_nnx.Module, *, taps: Sequence[str] = ()) -> Network:
 
     return jax.tree.map(one, generators)
 
-  def apply(params: Params, stats: ModelStats, inputs: Any, key: Key | None) -> tuple[Any, ModelStats]:
+  def model_of(params: Params, stats: ModelStats, key: Key | None) -> Any:
     drawn = jax.tree.map(lambda leaf: leaf, generators) if key is None else seeded(key)  # never the module's own
     parts = _filled(of_params, params, 'params'), drawn, _filled(of_state, stats.get('state', {}), 'stats')
     model = flax_nnx.merge(graph, *parts)
-    for path, kind in kinds_of.items():
-      _inner(model, path).__class__ = kind
-    seen.update({path: [] for path in taps})
     model.train() if key is not None else model.eval()
-    output = model(inputs)
-    output = (output, tuple(_once(path, seen[path]) for path in taps)) if taps else output
-    if key is None:
-      return output, stats
-    moved = tree.by_path(flax_nnx.split(model, *kinds)[3])
-    return output, tree.map_with_path(lambda path, _: moved[path.removeprefix('state/')], stats)
+    return model
 
-  return function(apply, _named(of_params), stats={'state': state} if state else None)
+  return model_of
 
 
 def _inner(module: Any, path: str) -> Any:

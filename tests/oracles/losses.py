@@ -66,3 +66,65 @@ def gradient_penalty(critic, real, fake, shares):
     slope = slope_of(lambda point: critic(point[None]).sum(), float(share) * x + (1 - float(share)) * other)
     penalties.append((math.sqrt(sum(float(entry) ** 2 for entry in slope.flat)) - 1) ** 2)
   return np.array(penalties)
+
+
+def gaussian_divergence(stored, measured):
+  """As the paper writes it."""
+  found = np.zeros(stored[0].shape)
+  for at in np.ndindex(found.shape):
+    mean, std, other_mean, other = (float(leaf[at]) for leaf in (*stored, *measured))
+    found[at] = math.log(other / std) - 0.5 * (1 - (std**2 + (mean - other_mean) ** 2) / other**2)
+  return found
+
+
+def squared_difference(stored, measured):
+  found = np.zeros(stored[0].shape)
+  for at in np.ndindex(found.shape):
+    mean, std, other_mean, other = (float(leaf[at]) for leaf in (*stored, *measured))
+    found[at] = (mean - other_mean) ** 2 + (std - other) ** 2
+  return found
+
+
+def divergence(sites, *, measure=gaussian_divergence):
+  return np.mean([np.mean(measure(*site)) for site in sites.values()])
+
+
+def slack(sites, *, share=0.9):
+  """The least distance that is at least those of a share of the channels."""
+
+  def of(measured, stored):
+    distances = sorted(abs(float(a) - float(b)) for a, b in zip(measured, stored, strict=True))
+    return np.float32(next(d for i, d in enumerate(distances) if (i + 1) / len(distances) >= share - 1e-9))
+
+  return {
+    path: type(site.stored)(*(of(a, b) for a, b in zip(site.measured, site.stored, strict=True)))
+    for path, site in sites.items()
+  }
+
+
+def slackened(sites, slack):
+  def moved(measured, stored, most):
+    off = [float(a) - float(b) for a, b in zip(measured, stored, strict=True)]
+    left = [math.copysign(max(abs(d) - float(most), 0), d) for d in off]
+    return np.asarray([float(b) + d for b, d in zip(stored, left, strict=True)])
+
+  return {
+    path: site._replace(measured=type(site.stored)(*map(moved, site.measured, site.stored, slack[path])))
+    for path, site in sites.items()
+  }
+
+
+def roughness(images):
+  found = np.zeros(len(images))
+  for i, image in enumerate(images):
+    height, width, channels = image.shape
+    down = [
+      (float(image[y + 1, x, c]) - float(image[y, x, c])) ** 2
+      for y in range(height - 1) for x in range(width) for c in range(channels)
+    ]  # fmt: skip
+    across = [
+      (float(image[y, x + 1, c]) - float(image[y, x, c])) ** 2
+      for y in range(height) for x in range(width - 1) for c in range(channels)
+    ]  # fmt: skip
+    found[i] = np.mean(down) + np.mean(across)
+  return found

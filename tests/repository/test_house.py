@@ -23,7 +23,7 @@ OPTIONAL = {
   'lmajax.export': {'jax2onnx'},
   'lmajax.training._watch': {'rich'},  # which flax needs
 }  # imported within a call, which names the extra where it is missing
-ARROWS = {('models', 'activations'), ('training', 'models'), ('training', 'losses'), ('training', 'compress')}
+ARROWS = {('models', 'activations'), *(('training', each) for each in ('models', 'losses', 'compress', 'activations'))}
 ANYWHERE = {'_arguments', '_quiet', '_versions', 'export', 'types', 'tree'}
 
 # A training's face: options by name, each of which most people leave out.
@@ -78,6 +78,12 @@ NO_ORACLE = {
   'penalized': 'one sum',
   'placed': 'puts arrays on devices',
   'quiet': 'gives nothing',
+  'calibrated': 'runs a model, judged beside what its activations give',
+  'grafted': 'moves leaves, judged by what the network then gives',
+  'lma_statistics': 'runs a model, judged by what its activations are given',
+  'norm_statistics': 'runs a model, judged by what its norms give',
+  'still': 'calls a network in evaluation mode',
+  'synthesize': 'calls the step, judged by what it has made',
   'recalibrated': 'runs a model, judged beside a loop of passes',
   'reparameterized': 'composes two others',
   'replicated': 'names a place',
