@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from lmajax import LMA, losses, models, training
+from lmajax.activations import linen
 
 DRAW = np.random.default_rng(0)
 
@@ -28,14 +29,13 @@ def loss(trained):
   return lambda x, frozen: losses.divergence(training.norm_statistics(model, *frozen, x))
 
 
-def test_its_gradient_is_that_of_finite_differences(trained, loss):
-  _, params, stats = trained
-  x = jnp.asarray(DRAW.normal(size=(64, 4)), jnp.float32)
-  direction = jnp.asarray(DRAW.normal(size=x.shape), jnp.float32)
-  of = jax.jit(partial(loss, frozen=(params, stats)))
-  slope = float((jax.grad(of)(x) * direction).sum())
-  step = 1e-3  # LMA jumps at its cuts: few elements may pass one
-  assert slope == pytest.approx(float(of(x + step * direction) - of(x - step * direction)) / (2 * step), rel=2e-2)
+def test_its_gradient_is_that_of_finite_differences():
+  model = models.MLP((6, 5), 3, partial(linen.Elementwise, jnp.tanh))  # without kinks, where differences say nothing
+  x, direction = (jnp.asarray(DRAW.normal(size=(64, 4)), jnp.float32) for _ in range(2))
+  params, stats = training.linen(model).init(jax.random.key(0), x)
+  of = jax.jit(lambda x: losses.divergence(training.norm_statistics(model, params, stats, x)))
+  slope, step = float((jax.grad(of)(x) * direction).sum()), 1e-2
+  assert slope == pytest.approx(float(of(x + step * direction) - of(x - step * direction)) / (2 * step), rel=5e-3)
 
 
 def test_made_inputs_look_to_the_norms_like_the_training_data(trained, loss):
