@@ -17,7 +17,7 @@ from lmajax.types import ActivationFactory
 from train import networks
 from train.activations import chosen, factory, labelled
 from train.config import TEACHER, Images, Named, Taught, Training
-from train.data import Dataset, load
+from train.data import Dataset, Examples, load
 from train.data.batches import Batches, characters, evaluation_batches, pixels
 from train.data.specs import OWN, spec
 from train.engine.cohort import Cohort, Group, Plan
@@ -182,10 +182,19 @@ def plan(config: Training, epochs: int) -> Plan:
 def data(config: Training, dataset: Dataset) -> tuple[Data, list]:
   """Returns the data of the phases, and the test set as batches with masks."""
   how = _how(config, dataset)
-  evaluated = partial(evaluation_batches, batch_size=8 * config.batch_size, **how)
   walk = stepped if jax.default_backend() == 'cpu' else looped
   batches = Batches(dataset.train, batch_size=config.batch_size, seed=0, **how)
-  return Data(batches, list(evaluated(dataset.validation)), how['sharding'], walk), list(evaluated(dataset.test))
+  return Data(batches, scored(config, dataset, dataset.validation), how['sharding'], walk), test(config, dataset)
+
+
+def test(config: Training, dataset: Dataset) -> list:
+  """Returns the test set as batches with masks."""
+  return scored(config, dataset, dataset.test)
+
+
+def scored(config: Training, dataset: Dataset, examples: Examples) -> list:
+  """Returns a part of the data as batches with masks, in order."""
+  return list(evaluation_batches(examples, batch_size=8 * config.batch_size, **_how(config, dataset)))
 
 
 def teacher_data(config: Taught, dataset: Dataset, data: Data) -> Data:

@@ -182,7 +182,7 @@ def originals(config: Any, found: Sequence[Given], labels: Sequence[str]) -> Any
   penalized = 'norm-scale' in getattr(config, 'rules', ())
   mend = 'its original is trained with a penalty, which a given one was not; leave it out'
   require(not penalized, 'rules', 'norm-scale', mend)
-  network = {name: same(found, name) for name in ('network', 'width', 'coupled')}
+  network = {name: same(found, name) for name in ('network', 'width', 'coupled') if hasattr(config, name)}
   return dataclasses.replace(config, **{**network, 'width': tuple(network['width'])})
 
 

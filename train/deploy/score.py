@@ -65,9 +65,12 @@ class Written(NamedTuple):
 
 
 class Files:
-  """Packs networks with statistics measured under the packed weights; those of one architecture share a program."""
+  """Packs networks with statistics measured under the packed weights; those of one architecture share a program.
 
-  def __init__(self, data: Data, folder: Path, read: Callable[[Path], shipped.Shipped] = shipped.read):
+  Without data the statistics stay as they are.
+  """
+
+  def __init__(self, data: Data | None, folder: Path, read: Callable[[Path], shipped.Shipped] = shipped.read):
     self._data = data
     self._folder = folder
     self._read = read
@@ -111,11 +114,12 @@ class Files:
 
   def measured(self, group: Group, variables: Any) -> Any:
     """Returns the variables with running statistics measured again."""
-    if set(variables) == {'params'}:
+    if self._data is None or set(variables) == {'params'}:
       return variables
+    data = self._data
     program = self._programs.setdefault(id(group.model), measured_again({'': group}))
     own = not type(group.model).__module__.startswith('lmajax.')
-    batches = (self._data.batches[i] for i in range(5 * MEASURING if own else MEASURING))
+    batches = (data.batches[i] for i in range(5 * MEASURING if own else MEASURING))
     return program({'': variables}, batches)['']
 
 
@@ -131,9 +135,9 @@ class Scored(NamedTuple):
 
 
 class Scoring:
-  """Packs and scores networks; those of one architecture share their compiled programs."""
+  """Packs and scores networks, without data on the test set alone; those of one architecture share their programs."""
 
-  def __init__(self, data: Data, test: Sequence[Any], folder: Path):
+  def __init__(self, data: Data | None, test: Sequence[Any], folder: Path):
     self._data = data
     self._test = test
     self._folder = folder
@@ -168,7 +172,7 @@ class Scoring:
     written, group = self._files.written(name, trained, about, entropy=entropy), trained.group
     return Scored(
       self._right(group, written.read, self._test),
-      self._right(group, written.read, self._data.validation),
+      [] if self._data is None else self._right(group, written.read, self._data.validation),
       self._right(group, written.as_trained, self._test),
       written.bits,
       written.bytes,

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from train.config import command
 from train.programs.compress import config as compress
+from train.programs.datafree import config as datafree
 from train.programs.distill import config as distill
 from train.programs.distill_text import config as distill_text
 from train.programs.hash import config as hashing
@@ -47,6 +48,7 @@ PROGRAMS = {
     Program(compress.Compress, compress.defaults, 'compress'),
     Program(hashing.Hash, hashing.defaults, 'hash'),
     Program(prune.Prune, prune.defaults, 'prune'),
+    Program(datafree.Datafree, datafree.defaults, 'datafree'),
     Program(slim.Slim, slim.defaults, 'slim'),
     Program(trees.Trees, trees.defaults, 'trees'),
     Program(regions.Regions, lambda data: regions.Regions(), 'regions'),

@@ -1,0 +1,1 @@
+"""Few bits without data: inputs made from a trained network tune the same network with quantized weights."""
