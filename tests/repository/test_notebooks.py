@@ -33,6 +33,8 @@ FEWER = {
     'epochs=20': 'epochs=2', 'epochs=10': 'epochs=1', 'epochs=30': 'epochs=1', 'in (0.25, 0.1)': 'in (0.25,)',
     '(0.2, 0.1, 0.05, 0.02, 0.01)': '(0.2, 0.1)',
   },
+  '10_few_bits_without_data': {'epochs=30': 'epochs=2', '250,': '3,', '(1, 60)': '(1, 2)'},
+  '11_networks_into_trees': {'epochs=30': 'epochs=2'},
 }  # fmt: skip
 """What is trained less in a test: the names in a notebook must hold together, and its figures are committed."""
 

@@ -132,6 +132,16 @@ def beliefs():
   return {'features': features, 'beliefs': np.eye(3)[labels], 'held_out': (features, labels)}
 
 
+def with_norms():
+  model, quantized = (models.MLP((6,), 3, act) for act in (LMA, partial(linen.Quantized, LMA, bits=4)))
+  noise, key = jax.random.normal(jax.random.key(0), (64, 4)), jax.random.key(1)
+  variables = model.init(key, noise, train=False)
+  stats = training.recalibrated(model, variables['params'], [2 * noise + 1] * 30)
+  return {
+    'model': model, 'quantized': quantized, 'variables': {**variables, **stats}, 'noise': noise, 'key': key,
+  }  # fmt: skip
+
+
 GIVEN = {
   'class Net(nn.Module):  # any': dict,
   'relu_init(8)': lambda: {'x': jnp.linspace(-1.0, 1.0, 8)},
@@ -142,6 +152,7 @@ GIVEN = {
   'graph = model.graph()': perceptron,
   'found = crembo(beliefs': beliefs,
   'models.Transformer(': sentences,
+  'def of_norms(': with_norms,
   'traffic(step.lower(': dict,
 }
 
