@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmajax import LMA
 from lmajax.training import Start, over_all_devices, supervised
 from lmajax.types import Batch, Reparam
 from train import build, networks
@@ -17,7 +16,6 @@ from train.activations import factory
 from train.build import Network, of_network
 from train.config import require
 from train.data import Dataset
-from train.data.batches import normalized
 from train.deploy import given
 from train.deploy.score import Scoring, Trained
 from train.engine import schedules
@@ -26,8 +24,8 @@ from train.engine.evaluate import scores
 from train.engine.fit import fit
 from train.engine.optimizers import sgd
 from train.engine.walk import Data
+from train.programs.datafree import likeness, samples, students
 from train.programs.datafree import plot as draw_datafree
-from train.programs.datafree import samples, students
 from train.programs.datafree.config import GAUSSIAN, REAL, Datafree, check, split
 from train.programs.datafree.students import FLOAT, Arm, Frozen, Original
 from train.programs.datafree.table import ORIGINAL, Row, text
@@ -36,7 +34,6 @@ from train.runtime.distributed import first
 from train.runtime.run import Run
 
 LEFT = 'results.json, results.md, accuracy.png, samples.png, models'
-_LIKE = 1000  # examples of a part of the data whose likeness is measured
 _NOISE = 0x5A3  # keeps the draws of inputs apart from those of weights
 
 
@@ -202,19 +199,17 @@ def new(plan: Experiment) -> dict[Arm, Trained]:
   if plan.student is None:
     return {}
   found = {arm: _alone(plan, arm) for arm in students.arms(plan.config, (FLOAT,))}
-  cohort = Cohort({arm.name: group for arm, group in found.items()}, _tuning(plan, FLOAT))
+  cohort = Cohort({arm.name: group for arm, group in found.items()}, _tuning(plan.config, FLOAT))
   begun = fresh(cohort, plan.blank)
   return {arm: Trained(group, begun[arm.name].end) for arm, group in found.items()}
 
 
-def _tuning(plan: Experiment, phase: str) -> Plan:
-  """The recipe of a phase."""
-  config = plan.config
-  new = phase == FLOAT
-  epochs = config.student_epochs if new else config.finetune_epochs
-  rate = config.student_learning_rate if new else config.finetune_learning_rate
-  decay = config.weight_decay if new else 0.0
-  return Plan(rate, sgd(decay), schedules.cosine(epochs), config.save_every)
+def _tuning(config: Datafree, bits: str) -> Plan:
+  """The recipe of students of some bits."""
+  if bits == FLOAT:
+    decayed, epochs = sgd(config.weight_decay), schedules.cosine(config.student_epochs)
+    return Plan(config.student_learning_rate, decayed, epochs, config.save_every)
+  return Plan(config.finetune_learning_rate, sgd(0.0), schedules.cosine(config.finetune_epochs), config.save_every)
 
 
 def tuned(plan: Experiment, to: Run, phase: str, begun: dict[Arm, Trained], frozen: Frozen) -> dict[Arm, Trained]:
@@ -223,7 +218,7 @@ def tuned(plan: Experiment, to: Run, phase: str, begun: dict[Arm, Trained], froz
     return {}
   config, number = plan.config, jnp.arange(plan.config.seeds)
   groups = {arm.name: students.group(config, arm, each.group.model) for arm, each in begun.items()}
-  cohort = Cohort(groups, _tuning(plan, next(iter(begun)).bits))
+  cohort = Cohort(groups, _tuning(config, next(iter(begun)).bits))
   rows = samples.Rows(config.samples, config.batch_size, plan.blank)
   judged = [(Batch(frozen, None), jnp.ones(config.samples, bool))]
   starts = {
@@ -255,11 +250,13 @@ def scored(
   """Returns the rows of the table; nothing before this reads the test set."""
   test = build.test(plan.config, plan.dataset)
   scoring, programs, rows = Scoring(None, test, folder), {}, []
+  parts = likeness.parts(plan.dataset, with_train=plan.data is not None)
   for kind, model in plan.models.items():
     own = Trained(plan.cohort.groups[kind.name], going_on(trained[kind.name]))
     found = scoring.scored(kind.name, own, plan.about[kind])
     rows.append(Row(kind.name, *kind, ORIGINAL, '', None, found.accuracy, found.bytes, found.file, None, None))
-    rows += _likenesses(plan, kind, model, trained[kind.name], inputs)
+    made = {source: inputs[f'{kind.label}-{source}'] for source in plan.config.sources}
+    rows += likeness.rows(kind, model, trained[kind.name], parts, made)
   for arm, end in ends.items():
     found = scoring.scored(arm.name, end, _described(plan, arm))
     before = None
@@ -290,42 +287,6 @@ def _described(plan: Experiment, arm: Arm) -> dict[str, Any]:
   if arm.bits == FLOAT:
     return of_network(plan.config, plan.dataset, plan.config.student or '', plan.config.student_width, 'relu', None)
   return {**plan.about[arm.original], 'activation_bits': split(arm.bits)[1]}
-
-
-def _likenesses(
-  plan: Experiment, kind: Original, model: nn.Module, variables: Any, inputs: dict[str, Any]
-) -> list[Row]:
-  """Measures how like the training data other inputs are, as each network sees it."""
-  with_lma = isinstance(factory(*kind)(), LMA)
-  of = samples.likeness(model, with_lma)
-  shared, own = (jax.jit(build.over(model)(each)) for each in (of, lambda pair: of(*pair)))
-  rows = []
-  for name, images in _parts(plan).items():
-    found = shared(variables, images)
-    rows.append(_like(kind, name, found))
-  for source in plan.config.sources:
-    found = own((variables, inputs[f'{kind.label}-{source}']))
-    rows.append(_like(kind, source, found))
-  return rows
-
-
-def _like(kind: Original, name: str, found: Any) -> Row:
-  norms, lma = (None if each is None else np.asarray(each, np.float64).tolist() for each in found)
-  return Row(f'{kind.label}-like-{name}', *kind, name, '', None, [], 0, '', norms, lma)
-
-
-def _parts(plan: Experiment) -> dict[str, Any]:
-  """The data and what resembles them: the test set, turned by 90°, with dark for bright, and noise of pixels."""
-  brightest, dataset = plan.dataset.brightest, plan.dataset
-  raw = dataset.test.inputs[:_LIKE]
-  drawn = np.random.default_rng(_NOISE).integers(0, brightest + 1, raw.shape).astype(np.uint8)
-  parts = {'train': dataset.train.inputs[:_LIKE]} if plan.data is not None else {}
-  parts |= {'test': raw, 'rotated': np.rot90(raw, axes=(1, 2)), 'negated': brightest - raw, 'noise': drawn}
-  if raw.shape[1] != raw.shape[2]:
-    del parts['rotated']
-  return {
-    name: normalized(jnp.asarray(images), dataset.pixel_mean, dataset.pixel_std) for name, images in parts.items()
-  }
 
 
 def _steps(plan: Experiment) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from lmajax import losses
-from lmajax.training import Network, forward, lma_statistics, norm_statistics, parted
+from lmajax.training import Network, forward, norm_statistics, parted
 from lmajax.types import Batch
 from train import build
 from train.engine.cohort import Cohort, Group, Plan
@@ -116,14 +116,3 @@ def statistics(source: str, model: nn.Module, variables: Any, inputs: Any) -> di
 def data(rows: Rows, sharding: Any) -> Data:
   """The data of a phase that looks at none: one row to be scored."""
   return Data(rows, [(Batch(rows.blank, None), jnp.ones(1, bool))], sharding)
-
-
-def likeness(model: nn.Module, with_lma: bool) -> Callable[[Any, Any], tuple[Any, Any | None]]:
-  """Returns (variables, inputs) -> the divergence by batch norms, and that by LMA's own statistics where it has one."""
-
-  def of(variables: Any, inputs: Any) -> tuple[Any, Any | None]:
-    params, stats = parted(variables)
-    own = losses.divergence(lma_statistics(model, params, stats, inputs)) if with_lma else None
-    return losses.divergence(norm_statistics(model, params, stats, inputs)), own
-
-  return of
