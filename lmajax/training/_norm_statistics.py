@@ -238,7 +238,7 @@ def _nnx_calls(
   """Runs an NNX module; returns what each site was given, and the kind of every module in it."""
   module = merged(model)(params, stats, None)
   called = {}
-  for path, inner in [*flax_nnx.iter_modules(module)]:
+  for path, inner in [*flax_nnx.iter_graph(module)]:
     if isinstance(inner, _known()):
       called['/'.join(map(str, path))] = type(inner)
       if isinstance(inner, kind.modules):
