@@ -1,5 +1,6 @@
 """How far what a network meets lies from what it was trained on, by means and deviations; and a prior of images."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -60,10 +61,10 @@ def gaussian_divergence(stored: Moments, measured: Moments) -> Array:
   Source: Haroush et al. 2020 (The Knowledge Within), the loss of batch-norm statistics.
   """
   _check(stored, measured)
-  # log1p of what the ratio has above 1: near equality the three terms of the formula cancel each other.
-  ratio = jnp.square(stored.std / measured.std) - 1
+  # By logarithms: near equality the terms of the formula cancel each other, and far from it a square is lost beside 1.
+  log_ratio = 2 * (jnp.log(stored.std) - jnp.log(measured.std))
   off = jnp.square((stored.mean - measured.mean) / measured.std)
-  return (ratio - jnp.log1p(ratio) + off) / 2
+  return (jnp.expm1(log_ratio) - log_ratio + off) / 2
 
 
 def squared_difference(stored: Moments, measured: Moments) -> Array:
@@ -86,6 +87,7 @@ def squared_difference(stored: Moments, measured: Moments) -> Array:
 
 
 def _check(stored: Moments, measured: Moments) -> None:
+  check_floats('stored.mean', stored.mean)
   for name, moments in (('stored', stored), ('measured', measured)):
     check_floats(f'{name}.mean', moments.mean, stored.mean.shape)
     check_floats(f'{name}.std', moments.std, stored.mean.shape)
@@ -166,6 +168,8 @@ def slackened(sites: Sites, slack: dict[str, Moments]) -> Sites:
 
   Source: Zhang et al. 2021 (DSG), equation 4, where the measure is ``squared_difference``.
   """
+  if missing := sites.keys() - slack.keys():
+    raise ValueError(f'slack has nothing for {sorted(missing)[0]}: give that of the same network')
 
   def moved(measured: Array, stored: Array, most: Array) -> Array:
     off = measured - stored
@@ -199,5 +203,9 @@ def roughness(images: Array) -> Array:
   check_floats('images', images)
   if images.ndim != 4:
     raise ValueError(f'images is {list(images.shape)}: give [n, height, width, channels]')
-  down, across = (jnp.square(jnp.diff(images, axis=axis)).mean((1, 2, 3)) for axis in (1, 2))
-  return down + across
+
+  def along(axis: int) -> Array:
+    off = jnp.square(jnp.diff(images, axis=axis))
+    return off.sum((1, 2, 3)) / max(math.prod(off.shape[1:]), 1)  # a single row has no neighbours
+
+  return along(1) + along(2)

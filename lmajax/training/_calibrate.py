@@ -1,7 +1,6 @@
 """Ranges of quantized activations, with everything else still; and a float network's variables under them."""
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -12,15 +11,15 @@ from lmajax import tree
 from lmajax._arguments import shown
 from lmajax.activations import linen
 from lmajax.activations._fake_quantize import RunningRange
-from lmajax.training._forward import Network, as_linen, network_of
+from lmajax.training._forward import Network, as_linen, network_of, parted
 from lmajax.types import Key, ModelStats, Params
 
 
 def calibrated(model: Any, params: Params, batches: Iterable[Any], *, stats: ModelStats) -> ModelStats:
   """Measures the ranges of quantized activations; everything else stands still, to the last bit.
 
-  Batch norms and LMA take their running statistics, as in evaluation, and each ``linen.Quantized`` takes the range of
-  the batch and averages its ends, as in training. ``recalibrated`` measures all running statistics.
+  The network runs in evaluation mode, but for each ``linen.Quantized``, which takes the range of the batch and averages
+  its ends. ``recalibrated`` measures all running statistics.
 
   Args:
     model: a Linen module.
@@ -34,6 +33,7 @@ def calibrated(model: Any, params: Params, batches: Iterable[Any], *, stats: Mod
   Raises:
     ValueError: the model is no Linen module or has no quantized activation, or there is no batch.
 
+  >>> from functools import partial
   >>> act, x = partial(linen.Quantized, LMA, bits=4), jnp.ones((5, 4))
   >>> params, stats = training.linen(MLP((2,), 3, act)).init(jax.random.key(0), x)
   >>> moved = calibrated(MLP((2,), 3, act), params, [x] * 10, stats=stats)['batch_stats']['stages_0']['act']
@@ -44,16 +44,24 @@ def calibrated(model: Any, params: Params, batches: Iterable[Any], *, stats: Mod
   """
   if not as_linen(model):
     raise ValueError(f'model is a {type(model).__name__}: give a Linen module, in which linen.Quantized is')
+  network_of(model)  # refuses one that is not called with train
   if not any(map(_sites, stats.values())):
     raise ValueError(f'{type(model).__name__} has no quantized activation: nothing to measure')
+  if hasattr(batches, 'ndim'):
+    raise ValueError(f'batches is {shown(batches)}: give several of them, as [inputs]')
+  ranges = {
+    f'{name}/{path}/{leaf}' if path else f'{name}/{leaf}'
+    for name, part in stats.items() for path in _sites(part) for leaf in RunningRange._fields
+  }  # fmt: skip
 
-  @partial(jax.jit, donate_argnums=1)
+  @jax.jit
   def moved(params: Params, stats: ModelStats, inputs: Any) -> ModelStats:
     with nn.intercept_methods(_ranges_alone):
-      _, moved = model.apply({'params': params, **stats}, inputs, train=False, mutable=list(stats))
-    return {**stats, **moved}
+      _, after = model.apply({'params': params, **stats}, inputs, train=False, mutable=list(stats))
+    found = tree.by_path(after)
+    return tree.map_with_path(lambda path, leaf: found[path] if path in ranges else leaf, stats)
 
-  began, stats = stats, jax.tree.map(jnp.array, stats)  # a copy, which each batch takes
+  began = stats
   for batch in batches:
     began, stats = None, moved(params, stats, getattr(batch, 'inputs', batch))
   if began is not None:
@@ -65,6 +73,9 @@ def _ranges_alone(following: Callable, args: Any, kwargs: dict[str, Any], contex
   """Calls quantized activations in training, and what is quantized in evaluation."""
   module = context.module
   if context.method_name == '__call__' and isinstance(module, linen.Quantized):
+    if module.train is not None:
+      path = '/'.join(map(str, module.path))
+      raise ValueError(f'the Quantized {path} is made with train={module.train}: give train at the call alone')
     return following(*args, **{**kwargs, 'train': True})
   if context.method_name == '__call__' and isinstance(module.parent, linen.Quantized):
     return following(*args, **{**kwargs, 'train': False})
@@ -100,7 +111,8 @@ def still(model: Any) -> Network:
 def grafted(variables: dict[str, Any], trained: dict[str, Any]) -> dict[str, Any]:
   """Puts a trained network's variables into those of the same network with quantized activations.
 
-  What an activation holds at ``act`` comes under ``act/act``, inside its ``Quantized``, whose own range stays as it is.
+  What an activation holds at ``act`` comes under ``act/act``, inside its ``Quantized``, whose own range stays as it is:
+  both networks must name their activations alike, as ``act(name='act')``.
 
   Args:
     variables: new ones of the network with ``Quantized`` activations, by the names of their collections.
@@ -112,6 +124,7 @@ def grafted(variables: dict[str, Any], trained: dict[str, Any]) -> dict[str, Any
   Raises:
     ValueError: a leaf of either has no counterpart in the other, or one of another shape; the line has its path.
 
+  >>> from functools import partial
   >>> x, act = jnp.ones((5, 4)), partial(linen.Quantized, LMA, bits=4)
   >>> student, teacher = (MLP((2,), 3, each).init(jax.random.key(0), x, train=True) for each in (act, LMA))
   >>> both = grafted(student, teacher)['batch_stats']['stages_0']['act']
@@ -120,7 +133,9 @@ def grafted(variables: dict[str, Any], trained: dict[str, Any]) -> dict[str, Any
 
   Source: not in the papers.
   """
-  places = {f'{path}/' for part in variables.values() for path in _sites(part)}
+  for each in (variables, trained):
+    parted(each)  # refuses what is no dictionary of collections
+  places = {f'{path}/' if path else '' for part in variables.values() for path in _sites(part)}
   given, taken = tree.by_path(trained), set()
 
   def one(path: str, leaf: Any) -> Any:

@@ -6,16 +6,18 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+from flax import errors
 from flax import nnx as flax_nnx
 
 from lmajax import tree
 from lmajax.activations import RunningStats, debias, linen
 from lmajax.activations import nnx as own_nnx
 from lmajax.losses import Moments, Site
-from lmajax.training._forward import as_linen
+from lmajax.training._forward import as_linen, network_of
 from lmajax.training._nnx import merged
 from lmajax.types import Array, Mask, ModelStats, Params
 
+_RUNNING = ('batch_stats', 'state')  # where nothing may be that is not known; others may hold counters and the like
 _SOWN = 'lmajax_inputs'  # the collection that carries what was measured out of remat and jit
 
 
@@ -52,8 +54,9 @@ def norm_statistics(model: Any, params: Params, stats: ModelStats, inputs: Any) 
 
   Raises:
     ValueError: the model is of neither kind or has no batch norm; or a norm cannot be looked into, as under
-      ``nn.scan`` and ``nn.vmap``, or statistics are of no module known here. The line has its path: no norm is left
-      out in silence.
+      ``nn.scan`` and ``nn.vmap`` or in a subclass with a call of its own, or statistics are of no module known here.
+      The line has its name: no norm is left out in silence. Under ``jax.checkpoint`` without ``nn.remat`` the error is
+      JAX's own, of a tracer that leaks.
 
   >>> model, x = MLP((2,), 3, linen.ReLU), jnp.ones((5, 4))
   >>> params, stats = training.linen(model).init(jax.random.key(0), x)
@@ -151,13 +154,15 @@ def _statistics(kind: _Kind, model: Any, params: Params, stats: ModelStats, inpu
   for path in [*stored, *calls]:
     shapes = {each.shape[:-1] for each in calls.get(path, ())}
     if path not in stored or shapes != {jnp.shape(stored[path].mean)}:
-      mend = 'one under nn.scan or nn.vmap, or of another kind, is not'
-      raise ValueError(f'the {kind.name} {path} cannot be looked into: {mend}')
+      why = 'it stands under nn.scan or nn.vmap, is not called in evaluation, or has no running statistics'
+      raise ValueError(f'the {kind.name} {path} cannot be looked into: {why}')
   return {path: _site(stored[path], calls[path]) for path in stored}
 
 
 def _given(kind: _Kind, module: Any, x: Array, where: Mask) -> Array:
   """The means, the variances, and epsilon in their shape, so that all three are stacked where modules are."""
+  if not x.size:
+    raise ValueError('inputs hold no example: nothing to measure')
   mean, variance = kind.measured(module, x, where)
   return jnp.stack([mean, variance, jnp.full_like(mean, kind.epsilon(module))], axis=-1)
 
@@ -174,22 +179,24 @@ def _stored(kind: _Kind, stats: ModelStats, called: dict[str, type]) -> dict[str
   """Reads the statistics of one kind; refuses what is of no module that was called."""
   found: dict[str, Moments] = {}
 
-  def walk(node: Any, path: str) -> None:
+  def walk(node: Any, path: str, strict: bool) -> None:
     if not isinstance(node, Mapping):
+      if not strict:
+        return
       raise ValueError(f'the statistics {path} are of no batch norm, LMA or Quantized that is called: nothing to match')
     module = called.get(path)
     if module is None:
       for name, below in node.items():
-        walk(below, f'{path}/{name}' if path else str(name))
+        walk(below, f'{path}/{name}' if path else str(name), strict)
     elif issubclass(module, kind.modules):
       found[path] = kind.stored({name: node[name] for name in kind.leaves})
     else:
       inner = {name: below for name, below in node.items() if isinstance(below, Mapping)}
       for name, below in inner.items():
-        walk(below, f'{path}/{name}')
+        walk(below, f'{path}/{name}', strict)
 
-  for part in stats.values():
-    walk(part, '')
+  for collection, part in stats.items():
+    walk(part, '', collection in _RUNNING)
   return found
 
 
@@ -204,13 +211,18 @@ def _linen_calls(
     if context.method_name == '__call__' and isinstance(module, _known()):
       called['/'.join(map(str, module.path))] = type(module)
       if isinstance(module, kind.modules):
+        _check_own(type(module), kind)
         x = args[0] if args else kwargs['x']
         where = kwargs.get('mask', kwargs.get('where'))
         module.sow(_SOWN, 'moments', _given(kind, module, x, where))
     return following(*args, **kwargs)
 
-  with nn.intercept_methods(noting):
-    _, moved = model.apply({'params': params, **stats}, inputs, train=False, mutable=[_SOWN])
+  network_of(model)  # refuses one that is not called with train
+  try:
+    with nn.intercept_methods(noting):
+      _, moved = model.apply({'params': params, **stats}, inputs, train=False, mutable=[_SOWN])
+  except errors.FlaxError as error:
+    raise ValueError(f'{type(model).__name__} does not run in evaluation ({str(error).splitlines()[0]})') from error
   calls: dict[str, list[Array]] = {}
 
   def walk(node: Any, path: tuple[str, ...]) -> None:
@@ -222,6 +234,12 @@ def _linen_calls(
 
   walk(moved.get(_SOWN, {}), ())
   return calls, called
+
+
+def _check_own(module: Any, kind: _Kind) -> None:
+  """Refuses a subclass with a call of its own, which may change what the norm is given."""
+  if module.__call__ not in [each.__call__ for each in kind.modules]:
+    raise ValueError(f'{module.__name__} calls a {kind.name} in a way of its own, and cannot be looked into')
 
 
 def _known() -> tuple[type, ...]:
@@ -252,6 +270,8 @@ def _nnx_calls(
 
 
 def _noting(module: type, kind: _Kind) -> type:
+  _check_own(module, kind)
+
   def call(self: Any, x: Array, *args: Any, **kwargs: Any) -> Any:
     where = kwargs.get('mask', kwargs.get('where'))
     number = sum(name.startswith(_SOWN) for name in vars(self))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lmajax._arguments import check_count
+from lmajax._arguments import check_count, check_floats
 from lmajax.training._step import TrainState, train_step
 from lmajax.types import Array, Batch, Frozen
 
@@ -52,7 +52,8 @@ def synthesize(
     The inputs, the optimizer's state, and the loss at each step.
 
   Raises:
-    ValueError: steps is no whole number of at least 0.
+    ValueError: steps is no whole number of at least 0, start holds other numbers than floats, or was made by another
+      ``tx``.
 
   >>> def loss(x, frozen): return jnp.square(x - frozen).sum()
   >>> made = synthesize(loss, jnp.zeros(2), optax.sgd(0.25), 2, frozen=4.0)
@@ -79,8 +80,12 @@ def synthesize(
   if isinstance(start, Synthesis):
     inputs, opt_state = jax.tree.map(jnp.array, (start.inputs, start.opt_state))  # copies, since a step takes them
     before = start.losses
+    if jax.tree.structure(opt_state) != jax.tree.structure(jax.eval_shape(tx.init, inputs)):
+      raise ValueError('start was made by another tx: give that one')
   else:
     inputs = jax.tree.map(jnp.array, start)
+    for leaf in jax.tree.leaves(inputs):
+      check_floats('start', leaf)
     opt_state, before = tx.init(inputs), jnp.zeros(0)
   state, losses = TrainState(jnp.int32(before.size), inputs, {}, opt_state, jax.random.key(0)), []
   for _ in range(steps):

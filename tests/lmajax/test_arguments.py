@@ -55,6 +55,7 @@ REFUSED = {
   'training.fit(MLP((2,), 3, LMA), X, optax.sgd(0.1), epochs=1, sharding=0)': 'sharding is int: give a NamedSharding',
   'training.logits([1.0])': 'logits is list; give an array of floats',
   'training.distill(MLP((2,), 3, LMA), MLP((2,), 3, LMA))': 'key is None: give one, .* make the network with variables',
+  'training.grafted(({}, {}), {})': 'variables is tuple: give a dictionary of',
   'training.distill(MLP((2,), 3, LMA), X)': 'model is a ArrayImpl: give a Linen module',
   'training.Checkpoints("a", keep=0)': 'keep is 0',
   # activations

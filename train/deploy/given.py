@@ -177,6 +177,8 @@ def originals(config: Any, found: Sequence[Given], labels: Sequence[str]) -> Any
   for each in found:
     thin = each.description['thinned']
     require(thin is None, 'teacher_from', each.path, 'it has lost channels already; give its original')
+    bits = each.description['activation_bits']
+    require(bits is None, 'teacher_from', each.path, 'its activations are quantized; give its original')
     mend = f'its activation is {each.label}; --activations asks for {" ".join(labels)}'
     require(each.label in labels, 'teacher_from', each.path, mend)
   penalized = 'norm-scale' in getattr(config, 'rules', ())

@@ -45,6 +45,13 @@ def test_it_is_0_at_equality_and_never_below_nor_lost_near_it(mean, std, off):
   assert found >= 0 and found == pytest.approx(exact, rel=1e-2, abs=1e-12)
 
 
+def test_a_channel_that_hardly_varied_makes_no_infinity():
+  one, far = Moments(jnp.zeros(1), jnp.full(1, 3e-3)), Moments(jnp.zeros(1), jnp.full(1, 300.0))
+  value, slope = jax.value_and_grad(lambda std: losses.gaussian_divergence(one, Moments(far.mean, std)).sum())(far.std)
+  assert float(value) == pytest.approx(float(oracles.gaussian_divergence(one, far)[0]), rel=1e-5)
+  assert float(slope[0]) == pytest.approx(1 / 300, rel=1e-3)
+
+
 @pytest.mark.parametrize('name', MEASURES)
 def test_it_is_the_mean_over_channels_and_then_over_sites(name):
   sites = {'wide': Site(moments(7), moments(7)), 'narrow': Site(moments(2), moments(2))}
@@ -64,6 +71,8 @@ def test_slack_is_a_share_of_gaussian_inputs_and_what_lies_within_it_costs_nothi
   )
   assert np.sum(np.asarray(moved['one'].measured.mean) == np.asarray(moved['one'].stored.mean)) == 9
   assert float(losses.divergence(losses.slackened(sites, losses.slack(sites, share=1.0)))) == 0
+  with pytest.raises(ValueError, match='slack has nothing for one'):
+    losses.slackened(sites, {})
   with pytest.raises(ValueError, match=r'share is 1\.5'):
     losses.slack(sites, share=1.5)
 
@@ -71,5 +80,6 @@ def test_slack_is_a_share_of_gaussian_inputs_and_what_lies_within_it_costs_nothi
 def test_roughness():
   images = DRAW.normal(size=(2, 3, 4, 2)).astype(np.float32)
   np.testing.assert_allclose(losses.roughness(jnp.asarray(images)), oracles.roughness(images), rtol=1e-5)
+  assert losses.roughness(jnp.ones((2, 1, 3, 1))).tolist() == [0, 0]
   with pytest.raises(ValueError, match='height, width'):
     losses.roughness(jnp.zeros((2, 3)))

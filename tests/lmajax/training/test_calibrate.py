@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -107,6 +108,39 @@ def test_what_cannot_be_calibrated_is_refused(trained, quantized):
     training.calibrated(under, filled['params'], [], stats={'batch_stats': filled['batch_stats']})
   with pytest.raises(ValueError, match='model is a Network: give a Linen module'):
     training.calibrated(training.linen(under), params, X, stats=stats)
+
+
+class Counting(nn.Module):
+  """Counts its calls, whatever the mode."""
+
+  how: tuple = ()
+
+  @nn.compact
+  def __call__(self, x, train):
+    calls = self.variable('counters', 'calls', lambda: jnp.zeros((), jnp.int32))
+    if self.is_mutable_collection('counters'):
+      calls.value += 1
+    return linen.Quantized(LMA, bits=4, **dict(self.how))(x, **({} if self.how else {'train': train}))
+
+
+def test_a_counter_stands_still_and_the_mode_is_given_at_the_call():
+  params, stats = training.linen(Counting()).init(jax.random.key(0), X[0])
+  moved = training.calibrated(Counting(), params, X, stats=stats)
+  assert moved['counters']['calls'] == stats['counters']['calls']
+  assert float(moved['batch_stats']['Quantized_0']['weight']) > 0
+  fixed = Counting((('train', False),))
+  params, stats = training.linen(fixed).init(jax.random.key(0), X[0])
+  with pytest.raises(ValueError, match='the Quantized Quantized_0 is made with train=False: give train at the call'):
+    training.calibrated(fixed, params, X, stats=stats)
+  with pytest.raises(ValueError, match=r'batches is float32\[16, 8, 8, 2\]: give several of them'):
+    training.calibrated(Counting(), params, X[0], stats=stats)
+
+
+def test_a_single_activation_can_be_grafted_too():
+  act = linen.Quantized(LMA, bits=4)
+  trained = varied(LMA().init(jax.random.key(0), X[0], train=False))
+  filled = training.grafted(act.init(jax.random.key(0), X[0], train=False), trained)
+  np.testing.assert_array_equal(filled['params']['act']['slope_deltas'], trained['params']['slope_deltas'])
 
 
 def test_a_network_that_stands_still_is_trained_and_its_statistics_are_not(quantized):

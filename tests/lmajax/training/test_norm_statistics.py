@@ -65,6 +65,35 @@ class Foreign(nn.Module):
     return nn.Dense(3)(WRAPPED[self.wrapping](x, train).reshape(len(x), -1))
 
 
+class Counting(nn.Module):
+  """A collection that is of no norm, beside a batch norm."""
+
+  @nn.compact
+  def __call__(self, x, train):
+    self.variable('counters', 'calls', lambda: jnp.zeros((), jnp.int32))
+    return nn.BatchNorm(use_running_average=not train)(x)
+
+
+class Scaled(nn.BatchNorm):
+  """A batch norm that is given something else than its caller gives."""
+
+  @nn.compact
+  def __call__(self, x, use_running_average=None, *, mask=None):
+    return super().__call__(x * 10, use_running_average, mask=mask)
+
+
+class OwnCall(nn.Module):
+  @nn.compact
+  def __call__(self, x, train):
+    return Scaled()(x, not train)
+
+
+class Always(nn.Module):
+  @nn.compact
+  def __call__(self, x, train):
+    return nn.BatchNorm(use_running_average=False)(x)
+
+
 class OwnNorm(nn.Module):
   """Statistics that are of no module known here, beside a batch norm."""
 
@@ -154,17 +183,26 @@ def test_a_norm_of_other_axes_and_epsilon_and_one_with_a_mask():
     (Foreign('no norm'), 'calls no batch norm'),
     (models.MLP((5,), 3, LMA, name=None), None),
     (OwnNorm(), 'the statistics shift are of no batch norm'),
+    (OwnCall(), 'Scaled calls a batch norm in a way of its own'),
+    (Always(), 'Always does not run in evaluation'),
+    (nn.Dense(3), 'Dense is not called with train='),
   ],
 )
 def test_what_cannot_be_looked_into_is_refused_by_name(model, words):
   x = X[:, 0] if words is None else X
-  params, stats = begun(model, x)
+  params, stats = begun(model, x) if 'train=' not in str(words) else ({}, {})
   if words is None:  # LMA's statistics beside a norm's are known, and are not the norm's
     assert [*training.norm_statistics(model, params, stats, x)] == ['stages_0/norm']
     return
   with pytest.raises(ValueError, match=words) as error:
     training.norm_statistics(model, params, stats, x)
   assert '\n' not in str(error.value)
+
+
+def test_other_collections_may_hold_anything():
+  assert [*training.norm_statistics(Counting(), *begun(Counting(), X), X)] == ['BatchNorm_0']
+  with pytest.raises(ValueError, match='inputs hold no example'):
+    training.norm_statistics(Counting(), *begun(Counting(), X), X[:0])
 
 
 def test_a_network_of_functions_is_refused():
@@ -191,6 +229,13 @@ def test_the_inputs_of_lma_are_whole_layers_also_within_quantized_ones():
     known = tree.by_path(stats['batch_stats'])
     mean, std = (float(known[f'{path}/{name}'] / known[f'{path}/weight']) for name in ('mean', 'std'))
     np.testing.assert_allclose([site.stored.mean, site.stored.std], [mean, np.sqrt(std**2 + 1e-5)], rtol=1e-6)
+
+
+class NnxScaled(nnx.BatchNorm):
+  """As ``Scaled``."""
+
+  def __call__(self, x, **how):
+    return super().__call__(x * 10, **how)
 
 
 class NnxBlock(nnx.Module):
@@ -272,3 +317,6 @@ def test_lma_and_what_is_quantized_in_an_nnx_module():
   assert [*training.norm_statistics(module, params, stats, X[:, 0])] == ['block/norm']
   with pytest.raises(ValueError, match='params has none at'):
     training.norm_statistics(module, {}, stats, X[:, 0])
+  with pytest.raises(ValueError, match='NnxScaled calls a batch norm in a way of its own'):
+    own = NnxScaled(4, rngs=nnx.Rngs(0))
+    training.norm_statistics(own, *training.nnx(own).init(None, None), X[:, 0])

@@ -50,6 +50,10 @@ def test_made_inputs_look_to_the_norms_like_the_training_data(trained, loss):
   jax.tree.map(np.testing.assert_array_equal, both, made)
   again = training.synthesize(loss, first, tx, 0, frozen=(params, stats))  # first is still there
   jax.tree.map(np.testing.assert_array_equal, again, first)
+  with pytest.raises(ValueError, match='start was made by another tx'):
+    training.synthesize(loss, first, optax.sgd(0.1, momentum=0.9), 1, frozen=(params, stats))
+  with pytest.raises(ValueError, match=r'start is int32\[3\]'):
+    training.synthesize(loss, jnp.arange(3), tx, 1)
   with pytest.raises(ValueError, match='steps is -1'):
     training.synthesize(loss, noise, tx, -1)
 

@@ -57,7 +57,7 @@ class TestRun:
     own = next(row for row in rows.values() if row.source == 'test')
     assert own.lma_divergence is not None and max(own.lma_divergence) < 0.1
 
-  def test_without_training_data_it_runs_all_the_same(self, whole, tmp_path, monkeypatch):
+  def test_without_training_data_it_runs_all_the_same(self, whole, tmp_path, monkeypatch, capsys):
     """Once the networks are trained, whatever reads a part of the data but the test set raises."""
 
     class Raises:

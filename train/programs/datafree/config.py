@@ -28,7 +28,8 @@ class Datafree(Taught):
   """Quantize weights and activations of trained networks by inputs that are made from the networks alone."""
 
   network: str = 'mlp'
-  """The network: mlp, cnn, vgg-16, resnet-8 and others of its depths; by default a cnn for the MNISTs and CIFARs."""
+  """The network: mlp, cnn, vgg-16, or resnet-8 and others of its depths, with a --width for each stage; by default a
+  cnn for the MNISTs and CIFARs."""
   width: tuple[int, ...] = (64, 64)
   """Its units or channels; by default 16 32 32 64 for the MNISTs."""
   activations: tuple[ActivationName, ...] = ('relu', 'lma')
