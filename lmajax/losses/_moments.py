@@ -79,7 +79,7 @@ def squared_difference(stored: Moments, measured: Moments) -> Array:
   >>> squared_difference(Moments(jnp.zeros(1), jnp.ones(1)), Moments(jnp.full(1, 2.0), jnp.full(1, 4.0))).tolist()
   [13.0]
 
-  Source: Cai et al. 2020 (ZeroQ), equation 2. Yin et al. 2020 (DeepInversion), equation 4, has norms of the means and
+  Source: Cai et al. 2020 (ZeroQ). Yin et al. 2020 (DeepInversion) has norms of the means and
   of the variances in place of squares.
   """
   _check(stored, measured)
@@ -137,7 +137,7 @@ def slack(sites: Sites, *, share: float = 0.9) -> dict[str, Moments]:
   >>> slack({'one': Site(stored, Moments(jnp.arange(3.0), jnp.ones(3)))}, share=0.5)['one'].mean.tolist()
   1.0
 
-  Source: Zhang et al. 2021 (DSG), equations 6 and 7.
+  Source: Zhang et al. 2021 (DSG).
   """
   if not is_between(share, 0.0, 1.0):
     raise ValueError(f'share is {share}; give 0 to 1')
@@ -166,7 +166,7 @@ def slackened(sites: Sites, slack: dict[str, Moments]) -> Sites:
   >>> slackened(sites, {'one': Moments(jnp.array(1.0), jnp.array(0.0))})['one'].measured.mean.tolist()
   [0.0, -2.0]
 
-  Source: Zhang et al. 2021 (DSG), equation 4, where the measure is ``squared_difference``.
+  Source: Zhang et al. 2021 (DSG), where the measure is ``squared_difference``.
   """
   if missing := sites.keys() - slack.keys():
     raise ValueError(f'slack has nothing for {sorted(missing)[0]}: give that of the same network')
@@ -198,7 +198,7 @@ def roughness(images: Array) -> Array:
   >>> roughness(jnp.arange(4.0).reshape(1, 2, 2, 1)).tolist()  # 2² + 1²
   [5.0]
 
-  Source: the prior of Yin et al. 2020 (DeepInversion), equation 2, with means for sums; Mahendran & Vedaldi 2015.
+  Source: the prior of Yin et al. 2020 (DeepInversion), with means for sums; Mahendran & Vedaldi 2015.
   """
   check_floats('images', images)
   if images.ndim != 4:

@@ -93,7 +93,7 @@ def source(model: Path, student: str | None, limits: Limits = LIMITS, own: str |
   translates = results.get('recipe') == 'distill-text'
   if (translates or not files) and (made_by := configs.recipe_of(model)) != 'distill':
     raise UserError(
-      f'{model} is a run of {made_by}: export takes runs of distill, quantize, prune, hash and compress alone'
+      f'{model} is a run of {made_by}: export takes runs of distill, quantize, prune, hash, compress and datafree alone'
     )
   name = _chosen(list(files or named), student, model)
   exports = within(model / 'exports', name, model / 'results.json')

@@ -149,6 +149,14 @@ def _short(value: Any) -> str:
   return words if len(words) < 60 else f'{words[:57]}...'
 
 
+def one_or_each(found: Sequence[Given], label: str, seeds: int) -> list[Given]:
+  """Returns the given originals of an activation; refuses, if any are given, more than one that are not one a seed."""
+  own = [each for each in found if each.label == label]
+  some = f'{len(own)} of {label}'
+  require(not found or len(own) in (1, seeds), 'teacher_from', some, f'give one, or one a seed: {seeds}')
+  return own
+
+
 def check_one_each(given: Sequence[Given], labels: Sequence[str]) -> None:
   """Refuses teachers unless there is exactly one for each activation."""
   found = [each.label for each in given]

@@ -58,7 +58,7 @@ def experiment(config: Datafree) -> Experiment:
   check(config)
   config, dataset = build.read(config)
   config, found = given.teachers(config, several=True)
-  given.check_images(found, config, dataset)
+  given.check_images(found, config, dataset, coupled=False)
   kinds = students.originals(config)
   config = given.originals(config, found, [each.label for each in kinds])
   blank = jnp.zeros((1, *dataset.test.inputs.shape[1:]))
@@ -76,11 +76,8 @@ def experiment(config: Datafree) -> Experiment:
 
   models, quantized, groups, known, about = {}, {}, {}, {}, {}
   for kind in kinds:
-    of_kind = [each for each in found if each.label == kind.label]
     if found:
-      some = f'{len(of_kind)} of {kind.label}'
-      require(len(of_kind) in (1, config.seeds), 'teacher_from', some, f'give one, or one a seed: {config.seeds}')
-      variables = given.variables(of_kind)
+      variables = given.variables(given.one_or_each(found, kind.label, config.seeds))
       known[kind.name] = jax.tree.map(lambda leaf: np.repeat(leaf, config.seeds // len(leaf), axis=0), variables)
     model = models[kind] = built(factory(*kind))
     about[kind] = of_network(config, dataset, *own, *kind)
@@ -130,15 +127,15 @@ def sampled(plan: Experiment, to: Run, trained: dict[str, Any]) -> dict[str, Any
   noise = jax.jit(jax.vmap(samples.noise(config.samples, plan.blank)))
   start = noise(jnp.stack([jax.random.fold_in(jax.random.key(seed), _NOISE) for seed in config.all_seeds]))
   cohort = samples.made(config, plan.models, plan.dataset.num_classes)
-  starts = {}
+  starts, same = {}, {GAUSSIAN: start}  # for all kinds of networks
+  if REAL in config.sources:
+    same[REAL] = jnp.stack([_real(plan, i) for i in range(config.seeds)])
   for kind, model in plan.models.items():
     variables = jax.tree.map(jnp.asarray, trained[kind.name])
     for source in config.sources:
       name = f'{kind.label}-{source}'
-      if source == GAUSSIAN:
-        found[name] = start
-      elif source == REAL:
-        found[name] = jnp.stack([_real(plan, i) for i in range(config.seeds)])
+      if source in same:
+        found[name] = same[source]
       else:
         of = partial(samples.statistics, source, model)
         still = cohort.groups[name].over(lambda pair, of=of: of(*pair))

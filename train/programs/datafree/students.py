@@ -15,6 +15,7 @@ from train.activations import chosen, factory, labelled
 from train.engine.cohort import Group
 from train.engine.metrics import Score
 from train.programs.datafree.config import Datafree, split
+from train.programs.datafree.table import ORIGINAL
 
 FLOAT = 'from nothing'
 """In place of bits: of a network trained from new weights."""
@@ -31,7 +32,7 @@ class Original(NamedTuple):
 
   @property
   def name(self) -> str:
-    return f'{self.label}-original'
+    return f'{self.label}-{ORIGINAL}'
 
 
 class Arm(NamedTuple):

@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, StrMethodFormatter
 
 from train.programs.prune.students import DENSE, UNIFORM
 from train.programs.prune.table import Row
@@ -73,4 +74,7 @@ def _against_bytes(axis: Axes, rows: Sequence[Row], cut: str) -> None:
   sizes, means = zip(*quantized, strict=True) if quantized else ((), ())
   axis.plot(sizes, means, ':s', color='#e69f00', markersize=3, label='uniform, bits of all')
   axis.set_xscale('log')
+  axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))  # labels that are two at least, and lie side by side
+  axis.xaxis.set_major_formatter(StrMethodFormatter('{x:,.0f}'))
+  axis.minorticks_off()
   axis.tick_params(labelsize=8)

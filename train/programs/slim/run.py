@@ -15,7 +15,6 @@ from lmajax.types import Widths
 from train import build
 from train.activations import chosen, factory, label, labelled
 from train.build import of_thin
-from train.config import require
 from train.data import Dataset
 from train.deploy import given
 from train.deploy.score import MEASURING, timed
@@ -100,10 +99,8 @@ def experiment(config: Slim) -> Experiment:
   slimmings, groups, known = {}, {}, {}
   for kind in chosen(config):
     plain = Original(*kind)
-    of_kind = [each for each in found if each.label == plain.label]
+    of_kind = given.one_or_each(found, plain.label, config.seeds)
     if found:
-      some = f'{len(of_kind)} of {plain.label}'
-      require(len(of_kind) in (1, config.seeds), 'teacher_from', some, f'give one, or one a seed: {config.seeds}')
       known[plain.name] = given.variables(of_kind)
     seeds = config.all_seeds[: len(of_kind)] if found else config.all_seeds
     model = slimmable(config, factory(*kind), num_classes=dataset.num_classes, inputs=data.batches.blank)
