@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmajax import losses, training, tree
+from lmajax import compress, losses, training, tree
 from train import build
 from train.__main__ import main
 from train.deploy import model_file as shipped
@@ -104,6 +104,23 @@ class TestRun:
     assert (
       found[0].accuracy == next(row for row in read_rows(whole, 'datafree', Row) if row.source == ORIGINAL).accuracy
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ('name', 'changed', 'words'),
+  [
+    ('lma-4-bns-W2A4', {}, 'its activations are quantized; give its original'),
+    ('lma-4-original', {'coupled': True}, 'its coupled is True'),
+  ],
+)
+def test_what_is_no_original_is_refused(whole, tmp_path, capsys, name, changed, words):
+  packed, stats, about = compress.unpack((whole / 'models' / f'{name}-seed0.safetensors').read_bytes())
+  file = tmp_path / 'given.safetensors'
+  file.write_bytes(compress.pack(packed, stats, {**about, **changed}))
+  given = ['--activations', 'lma', '--segments', '4', '--sources', 'bns', '--seeds', '1', '--teacher-from', str(file)]
+  assert main(['datafree', '--workdir', str(tmp_path / 'run'), *given]) == 2
+  assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('source', ['bns', 'mixed', 'class', 'squared', 'slack'])
