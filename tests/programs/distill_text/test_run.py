@@ -162,7 +162,8 @@ class TestRun:
   def test_export_takes_no_such_run_nor_predict_such_a_file(self, whole, capsys):
     for student in ([], ['--student', STUDENTS[0]], ['--student', 'nobody']):
       assert refused(capsys, 'export', whole, *student) == (
-        f'{whole} is a run of distill-text: export takes runs of distill, quantize, prune, hash and compress alone'
+        f'{whole} is a run of distill-text: '
+        'export takes runs of distill, quantize, prune, hash, compress and datafree alone'
       )
     file = whole / 'models' / f'{TEACHER}-seed0.safetensors'
     expected = f'{file}: holds a network that translates, and takes no images; give its run to translate'

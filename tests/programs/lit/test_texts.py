@@ -73,7 +73,8 @@ class TestRun:
   def test_export_and_predict_take_no_such_run(self, whole, capsys):
     for student in ([], ['--student', 'relu-lit']):
       assert refused(capsys, 'export', whole, *student) == (
-        f'{whole} is a run of lit-text: export takes runs of distill, quantize, prune, hash and compress alone'
+        f'{whole} is a run of lit-text: '
+        'export takes runs of distill, quantize, prune, hash, compress and datafree alone'
       )
     assert 'is no model file' in refused(capsys, 'predict', whole, whole / 'accuracy.png')
     assert not (whole / 'exports').exists()
