@@ -16,6 +16,7 @@ from lmajax.losses._moments import (
   slackened,
   squared_difference,
 )
+from lmajax.losses._pooled import to_smaller
 from lmajax.losses._probabilistic import probabilistic_transfer
 from lmajax.losses._relational import relational_angle, relational_distance
 from lmajax.losses._selectivity import neuron_selectivity
@@ -52,6 +53,7 @@ __all__ = [
   'soft_targets',
   'squared_difference',
   'standardized',
+  'to_smaller',
   'top_k',
   'value_agreement',
 ]

@@ -1,10 +1,21 @@
 """Training: objectives, the step that moves by them, seeds side by side, and what block-wise training starts from."""
 
 from lmajax._quiet import quiet
+from lmajax.training._beside import WithBeside, alone
 from lmajax.training._blockwise import Parts, Stages, blockwise, hint
 from lmajax.training._calibrate import calibrated, grafted, still
 from lmajax.training._checkpoint import Checkpoints, DamagedError, UnfitError, digests, lost_process
 from lmajax.training._chips import chips
+from lmajax.training._criteria import (
+  Criterion,
+  accompanied,
+  beside,
+  compared,
+  criterion,
+  of_labels,
+  scheduled,
+  weighted,
+)
 from lmajax.training._data import EndedError
 from lmajax.training._fit import fit
 from lmajax.training._fitted import Fitted, accuracy
@@ -23,6 +34,7 @@ from lmajax.training._objectives import (
 )
 from lmajax.training._parallel_stages import parallel_stages
 from lmajax.training._placing import over_all_devices, placed, replicated, settle, whole
+from lmajax.training._projectors import heads, projected
 from lmajax.training._recalibrate import recalibrated
 from lmajax.training._seeds import together, unrolled, vmapped
 from lmajax.training._step import (
@@ -47,6 +59,7 @@ from lmajax.training._transplant import check_boundaries, in_stages, with_ends
 
 __all__ = [
   'Checkpoints',
+  'Criterion',
   'DamagedError',
   'EndedError',
   'Fitted',
@@ -64,15 +77,21 @@ __all__ = [
   'Traffic',
   'TrainState',
   'UnfitError',
+  'WithBeside',
   'WithCode',
+  'accompanied',
   'accuracy',
+  'alone',
   'as_it_is',
   'begin',
+  'beside',
   'blockwise',
   'calibrated',
   'check_boundaries',
   'chips',
+  'compared',
   'compiled',
+  'criterion',
   'digests',
   'distill',
   'distilled',
@@ -80,6 +99,7 @@ __all__ = [
   'forward',
   'function',
   'grafted',
+  'heads',
   'hint',
   'in_stages',
   'init_state',
@@ -94,15 +114,18 @@ __all__ = [
   'network_of',
   'nnx',
   'norm_statistics',
+  'of_labels',
   'over_all_devices',
   'parallel_stages',
   'parted',
   'penalized',
   'placed',
+  'projected',
   'quiet',
   'recalibrated',
   'reparameterized',
   'replicated',
+  'scheduled',
   'settle',
   'sharing',
   'shipped',
@@ -116,6 +139,7 @@ __all__ = [
   'train_step',
   'unrolled',
   'vmapped',
+  'weighted',
   'whole',
   'with_ends',
 ]

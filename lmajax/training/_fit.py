@@ -15,6 +15,7 @@ import optax
 from lmajax._arguments import check_count, shown
 from lmajax.compress import identity
 from lmajax.training._checkpoint import Checkpoints, digests
+from lmajax.training._criteria import accompanied
 from lmajax.training._data import EndedError, Shuffled, batches_of
 from lmajax.training._fitted import Fitted, Metric, classes_of, scorer
 from lmajax.training._loop import Hooks, loop
@@ -196,7 +197,10 @@ def _augmented(augment: Augment | None, seed: int, step: Array, batch: Any) -> A
 def _begun(student: Callable, task: Task, tx: Any, reparam: Reparam, seed: int, frozen: Any, batch: Any) -> Progress:
   """Makes new weights, and traces a step: what does not fit together is said before anything is trained or written."""
   blank = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape[1:]), leaf.dtype), batch.inputs)
-  new = begin(task.network, tx, reparam, jax.random.key(seed), blank)
+  key = jax.random.key(seed)
+  new = begin(task.network, tx, reparam, key, blank)
+  if task.beside is not None:
+    new = accompanied(new, tx, task.beside(key, blank))
   _, metrics = jax.eval_shape(sharing(student, task.share), new.state, WithCode(frozen, new.code), batch)
   return new._replace(sums={name: jnp.zeros(leaf.shape, jnp.float32) for name, leaf in metrics.items()})
 

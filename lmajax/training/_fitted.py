@@ -12,6 +12,7 @@ import numpy as np
 from lmajax import export, tree
 from lmajax._arguments import of_type, shown
 from lmajax.compress import PackedTree, pack
+from lmajax.training._beside import alone
 from lmajax.training._data import Shuffled, Streamed, examples_of, in_order
 from lmajax.training._forward import Network, forward, parted
 from lmajax.training._recalibrate import recalibrated
@@ -170,7 +171,7 @@ class Fitted:
     return (export.stablehlo if in_program else export.onnx)(program, export.any_number(example))
 
   def _stored(self) -> Any:
-    made_from = jax.device_get((self.progress.state.params, self.progress.code))
+    made_from = jax.device_get((alone(self.progress.state.params), self.progress.code))
     return self.reparam.stored(*jax.tree.map(jnp.asarray, made_from))
 
 

@@ -12,6 +12,7 @@ import optax
 from lmajax import tree
 from lmajax._arguments import of_type, shown
 from lmajax.losses import distillation, soft_targets
+from lmajax.training._beside import WithBeside, alone
 from lmajax.training._forward import forward, logits_of, network_of, parted
 from lmajax.training._step import WithCode
 from lmajax.types import (
@@ -211,7 +212,8 @@ def reparameterized(objective: Objective, reparam: Reparam) -> Objective:
   """
 
   def of_theta(theta: Theta, stats: ModelStats, frozen: WithCode, batch: Any, key: Key):
-    weights = reparam.apply(theta, frozen.code, jax.random.fold_in(key, _NOISE))
+    weights = reparam.apply(alone(theta), frozen.code, jax.random.fold_in(key, _NOISE))
+    weights = theta._replace(student=weights) if isinstance(theta, WithBeside) else weights
     return objective(weights, stats, frozen.frozen, batch, key)
 
   return of_theta

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lmajax.training._beside import alone, without_count
 from lmajax.training._forward import network_of
 from lmajax.types import Array, Code, Frozen, Key, Metrics, ModelStats, Objective, Params, Reparam, Share, Step, Theta
 
@@ -68,8 +69,8 @@ class Progress(NamedTuple):
 
   @property
   def end(self) -> Start:
-    """What another training can start from."""
-    return Start(self.state.params, self.code, self.state.stats)
+    """What another training can start from: without what was trained beside the student."""
+    return Start(alone(self.state.params), self.code, without_count(self.state.stats))
 
 
 def init_state(model: Any, tx: optax.GradientTransformation, key: Key, inputs: Any) -> TrainState:
@@ -120,13 +121,16 @@ def begin(
 def shipped(reparam: Reparam, progress: Progress) -> dict[str, Any]:
   """Returns the weights that would ship, and the statistics as the training moved them.
 
+  What was trained beside the student does not ship.
+
   >>> state = TrainState(jnp.int32(0), {'w': jnp.ones(2)}, {}, (), jax.random.key(0))
   >>> shipped(compress.identity(), Progress(state, {}))
   {'params': {'w': Array([1., 1.], dtype=float32)}}
 
   Source: not in the paper.
   """
-  return {'params': reparam.apply(progress.state.params, progress.code, None), **progress.state.stats}
+  theta, stats = alone(progress.state.params), without_count(progress.state.stats)
+  return {'params': reparam.apply(theta, progress.code, None), **stats}
 
 
 def train_step(objective: Objective, tx: optax.GradientTransformation) -> Step:

@@ -1,14 +1,16 @@
 """What is trained, and by what, as one value: a network on its labels, or a student under a teacher."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
 from lmajax._arguments import check_floats
+from lmajax.training._criteria import Criterion, beside, compared
 from lmajax.training._forward import Network, network_of
 from lmajax.training._objectives import Taught, distilled, mixed, supervised, teach
 from lmajax.training._step import as_it_is
-from lmajax.types import Array, EndToEnd, Frozen, Objective, Share
+from lmajax.types import Array, EndToEnd, Frozen, Key, Objective, Params, Share
 
 
 class Told(NamedTuple):
@@ -34,6 +36,7 @@ class Task(NamedTuple):
     share: (frozen, batch) -> what the objective looks at.
     frozen: what nothing trains, as a teacher's variables.
     said: an array with a row for each example of the data, which comes with each batch as ``batch.said``.
+    beside: draws what the objective trains beside the network.
 
   >>> model = MLP((2,), 3, LMA)
   >>> on_sparse_weights = training.penalized(supervised(model), lambda path, leaf: path.endswith('kernel'), 1e-4)
@@ -46,6 +49,7 @@ class Task(NamedTuple):
   share: Share = as_it_is
   frozen: Frozen = None
   said: Array | None = None
+  beside: Callable[[Key, Any], Params] | None = None
 
 
 class _Logits(NamedTuple):
@@ -73,18 +77,19 @@ def logits(of_examples: Any) -> _Logits:
   return _Logits(of_examples)
 
 
-def distill(student: Any, teacher: Any, *, loss: EndToEnd | None = None) -> Task:
+def distill(student: Any, teacher: Any, *, loss: EndToEnd | Criterion | None = None) -> Task:
   """Makes the task of training a student under a teacher.
 
   Args:
     student: a Linen module or a ``Network``.
     teacher: a ``Network`` that holds its weights (``linen(module, variables)``, ``nnx(module)``,
       ``function(apply, params)``), what ``fit`` gave, or its ``logits`` of the training examples.
-    loss: of the student's logits, ``Taught`` and the batch; by default ``mixed`` with the paper's T of 2 and weight of
-      .7, and of data without labels the soft targets alone.
+    loss: of the student's logits, ``Taught`` and the batch; or a ``Criterion``, which looks at taps too and may train
+      parameters of its own. By default ``mixed`` with the paper's T of 2 and weight of .7, and of data without labels
+      the soft targets alone.
 
   Raises:
-    ValueError: one is no network, or the teacher holds no weights.
+    ValueError: one is no network, the teacher holds no weights, or is ``logits`` where a criterion is given.
 
   >>> model = MLP((2,), 3, LMA)
   >>> variables = model.init(jax.random.key(0), jnp.ones((1, 4)), train=False)
@@ -95,11 +100,18 @@ def distill(student: Any, teacher: Any, *, loss: EndToEnd | None = None) -> Task
   Source: Hinton et al. 2015, section 2; the LMA paper, equation 5.
   """
   network = network_of(student)
-  objective = distilled(network, loss or _usual)
+  with_beside = isinstance(loss, Criterion)
   if isinstance(teacher, _Logits):
-    return Task(network, objective, _told, None, teacher.of_examples)
+    if with_beside:
+      raise ValueError(
+        'loss is a criterion, and the teacher is its logits alone: give a loss of logits, or the teacher'
+      )
+    return Task(network, distilled(network, loss or _usual), _told, None, teacher.of_examples)
   of_teacher = network_of(getattr(teacher, 'fixed', teacher))
-  return Task(network, objective, teach(of_teacher), of_teacher.variables())
+  frozen = of_teacher.variables()
+  if with_beside:
+    return Task(network, compared(network, loss), teach(of_teacher), frozen, None, beside(network, of_teacher, loss))
+  return Task(network, distilled(network, loss or _usual), teach(of_teacher), frozen)
 
 
 def task_of(task: Any) -> Task:

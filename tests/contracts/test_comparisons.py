@@ -272,3 +272,10 @@ def test_the_parts_of_decoupled_are_the_whole():
   parts = partial(losses.decoupled, student, teacher, jnp.asarray(LABELS), temperature=1.0)
   of_label = parts(others_weight=0.0)
   close(of_label + left * (parts(others_weight=1.0) - of_label), losses.soft_targets(student, teacher))
+
+
+@pytest.mark.parametrize('shapes', [((4, 6, 3), (2, 2, 5)), ((2, 6, 3), (4, 2, 5)), ((6,), (2,))])
+def test_the_larger_map_is_averaged(shapes):
+  maps = [numbers(shape, seed) for seed, shape in enumerate(shapes)]
+  for ours, slow in zip(losses.to_smaller(*map(jnp.asarray, maps)), oracles.to_smaller(*maps), strict=True):
+    close(ours, slow)

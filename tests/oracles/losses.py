@@ -235,7 +235,7 @@ def averaged(teacher_logits, *, weights=None, temperature=1.0):
   return found
 
 
-def _fitted(student, teacher):
+def to_smaller(student, teacher):
   """Both with the places of the smaller, by means over blocks."""
   least = [min(pair) for pair in zip(student.shape[1:-1], teacher.shape[1:-1], strict=True)]
 
@@ -257,7 +257,7 @@ def _unit(numbers):
 
 def attention_transfer(student_features, teacher_features, *, where=None):
   squares = [(np.asarray(f, np.float64) ** 2).sum(-1, keepdims=True) for f in (student_features, teacher_features)]
-  student, teacher = _fitted(*squares)
+  student, teacher = to_smaller(*squares)
 
   def one(i):
     s, t = _unit(np.ravel(student[i])), _unit(np.ravel(teacher[i]))
@@ -267,7 +267,7 @@ def attention_transfer(student_features, teacher_features, *, where=None):
 
 
 def neuron_selectivity(student_features, teacher_features, *, where=None):
-  student, teacher = _fitted(np.asarray(student_features, np.float64), np.asarray(teacher_features, np.float64))
+  student, teacher = to_smaller(np.asarray(student_features, np.float64), np.asarray(teacher_features, np.float64))
 
   def one(i):
     s, t = ([_unit(np.ravel(f[i, ..., c])) for c in range(f.shape[-1])] for f in (student, teacher))
