@@ -10,7 +10,7 @@ import operator
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -149,8 +149,20 @@ def _resumed(command: Any, arguments: list[str]) -> Any:
   if command.workdir is None:
     raise UserError('--resume needs --workdir, the folder of the run to go on with')
   saved = configs.load(type(command), command.workdir)
-  configs.refuse_differences(_parsed(saved, arguments), saved)
+  _refuse_differences(_parsed(saved, arguments), saved)
   return saved
+
+
+def _refuse_differences(given: Any, saved: Any) -> None:
+  """Refuses a resumed run's option that differs from the saved configuration, naming both values."""
+  for field in fields(saved):
+    asked, kept = getattr(given, field.name), getattr(saved, field.name)
+    asked = jax.tree.map(lambda each: each.resolve() if isinstance(each, Path) else each, asked)
+    if field.name not in configs.NOT_SAVED and asked != kept:
+      raise UserError(
+        f'--{configs.option(field.name)} {configs.text(asked)} differs from the run in {saved.workdir}, which has'
+        f' {configs.text(kept)}: leave it out, or choose another --workdir'
+      )
 
 
 def _check_folder(command: Any) -> None:

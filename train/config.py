@@ -142,6 +142,16 @@ class Named(Taught):
   """Its units or channels, where its name does not say them; by default the published ones."""
 
 
+@dataclasses.dataclass(frozen=True)
+class CachedLogits:
+  """The option of the commands whose students learn from the logits of a teacher of images, or of texts as a whole."""
+
+  cached_logits: int | None = None
+  """Keep so many of the teacher's largest logits of every example (0: all) in half precision in the run's folder, and
+  train the students on them without running it again, but where they take more of it than these: 4 bytes each (0: 2),
+  for the CIFARs, whose images are augmented, times the epochs of those who train longest."""
+
+
 def check_taught(config: Taught) -> None:
   size = config.image_size
   require(size is None or size > 0, 'image_size', size, 'give a positive number')
@@ -193,6 +203,12 @@ def check_soft_targets(temperatures: Sequence[float], soft_weights: Sequence[flo
     require(0 <= weight <= 1, 'soft_weight', weight, 'give a number between 0 and 1')
 
 
+def check_cached_logits(config: CachedLogits, *, classes: float = math.inf) -> None:
+  count = config.cached_logits or 0
+  require(count >= 0, 'cached_logits', count, 'give 0 or more')
+  require(count <= classes, 'cached_logits', count, f'there are {classes} classes; give no more, or 0')
+
+
 def require(holds: bool, name: str, value: Any, mend: str) -> None:
   """Refuses a value, naming its option."""
   if not holds:
@@ -218,7 +234,7 @@ def option(name: str) -> str:
   return name.replace('_', '-')
 
 
-_NOT_SAVED = ('config', 'workdir', 'resume', 'restart', 'coordinator_address', 'num_processes', 'process_id')
+NOT_SAVED = ('config', 'workdir', 'resume', 'restart', 'coordinator_address', 'num_processes', 'process_id')
 _OF_THE_MACHINE = ('data_dir', 'teacher_from', 'teacher_checkpoint', 'teacher_logits')
 _HIDDEN = ('teacher_digests', 'data_digest')  # no option
 
@@ -226,7 +242,7 @@ _HIDDEN = ('teacher_digests', 'data_digest')  # no option
 def published(config: Any) -> dict[str, Any]:
   """Returns everything that decides a run's numbers, without the folders of the machine it ran on."""
   values = dataclasses.asdict(config)
-  return {name: value for name, value in values.items() if name not in (*_NOT_SAVED, *_OF_THE_MACHINE)}
+  return {name: value for name, value in values.items() if name not in (*NOT_SAVED, *_OF_THE_MACHINE)}
 
 
 def save(config: Any, folder: Path) -> None:
@@ -265,7 +281,7 @@ def load(kind: type[Any], folder: Path) -> Any:
 def read(kind: type[Any], path: Path) -> Any:
   """Reads a file of options of a command."""
   values = read_json(path)
-  names = {field.name for field in dataclasses.fields(kind)} - set(_NOT_SAVED)
+  names = {field.name for field in dataclasses.fields(kind)} - set(NOT_SAVED)
   if not isinstance(values, dict) or values.pop('recipe', None) != command(kind) or set(values) != names:
     raise UserError(f'{path} is not the configuration of a {command(kind)} run')
   return made(values, kind, path)
@@ -276,18 +292,6 @@ def made_by(folder: Path) -> dict[str, Any]:
   path = folder / 'config.json'
   values = read_json(path, dict[str, Any]) if path.exists() else {}
   return {name: value for name, value in values.items() if name not in _OF_THE_MACHINE}
-
-
-def refuse_differences(given: Any, saved: Any) -> None:
-  """Refuses a resumed run's option that differs from the saved configuration, naming both values."""
-  for field in dataclasses.fields(saved):
-    asked, kept = getattr(given, field.name), getattr(saved, field.name)
-    asked = jax.tree.map(lambda each: each.resolve() if isinstance(each, Path) else each, asked)
-    if field.name not in _NOT_SAVED and asked != kept:
-      raise UserError(
-        f'--{option(field.name)} {text(asked)} differs from the run in {saved.workdir}, which has {text(kept)}:'
-        ' leave it out, or choose another --workdir'
-      )
 
 
 def text(value: Any) -> str:

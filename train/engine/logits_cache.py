@@ -21,6 +21,7 @@ from jaxtyping import Array, Int
 from lmajax.losses import TopK, from_top_k, top_k
 from lmajax.training import Taught, Told, digests, placed
 from lmajax.types import Batch, Frozen, Share
+from train.data import Dataset
 from train.data.batches import Steps
 from train.engine.walk import Data, stepped
 from train.runtime.distributed import first, wait
@@ -31,6 +32,14 @@ from train.runtime.run import Run
 FOLDER = 'teacher-logits'
 _ABOUT, _FILES = 'about.json', ('log-probabilities.npy', 'classes.npy')
 _LEAST = float(np.finfo(np.float16).min)
+
+
+class Lesson(NamedTuple):
+  """Holds what students are trained by: batches, what is shared of each, and the teacher, if it is run."""
+
+  data: Data
+  share: Share
+  teacher: Frozen = None
 
 
 class Kept(NamedTuple):
@@ -80,6 +89,22 @@ def heard(num_classes: int) -> Share:
   return share
 
 
+def remembered(
+  run: Run, lesson: Lesson, dataset: Dataset, logits: int | None, epochs: int, *, folder: str = FOLDER
+) -> Lesson:
+  """Replaces the teacher by its cached logits for the first ``epochs`` of a data set; None: nothing is replaced.
+
+  Every fit begins with step 0, so that those of fewer epochs read a part of the rows of the longest.
+  """
+  if logits is None:
+    return lesson
+  examples = digest([*dataset.train, np.array(dataset.pixel_mean), np.array(dataset.pixel_std)])
+  of = {'teacher': digest(lesson.teacher), 'data': examples, 'batches': digest(lesson.data.batches.places(0))}
+  kept = Kept(logits, epochs, dataset.augment, of)
+  told = cached(run, lesson.share, lesson.teacher, lesson.data, kept, folder=folder)
+  return Lesson(told, heard(dataset.num_classes))
+
+
 def digest(tree: Any) -> str:
   """Returns one sha256 of all arrays of a tree."""
   return hashlib.sha256(json.dumps(digests(tree)).encode()).hexdigest()
@@ -92,11 +117,11 @@ def rows(batches: Steps, step: int, augmented: bool) -> Int[np.ndarray, 'b ...']
   return np.where(places < 0, -1, places + variant * batches.size)
 
 
-def cached(run: Run, share: Share, teacher: Frozen, data: Data, kept: Kept) -> Data:
+def cached(run: Run, share: Share, teacher: Frozen, data: Data, kept: Kept, *, folder: str = FOLDER) -> Data:
   """Returns the data with ``Told`` batches from the run's cache, which the teacher writes first if there is none."""
-  path, of = run.folder / FOLDER, {**kept.of, 'logits': str(kept.logits), 'epochs': str(kept.epochs)}
+  path, of = run.folder / folder, {**kept.of, 'logits': str(kept.logits), 'epochs': str(kept.epochs)}
   if not path.exists():
-    run.bar.set_description(FOLDER)
+    run.bar.set_description(folder)
     part = path.with_name(path.name + '.part')
     say = jax.jit(_saying(share, kept.logits), out_shardings=data.batches.everywhere)
     files = _asked(run, part, lambda step: say(teacher, data.batches[step]), data.batches, kept)

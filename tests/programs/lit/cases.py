@@ -32,6 +32,9 @@ WRONG = [
   ('--schedule plateau', '--schedule is plateau'),
   ('--methods lit-merging --epochs 2', '--epochs is 2: give lit-merging 3'),
   ('--seeds 0', '--seeds is 0'),
+  ('--cached-logits -1', '--cached-logits is -1: give 0 or more'),
+  ('--cached-logits 11', '--cached-logits is 11: there are 10 classes; give no more, or 0'),
+  ('--cached-logits 0 --methods hard lit-only', '--cached-logits is 0: no phase of these --methods is trained on the'),
   ('--train-images 100000', '100000 training images asked of digits'),
 ]
 
@@ -65,6 +68,7 @@ WRONG_OF_TEXTS = [
   ('--train-texts 1000', '1000 training texts asked of descriptions; choose from 2 to 960'),
   ('--data ag-news', 'ag-news: is not downloaded; pass a folder'),
   ('--data csv --data-dir nowhere', 'nowhere/train.csv: no such file'),
+  ('--cached-logits 7', '--cached-logits is 7: there are 6 classes; give no more, or 0'),
   ('--beta 2', '--beta is 2'),
 ]
 

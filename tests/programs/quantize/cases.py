@@ -36,6 +36,8 @@ WRONG = [
   ('--temperature 1 1', '--temperature is 1.0 1.0'),
   ('--soft-weight 2', '--soft-weight is 2'),
   ('--soft-weight .5 .5', '--soft-weight is 0.5 0.5'),
+  ('--cached-logits -1', '--cached-logits is -1: give 0 or more'),
+  ('--cached-logits 11', '--cached-logits is 11: there are 10 classes; give no more, or 0'),
   ('--seeds 0', '--seeds is 0'),
 ]
 

@@ -44,6 +44,9 @@ WRONG = [
   ('--scale-penalty -1', '--scale-penalty is -1'),
   ('--scale-penalty inf', '--scale-penalty is inf'),
   ('--teacher-epochs 0', '--teacher-epochs is 0'),
+  ('--cached-logits -1', '--cached-logits is -1: give 0 or more'),
+  ('--cached-logits 11', '--cached-logits is 11: there are 10 classes; give no more, or 0'),
+  ('--cached-logits 5 --starts pruned scratch', '--cached-logits is 5: it goes with --starts distilled'),
 ]
 
 SHORT = [

@@ -16,13 +16,13 @@ from lmajax import models
 from lmajax.activations import linen
 from lmajax.losses import from_top_k, top_k
 from lmajax.training import distilled, mixed, supervised, teach, vmapped
-from train.data import Examples, load
+from train.data import Dataset, Examples, load
 from train.data.batches import Batches, pixels
 from train.data.corpora.buckets import TokenBatches, Tokens
 from train.data.corpora.vocabulary import END, PADDING
 from train.engine.cohort import Cohort, Group, Plan
 from train.engine.fit import fit
-from train.engine.logits_cache import FOLDER, Kept, cached, heard
+from train.engine.logits_cache import FOLDER, Kept, Lesson, cached, heard, remembered
 from train.engine.optimizers import sgd
 from train.engine.schedules import constant
 from train.engine.walk import Data, looped, stepped
@@ -238,6 +238,23 @@ class TestCached:
     ):
       keep(tmp_path, batches, perceptron(batches))
     assert [path.name for path in tmp_path.iterdir()] == ['.lock']
+
+
+@pytest.mark.parametrize('augment', [False, True])
+def test_a_lesson_is_remembered_with_a_row_for_each_epoch_of_augmented_images(tmp_path, augment):
+  batches = images(augment=augment)
+  model, variables = perceptron(batches)
+  examples = Examples(np.zeros((100, 6, 6, 3), np.uint8), np.zeros(100, np.int32))
+  dataset = Dataset('drawn', examples, examples, examples, 10, (100.0,), (50.0,), augment)
+  live = Lesson(data_of(batches), teach(model), variables)
+  with Run(tmp_path) as run:
+    assert remembered(run, live, dataset, None, 3) is live and batches.asked == []
+    found = remembered(run, live, dataset, 2, 3, folder='its-logits')
+  assert found.teacher is None and found.data.validation is live.data.validation
+  assert np.load(tmp_path / 'its-logits' / 'classes.npy').shape == (300 if augment else 100, 2)
+  said = found.share(None, found.data.batches[0]).logits
+  true = from_top_k(top_k(live.share(variables, batches[0]).logits, 2), 10)
+  np.testing.assert_allclose(np.exp(said), np.exp(true), atol=2e-3)
 
 
 def damage(path):

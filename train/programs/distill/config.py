@@ -3,12 +3,21 @@
 import dataclasses
 from pathlib import Path
 
-from train.config import Named, check_soft_targets, check_taught, check_training, require, text
+from train.config import (
+  CachedLogits,
+  Named,
+  check_cached_logits,
+  check_soft_targets,
+  check_taught,
+  check_training,
+  require,
+  text,
+)
 from train.data.specs import spec
 
 
 @dataclasses.dataclass(frozen=True)
-class Distill(Named):
+class Distill(CachedLogits, Named):
   """Distil a teacher into students of equal size, one per activation and seed, and show what came of it."""
 
   temperature: float = 2.0
@@ -18,10 +27,6 @@ class Distill(Named):
   teacher_logits: Path | None = None
   """Train no teacher, take its logits from FILE.npy: floats [images, classes] of all training images in the order in
   which they are read, validation included, as another framework made them. They are of the images as they are."""
-  cached_logits: int | None = None
-  """Keep so many of the teacher's largest logits of every example (0: all) in half precision in the run's folder, and
-  train the students on them without running it again: 4 bytes each (0: 2), for the CIFARs, whose images are augmented,
-  times the epochs."""
 
 
 def defaults(data: str) -> Distill:
@@ -37,4 +42,4 @@ def check(config: Distill) -> None:
   require(len(set(config.width)) == len(config.width), 'width', text(config.width), 'give each once')
   both = config.teacher_logits is not None and config.cached_logits is not None
   require(not both, 'cached_logits', config.cached_logits, 'the logits are in a file already; leave it out')
-  require((config.cached_logits or 0) >= 0, 'cached_logits', config.cached_logits, 'give 0 or more')
+  check_cached_logits(config)

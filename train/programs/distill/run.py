@@ -11,14 +11,14 @@ from lmajax import tree
 from lmajax.training import distilled, mixed, supervised, teach
 from train import build
 from train.build import Arm
-from train.config import TEACHER, require
+from train.config import TEACHER, check_cached_logits
 from train.data import Dataset
 from train.deploy import given
 from train.deploy.given import Given
 from train.engine.cohort import Cohort, Group, weights
 from train.engine.evaluate import member, scores
 from train.engine.fit import fit, saved
-from train.engine.logits_cache import Cached, Kept, cached, digest, heard
+from train.engine.logits_cache import Cached, Lesson, digest, heard, remembered
 from train.engine.walk import Data, stepped
 from train.programs.distill.config import Distill, check
 from train.programs.distill.plot import comparisons
@@ -52,8 +52,7 @@ def experiment(config: Distill) -> Experiment:
   """Checks the options, reads the data and builds every model, before anything is trained or written."""
   check(config)
   config, dataset = build.read(config)
-  enough = (config.cached_logits or 0) <= dataset.num_classes
-  require(enough, 'cached_logits', config.cached_logits, f'there are {dataset.num_classes} classes; give no more, or 0')
+  check_cached_logits(config, classes=dataset.num_classes)
   data, test = build.data(config, dataset)
   teacher_data = build.teacher_data(config, dataset, data)
   said = None
@@ -128,13 +127,9 @@ def under(plan: Experiment, to: Run, teacher: Any) -> tuple[Cohort, Data, Any]:
   config, dataset, data = plan.config, plan.dataset, plan.data
   if plan.said is not None:
     return plan.students, data._replace(batches=Cached(data, False, [plan.said]), walk=stepped), None
-  if config.cached_logits is None:
-    return plan.students, data, teacher
-  images = digest([*dataset.train, np.array(dataset.pixel_mean), np.array(dataset.pixel_std)])
-  of = {'teacher': digest(teacher), 'data': images, 'batches': digest(data.batches.places(0))}
-  kept = Kept(config.cached_logits, config.epochs, dataset.augment, of)
-  told = cached(to, plan.students.share, teacher, data, kept)
-  return plan.students._replace(share=heard(dataset.num_classes)), told, None
+  live = Lesson(data, plan.students.share, teacher)
+  lesson = remembered(to, live, dataset, config.cached_logits, config.epochs)
+  return plan.students._replace(share=lesson.share), lesson.data, lesson.teacher
 
 
 def restored(plan: Experiment, folder: Path) -> dict[str, Any]:

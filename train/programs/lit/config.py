@@ -5,7 +5,16 @@ import math
 from typing import Any, Literal
 
 from train.activations import ActivationName
-from train.config import ScheduleName, Training, check_soft_targets, check_training, require, require_each_once
+from train.config import (
+  CachedLogits,
+  ScheduleName,
+  Training,
+  check_cached_logits,
+  check_soft_targets,
+  check_training,
+  require,
+  require_each_once,
+)
 from train.data.specs import SPECS, DataName
 
 Method = Literal[
@@ -15,7 +24,7 @@ Method = Literal[
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Shallow(Training):
+class Shallow(CachedLogits, Training):
   """Options of students shallower than their teacher, whatever they classify."""
 
   seeds: int = 3
@@ -92,6 +101,7 @@ def defaults(data: DataName) -> Lit:
 def check(config: Shallow) -> None:
   """Refuses what cannot be run, naming the option."""
   check_training(config)
+  check_cached_logits(config)
   check_soft_targets([config.temperature], [config.soft_weight])
   require_each_once(config, 'methods')
   require(config.schedule != 'plateau', 'schedule', 'plateau', 'give one that has as many steps for every method')

@@ -24,6 +24,8 @@ BORN_AGAIN, HINT, MERGING = 'born-again', 'hint', 'lit-merging'
 _STAGES = ('lit', 'lit-own-inputs', 'lit-one-boundary', 'lit-beta-0', 'lit-beta-1', 'lit-noise')
 _WHOLE = ('hard', 'kd', BORN_AGAIN, 'lit-only')
 _HINTS, _FINETUNE = 'hints', 'finetune'
+UNTAUGHT = (TEACHER, 'hard')
+"""Methods that train on the labels alone."""
 TRANSPLANTED = (*_STAGES, MERGING, 'lit-only')
 """Methods whose students take over their teacher's stem and head."""
 _DISTANCES = {
@@ -128,21 +130,26 @@ def switches(config: Shallow, method: str, phase: str, pair: Pair) -> Stages:
   return plain._replace(**changes.get(method, {}))
 
 
+def end_to_end(arm: Arm, phase: str) -> bool:
+  """Tells whether students look at no more of their teacher than its logits in a phase."""
+  return phase == _FINETUNE or (phase != _HINTS and arm.method not in TRANSPLANTED)
+
+
 def group(config: Shallow, arm: Arm, phase: str, pair: Pair) -> Group:
   """Returns what the students of an arm train in a phase, and by which objective."""
   model = pair.of(arm)
-  end_to_end = mixed(temperature=config.temperature, soft_weight=config.soft_weight)
+  soft = mixed(temperature=config.temperature, soft_weight=config.soft_weight)
   seeds = (0,) if arm.method == TEACHER else config.all_seeds
-  plain = Group(model, distilled(model, end_to_end), seeds, build.over(model))
-  if arm.method in (TEACHER, 'hard'):
+  plain = Group(model, distilled(model, soft), seeds, build.over(model))
+  if arm.method in UNTAUGHT:
     return plain._replace(objective=supervised(model))
   if phase == _HINTS:
     below = (*pair.stem, *(f'stages_{i}' for i in range(pair.middle + 1)))
     objective = hint(model, pair.middle, distance=_DISTANCES[config.error])
     return plain._replace(objective=objective, trained=lambda path, leaf: path.split('/')[0] in below)
-  if phase == _FINETUNE or arm.method not in TRANSPLANTED:
+  if end_to_end(arm, phase):
     return plain
   given = switches(config, arm.method, phase, pair)
-  objective = blockwise(model, end_to_end, given, distance=_DISTANCES[config.error])
+  objective = blockwise(model, soft, given, distance=_DISTANCES[config.error])
   metrics = tuple(f'error_{i}' for i in given.compared) if given.beta < 1 else ()
   return plain._replace(objective=objective, trained=in_stages(model), metrics=metrics)

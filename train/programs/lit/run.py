@@ -14,7 +14,7 @@ from lmajax.training import Start, as_it_is, teach
 from train import build
 from train.activations import chosen, label
 from train.build import of_network
-from train.config import TEACHER
+from train.config import TEACHER, check_cached_logits, require
 from train.data import Dataset
 from train.data.texts.text import VOCABULARY
 from train.deploy import given
@@ -24,10 +24,11 @@ from train.deploy.score import timed
 from train.engine.cohort import Cohort, between_ends, going_on, weights
 from train.engine.evaluate import member, scores
 from train.engine.fit import fit, saved
+from train.engine.logits_cache import Lesson, remembered
 from train.engine.walk import Data
 from train.programs.lit import plot as draw_lit
 from train.programs.lit.config import Lit, Shallow, check
-from train.programs.lit.methods import TRANSPLANTED, Pair, Phase, arms, group, named, pair, phases
+from train.programs.lit.methods import TRANSPLANTED, UNTAUGHT, Pair, Phase, arms, end_to_end, group, named, pair, phases
 from train.programs.lit.networks import read
 from train.programs.lit.table import Arm, Row, text
 from train.programs.lit.texts import LitText, check_texts
@@ -47,6 +48,8 @@ class Fit(NamedTuple):
   teacher: Arm
   arms: dict[str, Arm]  # by the name of the group in the cohort
   cohort: Cohort
+  heard: bool
+  """Whether some students look at the teacher's logits and none at more of it."""
 
 
 class Experiment(NamedTuple):
@@ -72,11 +75,15 @@ def experiment(config: Lit | LitText) -> Experiment:
   if isinstance(config, LitText):
     check_texts(config)
   dataset = read(config)
+  check_cached_logits(config, classes=dataset.num_classes)
   config, found = teachers(config, dataset)
   data, test = build.data(config, dataset)
   every = dict.fromkeys(arm.teacher for arm in arms(config))
   pairs = {arm: pair(config, arm, dataset.num_classes, data.batches.blank) for arm in every}
   fits = [one(config, arm, pairs[arm], phase) for arm in pairs for phase in phases(config, pairs[arm].stages)]
+  asked = config.cached_logits is None or any(each.heard for each in fits)
+  mend = 'no phase of these --methods is trained on the logits of a teacher alone; leave it out'
+  require(asked, 'cached_logits', config.cached_logits, mend)
   known = {arm: [each for each in found if each.label == arm.label] for arm in pairs if found}
   return Experiment(config, dataset, data, test, pairs, fits, known)
 
@@ -117,7 +124,8 @@ def one(config: Shallow, teacher: Arm, networks: Pair, phase: Phase) -> Fit:
   by_name = {f'{arm.name}-{phase.name}': arm for arm in of_phase}
   groups = {name: group(config, arm, phase.name, networks) for name, arm in by_name.items()}
   share = as_it_is if phase.name == TEACHER else teach(networks.teacher)
-  return Fit(f'{teacher.label}-{phase.name}', phase.epochs, teacher, by_name, Cohort(groups, phase.plan, share))
+  heard = all(end_to_end(arm, phase.name) for arm in of_phase) and any(arm.method not in UNTAUGHT for arm in of_phase)
+  return Fit(f'{teacher.label}-{phase.name}', phase.epochs, teacher, by_name, Cohort(groups, phase.plan, share), heard)
 
 
 def run(plan: Experiment, to: Run) -> list[Row]:
@@ -126,7 +134,8 @@ def run(plan: Experiment, to: Run) -> list[Row]:
   trained: dict[Arm, Any] = {arm: given.variables(found) for arm, found in plan.given.items()}
   for each in plan.trained:
     teacher = member(trained[each.teacher], 0) if each.teacher in trained else None
-    progress = fit(to, each.name, each.cohort, plan.data, teacher, starts(plan, each, trained, teacher))
+    cohort, data, shared = under(plan, to, each, teacher)
+    progress = fit(to, each.name, cohort, data, shared, starts(plan, each, trained, teacher))
     ended = by_arm(each, weights(each.cohort)(progress))
     if each.teacher in ended:
       given.keep(to.folder, each.teacher.name, [0], ended[each.teacher], described(plan, each.teacher))
@@ -137,6 +146,16 @@ def run(plan: Experiment, to: Run) -> list[Row]:
     draw_lit.accuracy(to.folder / 'accuracy.png', rows)
     draw_lit.errors(to.folder, {name: arm for each in plan.fits for name, arm in each.arms.items()})
   return rows
+
+
+def under(plan: Experiment, to: Run, each: Fit, teacher: Any) -> tuple[Cohort, Data, Any]:
+  """Returns the students of a fit, their data, and their teacher, or None where its cached logits are all they take."""
+  if not each.heard:
+    return each.cohort, plan.data, teacher
+  epochs = max(other.epochs for other in plan.fits if other.heard and other.teacher == each.teacher)
+  live, folder = Lesson(plan.data, each.cohort.share, teacher), f'{each.teacher.name}-logits'
+  lesson = remembered(to, live, plan.dataset, plan.config.cached_logits, epochs, folder=folder)
+  return each.cohort._replace(share=lesson.share), lesson.data, lesson.teacher
 
 
 def by_arm(each: Fit, variables: dict[str, Any]) -> dict[Arm, Any]:

@@ -4,7 +4,16 @@ import dataclasses
 import math
 
 from train.activations import ActivationName
-from train.config import Named, check_soft_targets, check_taught, check_training, require, text
+from train.config import (
+  CachedLogits,
+  Named,
+  check_cached_logits,
+  check_soft_targets,
+  check_taught,
+  check_training,
+  require,
+  text,
+)
 from train.data.specs import spec
 from train.programs.quantize.methods import MethodName
 
@@ -13,7 +22,7 @@ SOFT_TARGETS = {1: (1.0, 0.95), 2: (1.0, 0.3), 3: (2.0, 0.3), 4: (2.0, 0.95), 8:
 
 
 @dataclasses.dataclass(frozen=True)
-class Quantize(Named):
+class Quantize(CachedLogits, Named):
   """Train students whose weights are quantized, pack each into a file, and score what is read back from it."""
 
   activations: tuple[ActivationName, ...] = ('relu', 'lma')
@@ -62,6 +71,7 @@ def check(config: Quantize) -> None:
   """Refuses what cannot be run, naming the option."""
   check_training(config)
   check_taught(config)
+  check_cached_logits(config)
   check_soft_targets(config.temperature, config.soft_weight)
   for name in ('width', 'bits', 'methods', 'centroids', 'temperature', 'soft_weight'):
     values = getattr(config, name)

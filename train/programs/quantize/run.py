@@ -11,7 +11,7 @@ from lmajax.training import Start, distilled, mixed, teach
 from lmajax.types import Batch, Reparam
 from train import build
 from train.build import described
-from train.config import TEACHER
+from train.config import TEACHER, check_cached_logits
 from train.data import Dataset
 from train.deploy import given
 from train.deploy.given import Given
@@ -20,6 +20,7 @@ from train.engine import schedules
 from train.engine.cohort import Cohort, Group, Plan
 from train.engine.evaluate import member
 from train.engine.fit import fit
+from train.engine.logits_cache import Lesson, remembered
 from train.engine.optimizers import sgd
 from train.engine.walk import Data
 from train.programs.quantize import plot as draw_quantize
@@ -58,6 +59,7 @@ def experiment(config: Quantize) -> Experiment:
   """Checks the options, reads the data and builds every model, before anything is trained or written."""
   check(config)
   config, dataset = build.read(config)
+  check_cached_logits(config, classes=dataset.num_classes)
   data, test = build.data(config, dataset)
   teacher_data = build.teacher_data(config, dataset, data)
   config, teacher, found = given.of_images(config, dataset, data.batches.blank)
@@ -72,11 +74,11 @@ def run(plan: Experiment, to: Run) -> list[Row]:
   own, *others = cohort_epochs(plan)
   to.bar.total = own * plan.teacher_data.batches.steps_per_epoch + sum(others) * plan.data.batches.steps_per_epoch
   teacher = Trained(plan.teacher.groups[TEACHER], teacher_end(plan, to))
-  taught = member(teacher.variables(), 0)
-  trained = from_scratch(plan, to, taught)
+  lesson = under(plan, to, member(teacher.variables(), 0))
+  trained = from_scratch(plan, to, lesson)
   trained |= afterwards(plan, trained)
-  trained |= with_points(plan, to, taught, trained)
-  trained |= with_codebooks(plan, to, taught, trained)
+  trained |= with_points(plan, to, lesson, trained)
+  trained |= with_codebooks(plan, to, lesson, trained)
   scoring = Scoring(plan.data, plan.test, to.folder)
   rows = [teacher_row(plan, scoring, teacher)]
   rows += [student_row(plan, scoring, arm, trained[arm]) for arm in plan.models]
@@ -91,6 +93,13 @@ def teacher_end(plan: Experiment, to: Run) -> Start:
   if plan.given:
     return given.end(plan.given)
   return fit(to, TEACHER, plan.teacher, plan.teacher_data)[TEACHER].end
+
+
+def under(plan: Experiment, to: Run, teacher: Any) -> Lesson:
+  """Returns what all students are trained by: the teacher, or its cached logits for the longest fit."""
+  _, *epochs = cohort_epochs(plan)
+  live = Lesson(plan.data, teach(plan.teacher.groups[TEACHER].model), teacher)
+  return remembered(to, live, plan.dataset, plan.config.cached_logits, max(epochs))
 
 
 def teacher_row(plan: Experiment, scoring: Scoring, trained: Trained) -> Row:
@@ -124,13 +133,13 @@ def again(plan: Experiment, folder: Path) -> list[Row]:
   return Scoring(plan.data, plan.test, folder).rows_again(rows, known)
 
 
-def from_scratch(plan: Experiment, to: Run, teacher: Any) -> dict[Arm, Trained]:
+def from_scratch(plan: Experiment, to: Run, lesson: Lesson) -> dict[Arm, Trained]:
   """Trains the students that start from new weights: float32 ones, and those quantized at every step."""
   arms = {
     arm: group(plan, arm, quantizers.reparam(plan.config, arm))
     for arm in plan.of(*(name for name, method in METHODS.items() if method.origin is None))
   }
-  return _fitted(plan, to, 'students', arms, build.plan(plan.config, plan.config.epochs), teacher, {})
+  return _fitted(plan, to, 'students', arms, build.plan(plan.config, plan.config.epochs), lesson, {})
 
 
 def afterwards(plan: Experiment, trained: dict[Arm, Trained]) -> dict[Arm, Trained]:
@@ -139,18 +148,18 @@ def afterwards(plan: Experiment, trained: dict[Arm, Trained]) -> dict[Arm, Train
   return {arm: _begun(each, trained[arm.origin]) for arm, each in arms.items()}
 
 
-def with_points(plan: Experiment, to: Run, teacher: Any, trained: dict[Arm, Trained]) -> dict[Arm, Trained]:
+def with_points(plan: Experiment, to: Run, lesson: Lesson, trained: dict[Arm, Trained]) -> dict[Arm, Trained]:
   """Trains the levels of students of fixed weights; kernels get numbers of levels by their gradient norms."""
   arms = {}
   for arm in plan.of('points'):
-    shares = _shares(plan, to, arm, teacher, trained[arm.origin])
+    shares = _shares(plan, to, arm, lesson, trained[arm.origin])
     arms[arm] = group(plan, arm, quantizers.reparam(plan.config, arm, shares=shares))
   starts = {arm: _begun(each, trained[arm.origin]).end for arm, each in arms.items()}
   tuning = _tuning(plan, plan.config.points_learning_rate, weight_decay=0.0)
-  return _fitted(plan, to, 'points', arms, tuning, teacher, starts)
+  return _fitted(plan, to, 'points', arms, tuning, lesson, starts)
 
 
-def with_codebooks(plan: Experiment, to: Run, teacher: Any, trained: dict[Arm, Trained]) -> dict[Arm, Trained]:
+def with_codebooks(plan: Experiment, to: Run, lesson: Lesson, trained: dict[Arm, Trained]) -> dict[Arm, Trained]:
   """Codes one layer after another by a codebook; after each, trains all codebooks and the remaining weights."""
   arms = {arm: group(plan, arm, compress.identity()) for arm in plan.of('product', 'product-noise')}
   now = {arm: _begun(each, trained[arm.origin]) for arm, each in arms.items()}
@@ -161,7 +170,7 @@ def with_codebooks(plan: Experiment, to: Run, teacher: Any, trained: dict[Arm, T
       names = layers(plan, arm)[: number + 1]
       arms[arm] = group(plan, arm, quantizers.reparam(plan.config, arm, layers=names))
       starts[arm] = _coded(plan, arm, names[-1], before)
-    now = _fitted(plan, to, f'product-{number + 1}', arms, tuning, teacher, starts)
+    now = _fitted(plan, to, f'product-{number + 1}', arms, tuning, lesson, starts)
   return now
 
 
@@ -191,17 +200,17 @@ def cohort_epochs(plan: Experiment) -> list[int]:
   return [own, config.epochs, *[config.finetune_epochs] * tuned]
 
 
-def _shares(plan: Experiment, to: Run, arm: Arm, teacher: Any, origin: Trained) -> dict[str, int]:
+def _shares(plan: Experiment, to: Run, arm: Arm, lesson: Lesson, origin: Trained) -> dict[str, int]:
   """Counts each kernel's points; noted in the run's folder, so that a resume on another machine has as many."""
-  objective, share = group(plan, arm, compress.identity()).objective, teach(plan.teacher.groups[TEACHER].model)
+  objective = group(plan, arm, compress.identity()).objective
 
   def gradient(end: Start, frozen: Any, batch: Batch) -> Any:
     grad = jax.grad(lambda params: objective(params, end.stats, frozen, batch, jax.random.key(0))[0])
     return tree.partition(grad(end.theta), compress.kernels)[0]
 
   def shared_out() -> dict[str, int]:
-    over = jax.jit(lambda end, batch: origin.group.over(gradient)(end, share(teacher, batch), batch))
-    batches = [plan.data.batches[i] for i in range(_SHARING)]
+    over = jax.jit(lambda end, batch: origin.group.over(gradient)(end, lesson.share(lesson.teacher, batch), batch))
+    batches = [lesson.data.batches[i] for i in range(_SHARING)]
     end = origin.end._replace(theta=origin.params())
     summed = jax.tree.map(lambda *each: sum(each), *(over(end, batch) for batch in batches))
     return compress.share_points(quantizers.norms(summed), arm.size or 1)
@@ -215,14 +224,14 @@ def _tuning(plan: Experiment, learning_rate: float, weight_decay: float) -> Plan
 
 
 def _fitted(
-  plan: Experiment, to: Run, phase: str, arms: dict[Arm, Group], how: Plan, teacher: Any, starts: dict[Arm, Start]
+  plan: Experiment, to: Run, phase: str, arms: dict[Arm, Group], how: Plan, lesson: Lesson, starts: dict[Arm, Start]
 ) -> dict[Arm, Trained]:
   if not arms:
     return {}
   # Layer after layer is a fit of its own: under one name each would cut the lines of the one before back.
   names = {arm: f'{arm.name}-{phase}' if arm.method.startswith('product') else arm.name for arm in arms}
-  cohort = Cohort({names[arm]: each for arm, each in arms.items()}, how, teach(plan.teacher.groups[TEACHER].model))
-  progress = fit(to, phase, cohort, plan.data, teacher, {names[arm]: start for arm, start in starts.items()})
+  cohort = Cohort({names[arm]: each for arm, each in arms.items()}, how, lesson.share)
+  progress = fit(to, phase, cohort, lesson.data, lesson.teacher, {names[arm]: start for arm, start in starts.items()})
   return {arm: Trained(each, progress[names[arm]].end) for arm, each in arms.items()}
 
 

@@ -5,7 +5,16 @@ import math
 from typing import Any, Literal
 
 from train.activations import ActivationName
-from train.config import Taught, check_soft_targets, check_taught, check_training, require, require_each_once
+from train.config import (
+  CachedLogits,
+  Taught,
+  check_cached_logits,
+  check_soft_targets,
+  check_taught,
+  check_training,
+  require,
+  require_each_once,
+)
 from train.data.specs import spec
 
 RuleName = Literal['pca', 'null', 'uniform', 'random', 'norm-scale']
@@ -42,7 +51,7 @@ class Slimmed(Taught):
 
 
 @dataclasses.dataclass(frozen=True)
-class Slim(Slimmed):
+class Slim(CachedLogits, Slimmed):
   """Find thin networks by five rules at equal cost, train each from three starts, and compare."""
 
   rate: tuple[float, ...] = (0.5, 0.7, 0.9)
@@ -88,6 +97,9 @@ def check(config: Slim) -> None:
   require_each_once(config, 'rate', 'rules', 'starts')
   for rate in config.rate:
     check_rate(rate)
+  check_cached_logits(config)
+  taught = config.cached_logits is None or 'distilled' in config.starts
+  require(taught, 'cached_logits', config.cached_logits, 'it goes with --starts distilled')
   require(0 <= config.scale_penalty < math.inf, 'scale_penalty', config.scale_penalty, 'give 0 or more')
 
 

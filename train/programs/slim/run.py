@@ -15,12 +15,14 @@ from lmajax.types import Widths
 from train import build
 from train.activations import chosen, factory, label, labelled
 from train.build import of_thin
+from train.config import check_cached_logits
 from train.data import Dataset
 from train.deploy import given
 from train.deploy.score import MEASURING, timed
 from train.engine.cohort import Cohort, Group, going_on, weights
 from train.engine.evaluate import measured_again, member, scores
 from train.engine.fit import fit, saved
+from train.engine.logits_cache import Lesson, remembered
 from train.engine.walk import Data
 from train.programs.slim import plot as draw_slim
 from train.programs.slim.config import Slim, check
@@ -92,6 +94,7 @@ def experiment(config: Slim) -> Experiment:
   """Checks the options, reads the data and builds the originals, before anything is trained or written."""
   check(config)
   config, dataset = build.read(config)
+  check_cached_logits(config, classes=dataset.num_classes)
   config, found = given.teachers(config, several=True)
   given.check_images(found, config, dataset)
   config = given.originals(config, found, [label(*kind) for kind in chosen(config)])
@@ -146,10 +149,9 @@ def run(plan: Experiment, to: Run) -> list[Row]:
     given.keep(to.folder, plain.name, plan.originals[plain].seeds, trained[plain.name], about)
   found, students = widths(plan, trained, to.folder), {}
   for plain in plan.plains:
-    cohort = thin(plan, plain, found)
+    cohort, data, teacher = under(plan, to, plain, thin(plan, plain, found), member(trained[plain.name], 0))
     begun = pruned(plan, plain, found, trained)
-    teacher = member(trained[plain.name], 0)
-    students |= weights(cohort)(fit(to, f'{plain.label}-students', cohort, plan.data, teacher, begun))
+    students |= weights(cohort)(fit(to, f'{plain.label}-students', cohort, data, teacher, begun))
   rows = evaluated(plan, trained, students, found, to.folder)
   if first():
     write_results(to.folder, config, rows, text(rows))
@@ -214,6 +216,14 @@ def thin(plan: Experiment, plain: Original, found: dict[str, Widths]) -> Cohort:
 
   groups = {arm.name: group(arm) for arm in arms(config, plain)}
   return Cohort(groups, build.plan(config, config.epochs), teach(slimming.model))
+
+
+def under(plan: Experiment, to: Run, plain: Original, cohort: Cohort, teacher: Any) -> tuple[Cohort, Data, Any]:
+  """Returns the thin networks of an activation, their data, and their original, or None where it is cached."""
+  live, config = Lesson(plan.data, cohort.share, teacher), plan.config
+  folder = f'{plain.name}-logits'
+  lesson = remembered(to, live, plan.dataset, config.cached_logits, config.epochs, folder=folder)
+  return cohort._replace(share=lesson.share), lesson.data, lesson.teacher
 
 
 def pruned(plan: Experiment, plain: Original, found: dict[str, Widths], trained: dict[str, Any]) -> dict[str, Start]:
