@@ -19,6 +19,7 @@ from train.activations import chosen, factory, labelled
 from train.config import TEACHER, Images, Named, Taught, Training
 from train.data import Dataset, Examples, load
 from train.data.batches import Batches, characters, evaluation_batches, pixels
+from train.data.images.augment import mixup
 from train.data.specs import OWN, spec
 from train.engine.cohort import Cohort, Group, Plan
 from train.engine.logits_cache import digest
@@ -204,6 +205,15 @@ def teacher_data(config: Taught, dataset: Dataset, data: Data) -> Data:
   return data._replace(
     batches=Batches(dataset.train, batch_size=config.teacher_batch_size, seed=0, **_how(config, dataset))
   )
+
+
+def students_data(config: Training, dataset: Dataset, data: Data, *, alpha: float | None) -> Data:
+  """Returns the data of the students' phases: with the α of ``mixup``, batches of mixed images."""
+  if alpha is None:
+    return data
+  mix = partial(mixup, alpha=alpha, num_classes=dataset.num_classes)
+  batches = Batches(dataset.train, batch_size=config.batch_size, seed=0, mix=mix, **_how(config, dataset))
+  return data._replace(batches=batches)
 
 
 def _how(config: Training, dataset: Dataset) -> dict[str, Any]:

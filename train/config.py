@@ -186,11 +186,14 @@ def check_training(config: Training) -> None:
   require(not packaged or config.data_dir is None, 'data_dir', config.data_dir, f'{config.data} need none')
 
 
-def check_soft_targets(temperatures: Sequence[float], soft_weights: Sequence[float]) -> None:
+def check_soft_targets(
+  temperatures: Sequence[float], soft_weights: Sequence[float], *, mixup: float | None = None
+) -> None:
   for temperature in temperatures:
     require(0 < temperature < math.inf, 'temperature', temperature, 'give a positive number')
   for weight in soft_weights:
     require(0 <= weight <= 1, 'soft_weight', weight, 'give a number between 0 and 1')
+  require(mixup is None or 1e-6 <= mixup <= 1e6, 'mixup', mixup, 'give a number from 1e-6 to 1e6')
 
 
 def require(holds: bool, name: str, value: Any, mend: str) -> None:

@@ -2,7 +2,7 @@
 
 Each label, of an image or a token, has a row: float16 log-probabilities of its likeliest classes and their indices, 4
 bytes a class, 6 from 65,537 classes on; or log-probabilities of all classes in order, 2 bytes a class. An augmented
-image differs in each epoch, by the seed of its step, and has a row for each: the bytes grow with the epochs.
+or mixed image differs in each epoch, by the seed of its step, and has a row for each: the bytes grow with the epochs.
 """
 
 import hashlib

@@ -56,6 +56,7 @@ def experiment(config: Distill) -> Experiment:
   require(enough, 'cached_logits', config.cached_logits, f'there are {dataset.num_classes} classes; give no more, or 0')
   data, test = build.data(config, dataset)
   teacher_data = build.teacher_data(config, dataset, data)
+  data = build.students_data(config, dataset, data, alpha=config.mixup)
   said = None
   if config.teacher_logits is not None:
     config, said = logits_of(config, dataset)
@@ -131,8 +132,10 @@ def under(plan: Experiment, to: Run, teacher: Any) -> tuple[Cohort, Data, Any]:
   if config.cached_logits is None:
     return plan.students, data, teacher
   images = digest([*dataset.train, np.array(dataset.pixel_mean), np.array(dataset.pixel_std)])
-  of = {'teacher': digest(teacher), 'data': images, 'batches': digest(data.batches.places(0))}
-  kept = Kept(config.cached_logits, config.epochs, dataset.augment, of)
+  places, mixup = data.batches.places(0), config.mixup
+  batches = digest(places if mixup is None else [places, np.array(mixup)])
+  of = {'teacher': digest(teacher), 'data': images, 'batches': batches}
+  kept = Kept(config.cached_logits, config.epochs, dataset.augment or mixup is not None, of)
   told = cached(to, plan.students.share, teacher, data, kept)
   return plan.students._replace(share=heard(dataset.num_classes)), told, None
 

@@ -50,6 +50,8 @@ class Quantize(Named):
   """T, of the soft targets, one student for each; by default one that was chosen for each number of bits."""
   soft_weight: tuple[float, ...] = ()
   """The weight of the soft targets, one student for each; by default chosen as the temperature."""
+  mixup: float | None = None
+  """Mix each image with another of its batch, as in distill."""
 
 
 def defaults(data: str) -> Quantize:
@@ -62,7 +64,7 @@ def check(config: Quantize) -> None:
   """Refuses what cannot be run, naming the option."""
   check_training(config)
   check_taught(config)
-  check_soft_targets(config.temperature, config.soft_weight)
+  check_soft_targets(config.temperature, config.soft_weight, mixup=config.mixup)
   for name in ('width', 'bits', 'methods', 'centroids', 'temperature', 'soft_weight'):
     values = getattr(config, name)
     require(len(set(values)) == len(values), name, text(values), 'give each once')

@@ -60,6 +60,7 @@ def experiment(config: Quantize) -> Experiment:
   config, dataset = build.read(config)
   data, test = build.data(config, dataset)
   teacher_data = build.teacher_data(config, dataset, data)
+  data = build.students_data(config, dataset, data, alpha=config.mixup)
   config, teacher, found = given.of_images(config, dataset, data.batches.blank)
   arms = tuple(quantizers.arms(config))
   networks = {arm.student: build.student(config, arm.student, dataset, data.batches.blank) for arm in arms}
