@@ -19,6 +19,7 @@ from train.activations import chosen, factory, labelled
 from train.config import TEACHER, Images, Named, Taught, Training
 from train.data import Dataset, Examples, load
 from train.data.batches import Batches, characters, evaluation_batches, pixels
+from train.data.images.augment import mixup
 from train.data.specs import OWN, spec
 from train.engine.cohort import Cohort, Group, Plan
 from train.engine.logits_cache import digest
@@ -26,6 +27,7 @@ from train.engine.optimizers import sgd
 from train.engine.schedules import schedule
 from train.engine.walk import Data, looped, stepped
 from train.runtime.errors import UserError
+from train.teaching import KD, Losses, named
 
 
 class Arm(NamedTuple):
@@ -36,12 +38,14 @@ class Arm(NamedTuple):
   width: int  # 0: that of an own network
   hard_label: bool
   activation_bits: int | None = None
+  loss: str = KD
 
   label = labelled
 
   @property
   def name(self) -> str:
-    return f'{self.label}-{f"w{self.width}-" if self.width else ""}{"hard" if self.hard_label else "distilled"}'
+    taught = 'hard' if self.hard_label else 'distilled' if self.loss == KD else self.loss
+    return f'{self.label}-{f"w{self.width}-" if self.width else ""}{taught}'
 
 
 def read(config: Images) -> tuple[Any, Dataset]:
@@ -60,8 +64,9 @@ def arms(config: Named) -> Iterator[Arm]:
   """Yields every kind of student that a configuration asks for."""
   for width in _widths(config):
     for activation, segments in chosen(config):
-      for hard_label in (False, True):
-        yield Arm(activation, segments, width, hard_label)
+      for loss in named(config) if isinstance(config, Losses) else (KD,):
+        yield Arm(activation, segments, width, False, loss=loss)
+      yield Arm(activation, segments, width, True)
 
 
 def _widths(config: Named) -> tuple[int, ...]:
@@ -204,6 +209,15 @@ def teacher_data(config: Taught, dataset: Dataset, data: Data) -> Data:
   return data._replace(
     batches=Batches(dataset.train, batch_size=config.teacher_batch_size, seed=0, **_how(config, dataset))
   )
+
+
+def students_data(config: Training, dataset: Dataset, data: Data, *, alpha: float | None) -> Data:
+  """Returns the data of the students' phases: with the α of ``mixup``, batches of mixed images."""
+  if alpha is None:
+    return data
+  mix = partial(mixup, alpha=alpha, num_classes=dataset.num_classes)
+  batches = Batches(dataset.train, batch_size=config.batch_size, seed=0, mix=mix, **_how(config, dataset))
+  return data._replace(batches=batches)
 
 
 def _how(config: Training, dataset: Dataset) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -142,16 +141,6 @@ class Named(Taught):
   """Its units or channels, where its name does not say them; by default the published ones."""
 
 
-@dataclasses.dataclass(frozen=True)
-class CachedLogits:
-  """The option of the commands whose students learn from the logits of a teacher of images, or of texts as a whole."""
-
-  cached_logits: int | None = None
-  """Keep so many of the teacher's largest logits of every example (0: all) in half precision in the run's folder, and
-  train the students on them without running it again, but where they take more of it than these: 4 bytes each (0: 2),
-  for the CIFARs, whose images are augmented, times the epochs of those who train longest."""
-
-
 def check_taught(config: Taught) -> None:
   size = config.image_size
   require(size is None or size > 0, 'image_size', size, 'give a positive number')
@@ -194,19 +183,6 @@ def check_training(config: Training) -> None:
   require(config.activations != ('aplu',) or max(config.segments) > 2, 'segments', 2, 'give aplu 3 or more')
   packaged = config.data in ('descriptions', 'numbers') or (config.data in SPECS and not SPECS[config.data].url)
   require(not packaged or config.data_dir is None, 'data_dir', config.data_dir, f'{config.data} need none')
-
-
-def check_soft_targets(temperatures: Sequence[float], soft_weights: Sequence[float]) -> None:
-  for temperature in temperatures:
-    require(0 < temperature < math.inf, 'temperature', temperature, 'give a positive number')
-  for weight in soft_weights:
-    require(0 <= weight <= 1, 'soft_weight', weight, 'give a number between 0 and 1')
-
-
-def check_cached_logits(config: CachedLogits, *, classes: float = math.inf) -> None:
-  count = config.cached_logits or 0
-  require(count >= 0, 'cached_logits', count, 'give 0 or more')
-  require(count <= classes, 'cached_logits', count, f'there are {classes} classes; give no more, or 0')
 
 
 def require(holds: bool, name: str, value: Any, mend: str) -> None:

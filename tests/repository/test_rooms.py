@@ -16,6 +16,7 @@ ROOMS = [
   'runtime',
   'activations networks data',
   'config',
+  'teaching',
   'engine',
   'build',
   'deploy',

@@ -17,10 +17,13 @@ from train.data.images.images import Examples
 from train.runtime.errors import UserError
 
 _STREAM = 0xDA7A  # keeps these draws apart from others of the same seed
+_MIXING = 0x313  # keeps those of the mix apart from the crops', which are the same without it
 
 
 Prepare = Callable[[Key[Array, ''] | None, UInt8[Array, 'b ...']], Shaped[Array, 'b ...']]
 """(a key in training, raw examples) -> what a model takes; without a key nothing is left to chance."""
+Mix = Callable[[Key[Array, ''], Batch], Batch]
+"""(key, batch) -> batch of as many rows, made of several examples each."""
 
 
 class Epoch(NamedTuple):
@@ -66,6 +69,7 @@ class Batches:
     seed: int,
     prepare: Prepare,
     sharding: jax.sharding.NamedSharding | None = None,
+    mix: Mix | None = None,
   ):
     total = len(examples.labels)
     if not 1 <= batch_size <= total:
@@ -79,6 +83,7 @@ class Batches:
     self._key = jax.random.fold_in(jax.random.key(seed), _STREAM)
     self._prepare = prepare
     self._sharding = sharding
+    self._mix = mix
     self._shuffled = -1, np.arange(0)
 
   @property
@@ -89,8 +94,7 @@ class Batches:
     return jnp.zeros(shape.shape, shape.dtype)
 
   def __getitem__(self, step: int) -> Batch:
-    raw, labels = placed(self._examples.take, self.places(step), self._sharding)
-    return Batch(_prepared(self._prepare, self._key, step, raw), labels)
+    return self._made(step, *placed(self._examples.take, self.places(step), self._sharding))
 
   def places(self, step: int) -> Int[np.ndarray, ' b']:
     """Returns the numbers of a batch's examples."""
@@ -105,8 +109,11 @@ class Batches:
   def batch(self, epoch: Epoch, step: Int32[Array, '']) -> Batch:
     """Makes ``self[step]`` inside a compiled program, from the epoch that the step lies in."""
     rows = self._spread(epoch.rows[step % self.steps_per_epoch])
-    raw, labels = self._spread((epoch.inputs[rows], epoch.labels[rows]))
-    return Batch(_prepared(self._prepare, self._key, step, raw), labels)
+    return self._made(step, *self._spread((epoch.inputs[rows], epoch.labels[rows])))
+
+  def _made(self, step: Any, raw: Array, labels: Array) -> Batch:
+    batch = Batch(_prepared(self._prepare, self._key, step, raw), labels)
+    return batch if self._mix is None else _mixed(self._mix, self._key, step, batch)
 
   @cached_property
   def _resident(self) -> tuple[Array, Array]:
@@ -146,6 +153,11 @@ def _filled_up(examples: Examples, rows: np.ndarray) -> tuple[Examples, np.ndarr
 @partial(jax.jit, static_argnums=0)
 def _prepared(prepare: Prepare, key: Key[Array, ''] | None, step: int, raw: UInt8[Array, 'b ...']) -> Array:
   return prepare(None if key is None else jax.random.fold_in(key, step), raw)
+
+
+@partial(jax.jit, static_argnums=0)
+def _mixed(mix: Mix, key: Key[Array, ''], step: int, batch: Batch) -> Batch:
+  return mix(jax.random.fold_in(jax.random.fold_in(key, step), _MIXING), batch)
 
 
 def pixels(mean: Sequence[float], std: Sequence[float], *, augment: bool = False) -> Prepare:

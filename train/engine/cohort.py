@@ -14,6 +14,7 @@ from lmajax.training import (
   Progress,
   Start,
   TrainState,
+  accompanied,
   as_it_is,
   begin,
   parted,
@@ -25,7 +26,7 @@ from lmajax.training import (
   train_step,
   with_ends,
 )
-from lmajax.types import Array, Batch, Frozen, Metrics, Objective, Reparam, Share, Step, Where
+from lmajax.types import Array, Batch, Frozen, Key, Metrics, Objective, Params, Reparam, Share, Step, Where
 from train.engine.metrics import ACCURACY, Score
 from train.engine.optimizers import Optimizer, adjustable, only
 from train.engine.schedules import Schedule
@@ -44,6 +45,7 @@ class Group(NamedTuple):
   metrics: tuple[str, ...] = ()  # of the objective, to be noted beside the loss
   score: Score = ACCURACY
   schedules: Sequence[Schedule] | None = None  # of each of the seeds; None: the plan's
+  beside: Callable[[Key, Any], Params] | None = None  # draws what the objective trains beside the students
 
 
 class Plan(NamedTuple):
@@ -128,6 +130,8 @@ def fresh(cohort: Cohort, inputs: Array, starts: Starts | None = None) -> dict[s
     def one(seed: tuple[Array, Start | None]) -> Progress:
       key, given = seed
       new = begin(group.model, tx, group.reparam, key, inputs, start=given)
+      if group.beside is not None:
+        new = accompanied(new, tx, group.beside(key, inputs))
       return new._replace(sums={name: jnp.zeros(()) for name in ('loss', *group.metrics)})
 
     keys = jnp.stack([jax.random.key(seed) for seed in group.seeds])

@@ -2,7 +2,7 @@
 
 Each label, of an image or a token, has a row: float16 log-probabilities of its likeliest classes and their indices, 4
 bytes a class, 6 from 65,537 classes on; or log-probabilities of all classes in order, 2 bytes a class. An augmented
-image differs in each epoch, by the seed of its step, and has a row for each: the bytes grow with the epochs.
+or mixed image differs in each epoch, by the seed of its step, and has a row for each: the bytes grow with the epochs.
 """
 
 import hashlib
@@ -90,7 +90,14 @@ def heard(num_classes: int) -> Share:
 
 
 def remembered(
-  run: Run, lesson: Lesson, dataset: Dataset, logits: int | None, epochs: int, *, folder: str = FOLDER
+  run: Run,
+  lesson: Lesson,
+  dataset: Dataset,
+  logits: int | None,
+  epochs: int,
+  *,
+  mixup: float | None = None,
+  folder: str = FOLDER,
 ) -> Lesson:
   """Replaces the teacher by its cached logits for the first ``epochs`` of a data set; None: nothing is replaced.
 
@@ -99,8 +106,10 @@ def remembered(
   if logits is None:
     return lesson
   examples = digest([*dataset.train, np.array(dataset.pixel_mean), np.array(dataset.pixel_std)])
-  of = {'teacher': digest(lesson.teacher), 'data': examples, 'batches': digest(lesson.data.batches.places(0))}
-  kept = Kept(logits, epochs, dataset.augment, of)
+  places = lesson.data.batches.places(0)
+  batches = digest(places if mixup is None else [places, np.array(mixup)])
+  of = {'teacher': digest(lesson.teacher), 'data': examples, 'batches': batches}
+  kept = Kept(logits, epochs, dataset.augment or mixup is not None, of)
   told = cached(run, lesson.share, lesson.teacher, lesson.data, kept, folder=folder)
   return Lesson(told, heard(dataset.num_classes))
 

@@ -70,6 +70,9 @@ def _row(row: dict[str, Any], kind: Any, command: str, path: Path) -> Any:
     within(path.parent, row.get('name'), path)  # files are called by it
   found = {}
   for name, hint in get_type_hints(kind).items():
+    if name not in row and name in kind._field_defaults:
+      found[name] = kind._field_defaults[name]  # as of a run from before there was a choice
+      continue
     if name not in row:
       raise UserError(f'{path}: a row lacks {name}, which those of a {command} run have')
     found[name] = value = np.nan if row[name] is None and hint is float else _of_json(row[name])

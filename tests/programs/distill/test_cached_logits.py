@@ -21,7 +21,7 @@ from train.programs.distill.config import Distill
 from train.runtime.errors import UserError
 from train.runtime.run import Run
 
-CHANGES = (('seeds', 1), ('cached_logits', 3), ('train_images', 210), ('batch_size', 32))
+CHANGES = (('seeds', 1), ('cached_logits', 3), ('train_images', 210), ('batch_size', 32), ('mixup', 1.0))
 
 
 def test_a_run_of_distill_knows_its_teacher_its_data_and_its_batches(tmp_path):
@@ -44,7 +44,7 @@ def test_a_run_of_distill_knows_its_teacher_its_data_and_its_batches(tmp_path):
   assert named(plan, other) == 'teacher'
   assert named(plans['cached_logits'], first) == 'logits'
   assert named(plans['train_images'], first) == 'data, batches'
-  assert named(plans['batch_size'], first) == 'batches'
+  assert named(plans['batch_size'], first) == named(plans['mixup'], first) == 'batches'
 
 
 def test_a_number_of_logits_that_cannot_be_is_named(capsys, tmp_path):

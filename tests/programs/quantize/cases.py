@@ -15,6 +15,7 @@ ALL = Quantize(
 
 WRONG = [
   ('--bits 0', '--bits is 0'),
+  ('--mixup -1', '--mixup is -1.0: give a number from 1e-6 to 1e6'),
   ('--bits 9', '--bits is 9'),
   ('--bits', '--bits is empty'),
   ('--bits 4 4', '--bits is 4 4'),

@@ -1,14 +1,17 @@
-"""Batches of images: by step, normalized, spread over devices, and augmented."""
+"""Batches of images: by step, normalized, spread over devices, augmented, and mixed."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lmajax.types import Batch
 from tests.support.images import random_images
 from train.data import Examples
 from train.data.batches import Batches, evaluation_batches, pixels
-from train.data.images.augment import crop_and_flip
+from train.data.images.augment import crop_and_flip, mixup
 from train.runtime.errors import UserError
 
 
@@ -125,3 +128,48 @@ class TestCropAndFlip:
     images = random_images(20).inputs
     out = np.asarray(crop_and_flip(jax.random.key(1), jnp.asarray(images), padding=0))
     assert all(np.array_equal(o, i) or np.array_equal(o, i[:, ::-1]) for o, i in zip(out, images, strict=True))
+
+
+class TestMixup:
+  def test_a_mixed_batch_is_the_formula_on_the_same_crops(self, strict_dtypes):
+    images = Examples(random_images(8, size=8).inputs, np.arange(8, dtype=np.int32))  # of which each is its own class
+    plain = batches(images, augment=True)
+    mixed, partners = batches(images, augment=True, mix=partial(mixup, alpha=1.0, num_classes=8)), []
+    weights = []
+    for step in range(4):
+      own, (inputs, labels) = plain[step], mixed[step]
+      assert (inputs.dtype, labels.dtype) == (jnp.float32, jnp.float32)
+      of_class = {int(label): np.asarray(image) for image, label in zip(*own, strict=True)}
+      for image, chances, label in zip(inputs, np.asarray(labels), own.labels.tolist(), strict=True):
+        weight, others = chances[label], np.flatnonzero(chances * (np.arange(8) != label))
+        partner = int(others[0]) if len(others) else label
+        np.testing.assert_allclose(chances, weight * np.eye(8)[label] + (1 - weight) * np.eye(8)[partner], atol=1e-6)
+        np.testing.assert_allclose(
+          image, weight * of_class[label] + (1 - weight) * of_class[partner], rtol=1e-5, atol=1e-5
+        )
+        weights += [] if partner == label else [weight]
+        partners.append((step, partner))
+    assert len(set(partners)) == len(partners) == 32  # an order, in which nobody comes twice
+    assert len(set(weights)) == len(weights) > 16
+
+  @pytest.mark.parametrize('alpha', [1.0, 0.2])
+  def test_weights_are_of_the_distribution(self, alpha):
+    number = 4000
+    batch = Batch(jnp.arange(number, dtype=jnp.float32), jnp.arange(number) % 2)
+    labels = np.asarray(mixup(jax.random.key(0), batch, alpha=alpha, num_classes=2).labels)
+    own = np.take_along_axis(labels, np.arange(number)[:, None] % 2, -1)[:, 0]
+    weights = own[own < 1]  # of those that met the other class
+    assert abs(len(weights) / number - 0.5) < 0.03 and abs(weights.mean() - 0.5) < 0.03
+    np.testing.assert_allclose(weights.var(), 1 / (4 * (2 * alpha + 1)), rtol=0.06)
+
+  def test_a_mixed_batch_depends_on_its_step_only_wherever_it_is_made(self):
+    images, mix = random_images(48, size=8), partial(mixup, alpha=1.0, num_classes=10)
+    one, other = batches(images, augment=True, mix=mix), batches(images, augment=True, mix=mix)
+    later = [one[step] for step in range(8)][7]
+    assert equal(other[7], later) and not equal(one[1].labels, one[2].labels)
+    spread = batches(images, augment=True, mix=mix, sharding=data_sharding())
+    inside = jax.jit(spread.batch)(spread.epoch(1), 7)
+    for found in (spread[7], inside):
+      for leaf, expected in zip(found, later, strict=True):
+        np.testing.assert_allclose(leaf, expected, rtol=1e-5, atol=1e-5)
+        assert [shard.data.shape[0] for shard in leaf.addressable_shards] == [1] * 8

@@ -6,16 +6,9 @@ import re
 from typing import Any, Literal
 
 from train.activations import ActivationName
-from train.config import (
-  Taught,
-  check_soft_targets,
-  check_taught,
-  check_training,
-  require,
-  require_at_least,
-  require_each_once,
-)
+from train.config import Taught, check_taught, check_training, require, require_at_least, require_each_once
 from train.data.specs import spec
+from train.teaching import check_soft_targets
 
 REAL, GAUSSIAN = 'real', 'gaussian'
 _MOST = 100_000  # samples

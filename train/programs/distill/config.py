@@ -3,21 +3,21 @@
 import dataclasses
 from pathlib import Path
 
-from train.config import (
-  CachedLogits,
-  Named,
-  check_cached_logits,
-  check_soft_targets,
-  check_taught,
-  check_training,
-  require,
-  text,
-)
+from train.config import Named, check_taught, check_training, require, text
 from train.data.specs import spec
+from train.teaching import (
+  CachedLogits,
+  Losses,
+  Mixed,
+  check_cached_logits,
+  check_losses,
+  check_mixup,
+  check_soft_targets,
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class Distill(CachedLogits, Named):
+class Distill(CachedLogits, Mixed, Losses, Named):
   """Distil a teacher into students of equal size, one per activation and seed, and show what came of it."""
 
   temperature: float = 2.0
@@ -43,3 +43,7 @@ def check(config: Distill) -> None:
   both = config.teacher_logits is not None and config.cached_logits is not None
   require(not both, 'cached_logits', config.cached_logits, 'the logits are in a file already; leave it out')
   check_cached_logits(config)
+  check_mixup(config)
+  check_losses(config)
+  apart = config.mixup is not None and config.teacher_logits is not None
+  require(not apart, 'mixup', config.mixup, '--teacher-logits are of the images as they are; leave one of them out')

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmajax import tree
-from lmajax.training import distilled, mixed, supervised, teach
+from lmajax.training import supervised, teach
 from train import build
 from train.build import Arm
-from train.config import TEACHER, check_cached_logits
+from train.config import TEACHER
 from train.data import Dataset
 from train.deploy import given
 from train.deploy.given import Given
@@ -28,6 +28,7 @@ from train.results.rows import write_results
 from train.runtime.distributed import first
 from train.runtime.errors import UserError
 from train.runtime.run import Run
+from train.teaching import KD, check_cached_logits, named, teaching
 
 STUDENTS = 'students'
 LEFT = 'results.json, results.md, curves.png'
@@ -55,6 +56,7 @@ def experiment(config: Distill) -> Experiment:
   check_cached_logits(config, classes=dataset.num_classes)
   data, test = build.data(config, dataset)
   teacher_data = build.teacher_data(config, dataset, data)
+  data = build.students_data(config, dataset, data, alpha=config.mixup)
   said = None
   if config.teacher_logits is not None:
     config, said = logits_of(config, dataset)
@@ -64,11 +66,14 @@ def experiment(config: Distill) -> Experiment:
 
   def group(arm: Arm) -> Group:
     model = build.student(config, arm, dataset, data.batches.blank)
-    soft = distilled(model, mixed(temperature=config.temperature, soft_weight=config.soft_weight))
-    return Group(model, supervised(model) if arm.hard_label else soft, config.all_seeds, build.over(model))
+    how = {'temperature': config.temperature, 'soft_weight': config.soft_weight}
+    soft = teaching(arm.loss, model, of_teacher, data.batches.blank, **how)
+    objective, beside = (supervised(model), None) if arm.hard_label else soft
+    return Group(model, objective, config.all_seeds, build.over(model), beside=beside)
 
+  of_teacher = teacher.groups[TEACHER].model if teacher.groups else None
   arms = tuple(build.arms(config))
-  share = heard(dataset.num_classes) if said is not None else teach(teacher.groups[TEACHER].model)
+  share = heard(dataset.num_classes) if said is not None else teach(of_teacher)
   students = Cohort({arm.name: group(arm) for arm in arms}, build.plan(config, config.epochs), share)
   return Experiment(config, dataset, data, teacher_data, test, teacher, students, arms, found, said)
 
@@ -106,7 +111,8 @@ def run(plan: Experiment, to: Run) -> list[Row]:
   if first():
     write_results(to.folder, config, rows, text(rows))
     own = jax.tree.map(jnp.asarray, jax.device_get(trained))  # what one process computes alone must lie with it alone
-    plots.curves(to.folder / 'curves.png', {arm: own[arm.name] for arm in plan.arms})
+    shown = {arm: own[arm.name] for arm in plan.arms if arm.loss == named(config)[0]}
+    plots.curves(to.folder / 'curves.png', shown)
     comparisons(to.folder, rows)
   return rows
 
@@ -128,7 +134,7 @@ def under(plan: Experiment, to: Run, teacher: Any) -> tuple[Cohort, Data, Any]:
   if plan.said is not None:
     return plan.students, data._replace(batches=Cached(data, False, [plan.said]), walk=stepped), None
   live = Lesson(data, plan.students.share, teacher)
-  lesson = remembered(to, live, dataset, config.cached_logits, config.epochs)
+  lesson = remembered(to, live, dataset, config.cached_logits, config.epochs, mixup=config.mixup)
   return plan.students._replace(share=lesson.share), lesson.data, lesson.teacher
 
 
@@ -152,10 +158,13 @@ def evaluated(plan: Experiment, trained: dict[str, Any]) -> list[Row]:
   """Computes the rows of the table; nothing before this reads the test set."""
   right = scores({**plan.teacher.groups, **plan.students.groups})(trained, plan.test)
 
-  def row(name: str, activation: str, width: int, segments: int | None, hard_label: bool) -> Row:
+  def row(name: str, activation: str, width: int, segments: int | None, hard_label: bool, loss: str = KD) -> Row:
     one = member(trained[name], 0)
     accuracy, size = right[name].tolist(), tree.size(one['params'])
-    return Row(name, activation, width, segments, hard_label, accuracy, size, tree.nbytes(one))
+    return Row(name, activation, width, segments, hard_label, accuracy, size, tree.nbytes(one), loss)
 
   of_teacher = [row(TEACHER, 'relu', build.width(each.model), None, True) for each in plan.teacher.groups.values()]
-  return [*of_teacher, *(row(arm.name, arm.activation, arm.width, arm.segments, arm.hard_label) for arm in plan.arms)]
+  return [
+    *of_teacher,
+    *(row(arm.name, arm.activation, arm.width, arm.segments, arm.hard_label, arm.loss) for arm in plan.arms),
+  ]

@@ -8,7 +8,8 @@ import numpy as np
 from train.activations import labelled
 from train.config import TEACHER
 from train.results.rows import alike
-from train.results.statistics import Difference, interval, markdown, mean, paired, spread
+from train.results.statistics import Difference, difference, interval, markdown, mean, paired, spread
+from train.teaching import KD
 
 
 class Row(NamedTuple):
@@ -22,13 +23,14 @@ class Row(NamedTuple):
   accuracy: list[float]
   parameters: int
   bytes: int
+  loss: str = KD
 
   label = labelled
 
 
 def counterpart(row: Row, rows: Sequence[Row], **changes: object) -> Row | None:
   """Finds the student row that differs from this one only by ``changes``."""
-  return next(iter(alike(row, rows, ('activation', 'segments', 'width', 'hard_label'), **changes)), None)
+  return next(iter(alike(row, rows, ('activation', 'segments', 'width', 'hard_label', 'loss'), **changes)), None)
 
 
 def minus_relu(row: Row, rows: Sequence[Row]) -> Difference | None:
@@ -40,7 +42,7 @@ def minus_relu(row: Row, rows: Sequence[Row]) -> Difference | None:
 def gap_closed(row: Row, rows: Sequence[Row]) -> float | None:
   """Returns (student − hard) / (teacher − hard), of means; hard is the hard-label student of the same activation."""
   teacher = next((other for other in rows if other.name == TEACHER), None)
-  hard = counterpart(row, rows, hard_label=True)
+  hard = counterpart(row, rows, hard_label=True, loss=KD)
   if row.hard_label or teacher is None or hard is None:
     return None
   student, low, high = (mean(r.accuracy) for r in (row, hard, teacher))
@@ -51,8 +53,38 @@ _HEAD = ('student', 'width', 'labels', 'accuracy %', '− ReLU', '95 % interval'
 
 
 def text(rows: Sequence[Row]) -> str:
-  """Formats the rows as Markdown."""
-  return markdown(_HEAD, [_cells(row, rows) for row in rows])
+  """Formats the rows as Markdown; of several losses, then what each gains over the first one."""
+  table = markdown(_HEAD, [_cells(row, rows) for row in rows])
+  several = len({row.loss for row in _taught(rows)}) > 1
+  return f'{table}\n\n{by_loss(rows)}' if several else table
+
+
+def _taught(rows: Sequence[Row]) -> list[Row]:
+  return [row for row in rows if row.name != TEACHER and not row.hard_label]
+
+
+def by_loss(rows: Sequence[Row]) -> str:
+  """Formats a row for each loss: what each kind of student gains over the first loss, and the others over ReLU."""
+  taught = _taught(rows)
+  kinds = list(dict.fromkeys((row.label, row.width) for row in taught))
+  names = list(dict.fromkeys(row.loss for row in taught))
+  wide = len({width for _, width in kinds}) > 1
+  head = ['loss']
+  for label, width in kinds:
+    kind = f'{label}, width {width}' if wide else label
+    head += [f'{kind} %', f'− {names[0]}', '95 % interval', *(('− ReLU', '95 % interval') if label != 'relu' else ())]
+  lines = [[name, *(cell for kind in kinds for cell in _of_kind(name, kind, names[0], rows))] for name in names]
+  return markdown(head, lines)
+
+
+def _of_kind(loss: str, kind: tuple[str, int], first: str, rows: Sequence[Row]) -> list[str]:
+  found = {row.loss: row for row in _taught(rows) if (row.label, row.width) == kind}
+  row, base = found[loss], found[first]
+  cells = [spread(row.accuracy), *(('', '') if row is base else difference(row.accuracy, base.accuracy))]
+  if kind[0] == 'relu':
+    return cells
+  relu = counterpart(row, rows, activation='relu', segments=None)
+  return [*cells, *(('', '') if relu is None else difference(row.accuracy, relu.accuracy))]
 
 
 def _cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
@@ -60,7 +92,7 @@ def _cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
   return (
     TEACHER if row.name == TEACHER else row.label,
     str(row.width or '–'),
-    'hard' if row.hard_label else 'distilled',
+    'hard' if row.hard_label else 'distilled' if row.loss == KD else row.loss,
     spread(row.accuracy),
     '' if found is None or not np.isfinite(found.mean) else f'{100 * found.mean:+.2f}',
     '' if found is None else interval(found),

@@ -8,8 +8,9 @@ from typing import Any, Literal
 import tyro
 
 from train.activations import ActivationName
-from train.config import Training, check_soft_targets, check_training, require, text
+from train.config import Training, check_training, require, text
 from train.runtime.outside import LIMITS, Limits
+from train.teaching import check_soft_targets
 
 MethodName = Literal['hard', 'kd', 'sequence']
 LEAST_MAX_LENGTH = 4

@@ -5,17 +5,9 @@ import math
 from typing import Any, Literal
 
 from train.activations import ActivationName
-from train.config import (
-  CachedLogits,
-  ScheduleName,
-  Training,
-  check_cached_logits,
-  check_soft_targets,
-  check_training,
-  require,
-  require_each_once,
-)
+from train.config import ScheduleName, Training, check_training, require, require_each_once
 from train.data.specs import SPECS, DataName
+from train.teaching import CachedLogits, check_cached_logits, check_soft_targets
 
 Method = Literal[
   'hard', 'kd', 'hint', 'born-again', 'lit', 'lit-own-inputs', 'lit-one-boundary', 'lit-beta-0', 'lit-beta-1',

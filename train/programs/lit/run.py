@@ -14,7 +14,7 @@ from lmajax.training import Start, as_it_is, teach
 from train import build
 from train.activations import chosen, label
 from train.build import of_network
-from train.config import TEACHER, check_cached_logits, require
+from train.config import TEACHER, require
 from train.data import Dataset
 from train.data.texts.text import VOCABULARY
 from train.deploy import given
@@ -36,6 +36,7 @@ from train.results.rows import write_results
 from train.runtime.distributed import first
 from train.runtime.files import noted
 from train.runtime.run import Run
+from train.teaching import check_cached_logits
 
 LEFT = 'results.json, results.md, accuracy.png, errors.png'
 

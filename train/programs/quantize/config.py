@@ -4,25 +4,25 @@ import dataclasses
 import math
 
 from train.activations import ActivationName
-from train.config import (
-  CachedLogits,
-  Named,
-  check_cached_logits,
-  check_soft_targets,
-  check_taught,
-  check_training,
-  require,
-  text,
-)
+from train.config import Named, check_taught, check_training, require, text
 from train.data.specs import spec
 from train.programs.quantize.methods import MethodName
+from train.teaching import (
+  CachedLogits,
+  Losses,
+  Mixed,
+  check_cached_logits,
+  check_losses,
+  check_mixup,
+  check_soft_targets,
+)
 
 SOFT_TARGETS = {1: (1.0, 0.95), 2: (1.0, 0.3), 3: (2.0, 0.3), 4: (2.0, 0.95), 8: (2.0, 0.3), 32: (2.0, 0.95)}
 """Bits -> the temperature and the weight of the soft targets that were best in results/quantize-grid."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Quantize(CachedLogits, Named):
+class Quantize(CachedLogits, Mixed, Losses, Named):
   """Train students whose weights are quantized, pack each into a file, and score what is read back from it."""
 
   activations: tuple[ActivationName, ...] = ('relu', 'lma')
@@ -72,6 +72,8 @@ def check(config: Quantize) -> None:
   check_training(config)
   check_taught(config)
   check_cached_logits(config)
+  check_mixup(config)
+  check_losses(config)
   check_soft_targets(config.temperature, config.soft_weight)
   for name in ('width', 'bits', 'methods', 'centroids', 'temperature', 'soft_weight'):
     values = getattr(config, name)

@@ -11,7 +11,7 @@ from lmajax.training import Start, distilled, mixed, teach
 from lmajax.types import Batch, Reparam
 from train import build
 from train.build import described
-from train.config import TEACHER, check_cached_logits
+from train.config import TEACHER
 from train.data import Dataset
 from train.deploy import given
 from train.deploy.given import Given
@@ -33,6 +33,7 @@ from train.results.rows import read_rows, write_results
 from train.runtime.distributed import first
 from train.runtime.files import noted
 from train.runtime.run import Run
+from train.teaching import check_cached_logits
 
 _SHARING = 5  # training batches whose gradients share the points out
 LEFT = 'results.json, results.md, accuracy.png, models'
@@ -62,6 +63,7 @@ def experiment(config: Quantize) -> Experiment:
   check_cached_logits(config, classes=dataset.num_classes)
   data, test = build.data(config, dataset)
   teacher_data = build.teacher_data(config, dataset, data)
+  data = build.students_data(config, dataset, data, alpha=config.mixup)
   config, teacher, found = given.of_images(config, dataset, data.batches.blank)
   arms = tuple(quantizers.arms(config))
   networks = {arm.student: build.student(config, arm.student, dataset, data.batches.blank) for arm in arms}
@@ -99,7 +101,7 @@ def under(plan: Experiment, to: Run, teacher: Any) -> Lesson:
   """Returns what all students are trained by: the teacher, or its cached logits for the longest fit."""
   _, *epochs = cohort_epochs(plan)
   live = Lesson(plan.data, teach(plan.teacher.groups[TEACHER].model), teacher)
-  return remembered(to, live, plan.dataset, plan.config.cached_logits, max(epochs))
+  return remembered(to, live, plan.dataset, plan.config.cached_logits, max(epochs), mixup=plan.config.mixup)
 
 
 def teacher_row(plan: Experiment, scoring: Scoring, trained: Trained) -> Row:

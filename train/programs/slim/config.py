@@ -5,17 +5,9 @@ import math
 from typing import Any, Literal
 
 from train.activations import ActivationName
-from train.config import (
-  CachedLogits,
-  Taught,
-  check_cached_logits,
-  check_soft_targets,
-  check_taught,
-  check_training,
-  require,
-  require_each_once,
-)
+from train.config import Taught, check_taught, check_training, require, require_each_once
 from train.data.specs import spec
+from train.teaching import CachedLogits, check_cached_logits, check_soft_targets
 
 RuleName = Literal['pca', 'null', 'uniform', 'random', 'norm-scale']
 Start = Literal['pruned', 'distilled', 'scratch']

@@ -15,7 +15,6 @@ from lmajax.types import Widths
 from train import build
 from train.activations import chosen, factory, label, labelled
 from train.build import of_thin
-from train.config import check_cached_logits
 from train.data import Dataset
 from train.deploy import given
 from train.deploy.score import MEASURING, timed
@@ -32,6 +31,7 @@ from train.results.rows import write_results
 from train.runtime.distributed import first
 from train.runtime.files import noted
 from train.runtime.run import Run
+from train.teaching import check_cached_logits
 
 PENALIZED, AT_SHARE = 'penalized', '-at-share'
 _HALF = 0.5  # of a layer's filters go when its sensitivity is measured
