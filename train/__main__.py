@@ -19,13 +19,14 @@ import tyro
 
 from train import config as configs
 from train.commands.config import Evaluate, Export, Predict, Readme, Report
-from train.config import Training, require
+from train.config import Training
 from train.programs import PROGRAMS
 from train.programs.bench.config import Bench
 from train.programs.distill_text.config import Translate
 from train.runtime import distributed, folders
 from train.runtime.errors import UserError
 from train.runtime.files import write_atomically
+from train.runtime.options import require
 from train.runtime.outside import bounded, in_one_line
 from train.runtime.quiet import one_line_warnings
 from train.runtime.run import Run, Stopped

@@ -14,6 +14,7 @@ from train.activations import ActivationName
 from train.data.specs import SPECS
 from train.runtime.errors import UserError
 from train.runtime.files import write_atomically
+from train.runtime.options import option, require, require_each_once, text
 from train.runtime.outside import made, read_json
 
 TEACHER = 'teacher'
@@ -185,31 +186,6 @@ def check_training(config: Training) -> None:
   require(not packaged or config.data_dir is None, 'data_dir', config.data_dir, f'{config.data} need none')
 
 
-def require(holds: bool, name: str, value: Any, mend: str) -> None:
-  """Refuses a value, naming its option."""
-  if not holds:
-    raise UserError(f'--{option(name)} is {value}: {mend}')
-
-
-def require_each_once(config: Any, *names: str) -> None:
-  """Refuses options of several values that are empty, or have one twice."""
-  for name in names:
-    values = getattr(config, name)
-    require(bool(values), name, 'empty', 'give at least one')
-    require(len(set(values)) == len(values), name, text(values), 'give each once')
-
-
-def require_at_least(config: Any, **least: int) -> None:
-  """Refuses options below their least values."""
-  for name, bound in least.items():
-    require(getattr(config, name) >= bound, name, getattr(config, name), f'give {bound} or more')
-
-
-def option(name: str) -> str:
-  """Returns a field's name on the command line."""
-  return name.replace('_', '-')
-
-
 NOT_SAVED = ('config', 'workdir', 'resume', 'restart', 'coordinator_address', 'num_processes', 'process_id')
 _OF_THE_MACHINE = ('data_dir', 'teacher_from', 'teacher_checkpoint', 'teacher_logits')
 _HIDDEN = ('teacher_digests', 'data_digest')  # no option
@@ -268,8 +244,3 @@ def made_by(folder: Path) -> dict[str, Any]:
   path = folder / 'config.json'
   values = read_json(path, dict[str, Any]) if path.exists() else {}
   return {name: value for name, value in values.items() if name not in _OF_THE_MACHINE}
-
-
-def text(value: Any) -> str:
-  """Formats a value as it is given on the command line."""
-  return ' '.join(map(str, value)) if isinstance(value, tuple | list) else str(value)

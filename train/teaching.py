@@ -27,8 +27,8 @@ from lmajax.training import (
   weighted,
 )
 from lmajax.types import Array, Batch, EndToEnd, Key, Objective, Params
-from train.config import require, text
 from train.runtime.errors import UserError
+from train.runtime.options import require, text
 
 OfLogits = Callable[[Array, Array, Array, Array | None], Array]
 """(student, teacher, labels, which count) -> a number for each example or token."""

@@ -14,9 +14,8 @@ SOURCES = {module_name(path): path for path in sorted((ROOT / 'train').rglob('*.
 TREES = {name: ast.parse(path.read_text(encoding='utf-8')) for name, path in SOURCES.items()}
 ROOMS = [
   'runtime',
-  'activations networks data',
+  'activations networks data teaching',
   'config',
-  'teaching',
   'engine',
   'build',
   'deploy',

@@ -18,7 +18,7 @@ from train import build
 from train import config as configs
 from train.build import described
 from train.commands.config import Export
-from train.config import Training, require
+from train.config import Training
 from train.deploy import given, serve
 from train.deploy.model_file import Shipped, fitting, logits, of_bytes, read_bytes
 from train.deploy.model_file import model as build_model
@@ -32,6 +32,7 @@ from train.programs.distill.config import Distill
 from train.results.rows import read_results
 from train.runtime.errors import UserError
 from train.runtime.files import within, write_atomically
+from train.runtime.options import require
 from train.runtime.outside import LIMITS, Limits, Name, made, printable, read_json
 
 Format = Literal['stablehlo', 'onnx', 'safetensors']

@@ -6,10 +6,10 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 
 from msgspec import Meta
 
-from train.config import option, text
 from train.programs import PROGRAMS
 from train.results.rows import Results, read_results, read_rows, write_found
 from train.runtime.errors import UserError
+from train.runtime.options import option, text
 from train.runtime.outside import MOST, Plain, made
 
 _STUDENTS = ('activations', 'segments', 'width')

@@ -15,7 +15,6 @@ from lmajax.training import Start
 from train import build, networks
 from train.activations import label
 from train.build import described, of_data
-from train.config import require, text
 from train.data import Dataset
 from train.deploy import model_file as shipped
 from train.deploy import weights
@@ -24,6 +23,7 @@ from train.engine.cohort import Cohort, going_on
 from train.engine.evaluate import member, stacked
 from train.runtime.distributed import first
 from train.runtime.errors import UserError
+from train.runtime.options import require, text
 from train.runtime.outside import read_json
 
 _TEACHER = re.compile(r'(?P<name>(.+-)?(teacher|original))-seed(?P<seed>\d+)\.safetensors')

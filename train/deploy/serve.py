@@ -11,13 +11,14 @@ import jax
 import numpy as np
 from jax import export
 
-from train.config import Images, require
+from train.config import Images
 from train.data import Dataset, Examples
 from train.data import load as read_data
 from train.data.specs import OWN, spec
 from train.deploy.model_file import check, fitting, logits, read, read_bytes
 from train.runtime.errors import UserError
 from train.runtime.files import write_atomically
+from train.runtime.options import require
 from train.runtime.outside import LIMITS, Limits, printable, read_json
 
 Loaded = tuple[Callable[[np.ndarray], Any], dict[str, Any]]

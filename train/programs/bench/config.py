@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from train.activations import ACTIVATIONS
-from train.config import require, text
 from train.data.corpora.vocabulary import UNKNOWN
+from train.runtime.options import require, text
 
 if TYPE_CHECKING:
   Label = str

@@ -5,9 +5,9 @@ import math
 from typing import Any
 
 from train.activations import ActivationName
-from train.config import require
 from train.data.specs import spec
 from train.programs.slim.config import CIFAR, Slimmed, check_rate, check_slimmed
+from train.runtime.options import require
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,7 +28,6 @@ from lmajax.types import Widths
 from train import build
 from train.activations import chosen, factory
 from train.build import of_thin
-from train.config import require
 from train.data import Dataset
 from train.deploy import given
 from train.deploy.given import Given
@@ -46,6 +45,7 @@ from train.results.rows import read_rows, write_results
 from train.runtime.distributed import first
 from train.runtime.errors import UserError
 from train.runtime.files import noted
+from train.runtime.options import require
 from train.runtime.run import Run
 
 LEFT = 'results.json, results.md, accuracy.png, models'

@@ -6,8 +6,9 @@ import re
 from typing import Any, Literal
 
 from train.activations import ActivationName
-from train.config import Taught, check_taught, check_training, require, require_at_least, require_each_once
+from train.config import Taught, check_taught, check_training
 from train.data.specs import spec
+from train.runtime.options import require, require_at_least, require_each_once
 from train.teaching import check_soft_targets
 
 REAL, GAUSSIAN = 'real', 'gaussian'

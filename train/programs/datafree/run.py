@@ -14,7 +14,6 @@ from lmajax.types import Batch, Reparam
 from train import build, networks
 from train.activations import factory
 from train.build import Network, of_network
-from train.config import require
 from train.data import Dataset
 from train.deploy import given
 from train.deploy.score import Scoring, Trained
@@ -31,6 +30,7 @@ from train.programs.datafree.students import FLOAT, Arm, Frozen, Original
 from train.programs.datafree.table import ORIGINAL, Row, text
 from train.results.rows import read_rows, write_results
 from train.runtime.distributed import first
+from train.runtime.options import require
 from train.runtime.run import Run
 
 LEFT = 'results.json, results.md, accuracy.png, samples.png, models'

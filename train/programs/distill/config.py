@@ -3,8 +3,9 @@
 import dataclasses
 from pathlib import Path
 
-from train.config import Named, check_taught, check_training, require, text
+from train.config import Named, check_taught, check_training
 from train.data.specs import spec
+from train.runtime.options import require, text
 from train.teaching import (
   CachedLogits,
   Losses,

@@ -8,7 +8,8 @@ from typing import Any, Literal
 import tyro
 
 from train.activations import ActivationName
-from train.config import Training, check_training, require, text
+from train.config import Training, check_training
+from train.runtime.options import require, text
 from train.runtime.outside import LIMITS, Limits
 from train.teaching import check_soft_targets
 

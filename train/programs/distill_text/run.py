@@ -12,7 +12,7 @@ import numpy as np
 from lmajax import tree
 from lmajax.training import Start, as_it_is, digests, teach
 from lmajax.types import Share
-from train.config import TEACHER, require
+from train.config import TEACHER
 from train.data.corpora import parallel
 from train.data.corpora.buckets import Text, Tokens, numbers
 from train.deploy import given
@@ -35,6 +35,7 @@ from train.results.rows import read_rows, write_results
 from train.runtime.distributed import first, wait
 from train.runtime.errors import UserError
 from train.runtime.files import write_atomically
+from train.runtime.options import require
 from train.runtime.outside import read_json
 from train.runtime.run import Run
 

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from train.config import TEACHER, recipe_of, require
+from train.config import TEACHER, recipe_of
 from train.data.corpora.buckets import numbers
 from train.deploy.model_file import file_name
 from train.programs.distill_text import build as build_text
@@ -19,6 +19,7 @@ from train.programs.distill_text.decode import Lines, Search, translated, transl
 from train.programs.distill_text.table import Row
 from train.results.rows import read_rows
 from train.runtime.errors import UserError
+from train.runtime.options import require
 from train.runtime.outside import read_json
 
 _AT_ONCE = 256

@@ -5,9 +5,9 @@ import math
 from typing import Literal
 
 from train.activations import ActivationName
-from train.config import require, require_each_once
 from train.data.specs import spec
 from train.programs.prune.config import Shaped, check_shaped
+from train.runtime.options import require, require_each_once
 
 MethodName = Literal['multi-hash', 'fixed-scale', 'pools', 'signed-pools', 'narrower']
 

@@ -13,10 +13,10 @@ from lmajax.types import Reparam
 from train import build, networks
 from train.activations import chosen, factory, labelled
 from train.build import Network
-from train.config import require
 from train.data import Dataset
 from train.programs.hash.config import Hash
 from train.runtime.errors import UserError
+from train.runtime.options import require
 
 DENSE, NARROWER = 'dense', 'narrower'
 

@@ -5,8 +5,9 @@ import math
 from typing import Any, Literal
 
 from train.activations import ActivationName
-from train.config import ScheduleName, Training, check_training, require, require_each_once
+from train.config import ScheduleName, Training, check_training
 from train.data.specs import SPECS, DataName
+from train.runtime.options import require, require_each_once
 from train.teaching import CachedLogits, check_cached_logits, check_soft_targets
 
 Method = Literal[

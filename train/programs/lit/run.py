@@ -14,7 +14,7 @@ from lmajax.training import Start, as_it_is, teach
 from train import build
 from train.activations import chosen, label
 from train.build import of_network
-from train.config import TEACHER, require
+from train.config import TEACHER
 from train.data import Dataset
 from train.data.texts.text import VOCABULARY
 from train.deploy import given
@@ -35,6 +35,7 @@ from train.programs.lit.texts import LitText, check_texts
 from train.results.rows import write_results
 from train.runtime.distributed import first
 from train.runtime.files import noted
+from train.runtime.options import require
 from train.runtime.run import Run
 from train.teaching import check_cached_logits
 

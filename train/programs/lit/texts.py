@@ -3,8 +3,8 @@
 import dataclasses
 from typing import Any, Literal
 
-from train.config import require, text
 from train.programs.lit.config import Shallow
+from train.runtime.options import require, text
 
 TextName = Literal['descriptions', 'ag-news', 'csv']
 

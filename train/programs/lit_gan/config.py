@@ -5,8 +5,9 @@ import math
 from typing import Any
 
 from train.activations import ActivationName
-from train.config import Images, ScheduleName, check_training, require, text
+from train.config import Images, ScheduleName, check_training
 from train.data.specs import SPECS, DataName
+from train.runtime.options import require, text
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,8 +5,9 @@ import math
 from typing import Literal
 
 from train.activations import ActivationName
-from train.config import Named, check_taught, check_training, require, require_each_once, text
+from train.config import Named, check_taught, check_training
 from train.data.specs import spec
+from train.runtime.options import require, require_each_once, text
 from train.teaching import check_soft_targets
 
 MethodName = Literal['magnitude', 'layerwise', 'lamp', 'l1', 'l2', 'surp']

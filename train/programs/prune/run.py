@@ -14,7 +14,7 @@ from lmajax.training import Start, distilled, mixed, parted, teach
 from train import build
 from train.activations import chosen, factory, label
 from train.build import of_network
-from train.config import TEACHER, require
+from train.config import TEACHER
 from train.data import Dataset
 from train.deploy import given
 from train.deploy import model_file as shipped
@@ -32,6 +32,7 @@ from train.programs.prune.students import DENSE, UNIFORM, Arm, arms, cut, like, 
 from train.programs.prune.table import Row, text
 from train.results.rows import read_rows, write_results
 from train.runtime.distributed import first
+from train.runtime.options import require
 from train.runtime.run import Run
 
 LEFT = 'results.json, results.md, accuracy.png, models'

@@ -4,9 +4,10 @@ import dataclasses
 import math
 
 from train.activations import ActivationName
-from train.config import Named, check_taught, check_training, require, text
+from train.config import Named, check_taught, check_training
 from train.data.specs import spec
 from train.programs.quantize.methods import MethodName
+from train.runtime.options import require, text
 from train.teaching import (
   CachedLogits,
   Losses,

@@ -4,9 +4,9 @@ import dataclasses
 from pathlib import Path
 
 from train.activations import ActivationName
-from train.config import require, require_at_least, require_each_once
 from train.data.specs import DataName
 from train.programs.regions.pieces import MOST_PIECES
+from train.runtime.options import require, require_at_least, require_each_once
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,8 +5,9 @@ import math
 from typing import Any, Literal
 
 from train.activations import ActivationName
-from train.config import Taught, check_taught, check_training, require, require_each_once
+from train.config import Taught, check_taught, check_training
 from train.data.specs import spec
+from train.runtime.options import require, require_each_once
 from train.teaching import CachedLogits, check_cached_logits, check_soft_targets
 
 RuleName = Literal['pca', 'null', 'uniform', 'random', 'norm-scale']

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from train.config import require, require_at_least, require_each_once
+from train.runtime.options import require, require_at_least, require_each_once
 
 TeacherName = Literal['forest', 'networks']
 WeightsName = Literal['balanced', 'none']
