@@ -40,6 +40,14 @@ WRONG = [
   ('--first-seed -1', '--first-seed is -1: give 0 or more'),
   ('--teacher resnet-21', '--teacher is resnet-21: depth is 21'),
   ('--teacher nothing', '--teacher is nothing: give one of mlp, cnn'),
+  ('--loss', '--loss is empty: give at least one'),
+  ('--loss kd kd', '--loss is kd kd: give each once, or with other weights'),
+  ('--loss dist --loss-weights 0', '--loss-weights is 0.0: give positive numbers'),
+  ('--loss dist --loss-weights 1 2', '--loss-weights is 1.0 2.0: give one for each --loss'),
+  ('--loss kd --loss-weights 2', '--loss-weights is 2.0: give kd the weight 1'),
+  ('--loss decoupled --mixup 1', '--loss is decoupled: it asks for class numbers, and --mixup leaves none'),
+  ('--loss hint --cached-logits 0', '--loss is hint: the teacher is its logits alone here; give kd jsd'),
+  ('--loss attention', '--loss is attention, which does not fit these networks: it compares maps'),
 ]
 
 STOPS = [

@@ -9,6 +9,7 @@ from train.data.specs import spec
 from train.programs.quantize.methods import MethodName
 from train.runtime.options import require, text
 from train.teaching import (
+  LOGITS,
   CachedLogits,
   Losses,
   Mixed,
@@ -75,6 +76,10 @@ def check(config: Quantize) -> None:
   check_cached_logits(config)
   check_mixup(config)
   check_losses(config)
+  for name in config.loss if 'points' in config.methods else ():
+    require(
+      name in LOGITS, 'loss', name, f'method points shares its levels out by losses of logits; give {text(LOGITS)}'
+    )
   check_soft_targets(config.temperature, config.soft_weight)
   for name in ('width', 'bits', 'methods', 'centroids', 'temperature', 'soft_weight'):
     values = getattr(config, name)

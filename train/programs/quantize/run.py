@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lmajax import compress, tree
-from lmajax.training import Start, distilled, mixed, teach
+from lmajax.training import Start, teach
 from lmajax.types import Batch, Reparam
 from train import build
 from train.build import described
@@ -33,7 +33,7 @@ from train.results.rows import read_rows, write_results
 from train.runtime.distributed import first
 from train.runtime.files import noted
 from train.runtime.run import Run
-from train.teaching import check_cached_logits
+from train.teaching import KD, check_cached_logits, teaching
 
 _SHARING = 5  # training batches whose gradients share the points out
 LEFT = 'results.json, results.md, accuracy.png, models'
@@ -119,10 +119,11 @@ def student_row(plan: Experiment, scoring: Scoring, arm: Arm, trained: Trained) 
   scored = scoring.scored(arm.name, trained, about, entropy=plan.config.entropy)
   shadow = scoring.with_params(trained, trained.shadow()) if METHODS[arm.method].shadowed else None
   size = tree.size(jax.eval_shape(trained.params)) // len(trained.group.seeds)
+  of_kd = (arm.temperature, arm.soft_weight) if student.loss == KD else (None, None)
   milliseconds = scoring.milliseconds(f'{student.label}-w{student.width}-a{student.activation_bits}', trained)
   return Row(
     arm.name, student.activation, student.width, student.segments, arm.method, arm.size, student.activation_bits,
-    *scored, shadow, size, milliseconds, arm.temperature, arm.soft_weight,
+    *scored, shadow, size, milliseconds, *of_kd, student.loss,
   )  # fmt: skip
 
 
@@ -178,8 +179,9 @@ def with_codebooks(plan: Experiment, to: Run, lesson: Lesson, trained: dict[Arm,
 
 def group(plan: Experiment, arm: Arm, reparam: Reparam) -> Group:
   model = plan.models[arm]
-  objective = distilled(model, mixed(temperature=arm.temperature, soft_weight=arm.soft_weight))
-  return Group(model, objective, plan.config.all_seeds, build.over(model), reparam)
+  how = {'temperature': arm.temperature, 'soft_weight': arm.soft_weight}
+  found = teaching(arm.student.loss, model, plan.teacher.groups[TEACHER].model, plan.data.batches.blank, **how)
+  return Group(model, found.objective, plan.config.all_seeds, build.over(model), reparam, beside=found.beside)
 
 
 def layers(plan: Experiment, arm: Arm) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from lmajax.types import Array, Reparam
 from train import build
 from train.programs.quantize.config import Quantize, soft_targets
 from train.programs.quantize.methods import FLOAT, METHODS
+from train.teaching import KD
 
 
 class Arm(NamedTuple):
@@ -29,9 +30,10 @@ class Arm(NamedTuple):
   def name(self) -> str:
     size = '' if self.size is None else f'-{self.size}'
     activation_bits = f'-a{self.student.activation_bits}' if self.student.activation_bits else ''
+    loss = '' if self.student.loss == KD else f'-{self.student.loss}'
     grid = '' if len(self.chosen) == 2 else f'-t{self.temperature:g}-s{self.soft_weight:g}'
     width = f'-w{self.student.width}' if self.student.width else ''
-    return f'{self.student.label}{width}-{self.method}{size}{activation_bits}{grid}'
+    return f'{self.student.label}{width}-{self.method}{size}{activation_bits}{loss}{grid}'
 
   @property
   def origin(self) -> 'Arm':
@@ -42,13 +44,14 @@ class Arm(NamedTuple):
 
 def arms(config: Quantize) -> Iterator[Arm]:
   """Yields every kind of student that a configuration asks for, and those that they start from."""
-  for student in dict.fromkeys(arm._replace(hard_label=False) for arm in build.arms(config)):
+  for student in (arm for arm in build.arms(config) if not arm.hard_label):
     for method, size, activation_bits in _kinds(config):
       chosen = _soft_targets(method, size)
-      for t in config.temperature or (chosen['temperature'],):
-        for s in config.soft_weight or (chosen['soft_weight'],):
+      asked = {name: getattr(config, name) if student.loss == KD else () for name in chosen}  # others have their own
+      for t in asked['temperature'] or (chosen['temperature'],):
+        for s in asked['soft_weight'] or (chosen['soft_weight'],):
           quantized = student._replace(activation_bits=activation_bits)
-          yield Arm(quantized, method, size, t, s, tuple(name for name in chosen if not getattr(config, name)))
+          yield Arm(quantized, method, size, t, s, tuple(name for name in chosen if not asked[name]))
 
 
 def _soft_targets(method: str, size: int | None) -> dict[str, float]:

@@ -8,6 +8,7 @@ from train.config import TEACHER
 from train.programs.quantize.methods import METHODS
 from train.results.rows import alike
 from train.results.statistics import difference, markdown, mean, spread
+from train.teaching import KD
 
 
 class Row(NamedTuple):
@@ -31,6 +32,7 @@ class Row(NamedTuple):
   milliseconds: float
   temperature: float | None
   soft_weight: float | None
+  loss: str = KD
 
   label = labelled
 
@@ -40,7 +42,7 @@ class Row(NamedTuple):
     return self.method if self.size is None else f'{self.method} {self.size}'
 
 
-_KIND = ('activation', 'segments', 'width', 'method', 'size', 'activation_bits')
+_KIND = ('activation', 'segments', 'width', 'method', 'size', 'activation_bits', 'loss')
 
 
 def counterpart(row: Row, rows: Sequence[Row], **changes: object) -> Row | None:
@@ -71,7 +73,8 @@ def base_of(row: Row, rows: Sequence[Row]) -> Row | None:
 
 def text(rows: Sequence[Row]) -> str:
   """Formats the tables as Markdown; where each kind of student had several soft targets, their grid instead."""
-  several = {(row.temperature, row.soft_weight) for row in rows if row.method == 'float' and row.name != TEACHER}
+  floats = [row for row in rows if row.method == 'float' and row.name != TEACHER and row.loss == KD]
+  several = {(row.temperature, row.soft_weight) for row in floats}
   return grid(rows) if len(several) > 1 else f'{table(rows)}\n\n{comparisons(rows)}'
 
 
@@ -100,8 +103,9 @@ _HEAD = (
 
 
 def wide(row: Row) -> str:
-  """Names a kind of student: by its activation, and by its width where the options say one."""
-  return f'{row.label}, width {row.width}' if row.width else row.label
+  """Names a kind of student: by its activation, its width where the options say one, and its loss if that is not kd."""
+  width, loss = f', width {row.width}' if row.width else '', '' if row.loss == KD else f', {row.loss}'
+  return f'{row.label}{width}{loss}'
 
 
 def table(rows: Sequence[Row]) -> str:
