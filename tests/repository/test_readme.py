@@ -10,6 +10,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx, serialization
 from sklearn.datasets import load_iris
@@ -119,6 +120,12 @@ def residual():
   return {'teacher': model, 'teacher_variables': variables, 'variables': variables, 'images': images}
 
 
+def pair():
+  student, teacher, images = models.MLP((4,), 3, LMA), models.MLP((8,), 3, LMA), jnp.ones((5, 4))
+  variables = teacher.init(jax.random.key(0), images, train=False)
+  return {'student': student, 'teacher': training.linen(teacher, variables), 'images': images}
+
+
 def sentences():
   source = jnp.array([[3, 4, 2, 0], [5, 2, 0, 0]])
   return {
@@ -153,6 +160,7 @@ GIVEN = {
   'found = crembo(beliefs': beliefs,
   'models.Transformer(': sentences,
   'def of_norms(': with_norms,
+  'alike = training.criterion(': pair,
   'traffic(step.lower(': dict,
 }
 
@@ -171,6 +179,11 @@ def test_a_block_of_python(words, monkeypatch):
     assert np.isfinite(names['loss'](names['theta'], jax.random.key(0)))
   if 'widths' in names:
     assert tree.size(names['params']) <= 0.71 * tree.size(perceptron()['params'])
+  if 'task' in names:
+    fitted = training.fit(
+      names['task'], (np.ones((8, 4), np.float32), np.arange(8) % 3), optax.sgd(0.1), epochs=1, batch_size=8
+    )
+    assert np.isfinite(fitted.history[0]['loss'])
   if words == 'found = crembo(beliefs':
     assert names['found'].hypothesis.score(*names['held_out']) > 0.9
   for value in [each for each in names.values() if isinstance(each, jax.Array) and each.dtype == jnp.float32]:
