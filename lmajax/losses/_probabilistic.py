@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from lmajax.losses._features import both, flat, pairs, unit
+from lmajax.losses._rows import beyond_log
 
 _EPSILON = 1e-7
 
@@ -43,8 +44,13 @@ def probabilistic_transfer(
   student, teacher = (unit(flat(f)) for f in both(student_features, teacher_features, where))
   weight, number = pairs(where, student)
   ours, theirs = (_chances(f, weight) for f in (student, teacher))
-  logs = jnp.log((theirs + _EPSILON) / (ours + _EPSILON))
-  return (weight * (theirs * logs - theirs + ours)).sum(1) / number
+  ratio = (ours - theirs) / (theirs + _EPSILON)
+  near = jnp.abs(ratio) < 0.5
+  little = jnp.where(near, ratio, jnp.zeros_like(ratio))
+  logs = -jnp.log1p(jnp.where(near, jnp.zeros_like(ratio), ratio))
+  # both with ours less theirs added, which is 0 in all: no digits are lost where the two are near each other
+  each = jnp.where(near, theirs * beyond_log(little) + _EPSILON * little, theirs * logs - theirs + ours)
+  return (weight * each).sum(1) / number
 
 
 def _chances(directions: Array, weight: Array) -> Array:

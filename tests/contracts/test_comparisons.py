@@ -161,6 +161,14 @@ class TestEveryComparison:
     close(gradient, 0, atol=2e-6)
     assert (compiled(name)(*pair, ALL)[0] > 1e-4).all()
 
+  def test_keeps_its_digits_near_the_teacher(self, name, member, pair):
+    student = pair[1] + 0.1 * pair[0]
+    each, gradient, _ = compiled(name)(student, pair[1], WHERE)
+    wide = [a.astype(np.longdouble) for a in (student, pair[1])]
+    close(each, member.oracle(*wide, where=WHERE).astype(float), rtol=2e-4, atol=1e-9)
+    slow = oracles.slope_of(lambda s: member.oracle(s, wide[1], where=WHERE).sum(), student)
+    close(gradient, slow, rtol=2e-3, atol=1e-3 * np.abs(slow).max())
+
   def test_follows_the_order_of_the_batch(self, name, pair):
     order = np.array([3, 1, 4, 0, 2])
     close(compiled(name)(*(a[order] for a in pair), ALL)[0], np.asarray(compiled(name)(*pair, ALL)[0])[order])
