@@ -148,7 +148,10 @@ LOSSES = {
   'probabilistic': Loss(1.0, 30_000.0, _last(losses.probabilistic_transfer, pooled=True)),
   'heads': Loss(0.1, 1.0, weighted((0.9, _SOFT), (1.0, _by_shape(_heads)))),
 }
-"""Losses by name, beside kd, which has the T and the weight of the options. A new one is a line."""
+"""Losses by name, beside kd, which has the T and the weight of the options. A new one is a line.
+
+The weights are RepDistiller's on CIFAR-100, and the authors' for decoupled (without its warm-up), standardized, dist,
+value and rank (R2KD). Those of jsd, reverse-kl and heads are a choice: RepDistiller's of kd."""
 
 KD = 'kd'
 LOGITS = (KD, *(name for name, loss in LOSSES.items() if not isinstance(loss.of, Criterion)))

@@ -228,6 +228,14 @@ class TestEveryComparison:
       member.loss(student, teacher, where=jnp.ones(4, bool))
 
 
+@pytest.mark.parametrize('name', ['dist', 'value_agreement', 'rank_agreement'])
+def test_where_there_is_little_to_agree_on_the_last_coordinate_counts(name):
+  """Probabilities that differ by 1e-4, beside the root of ε."""
+  pair = [0.003 * numbers(LOGITS, seed) for seed in (1, 2)]
+  slow = MEMBERS[name].oracle(*(a.astype(np.longdouble) for a in pair), where=None)
+  close(MEMBERS[name].loss(*map(jnp.asarray, pair), where=None), slow.astype(float), rtol=1e-3, atol=0)
+
+
 @pytest.mark.parametrize('name', [name for name, member in MEMBERS.items() if member.other])
 class TestFeaturesOfOtherShapes:
   def test_are_compared_as_the_oracle_does(self, name):
