@@ -22,6 +22,10 @@ WRONG = [
   ('--bits 9', '--bits is 9: give 1 to 8'),
   ('--bits 3 0', '--bits is 3 0: give 1 to 8'),
   ('--bits 4 --methods hard', '--bits is 4: they go with --methods kd'),
+  ('--loss attention', '--loss is attention: words are taught by logits alone; give kd jsd'),
+  ('--loss kd rank', '--loss is rank: it takes C² numbers a word, C of the vocabulary; give kd jsd'),
+  ('--loss dist dist', '--loss is dist dist: give each once, or with other weights'),
+  ('--loss kd dist --methods hard sequence', '--loss is kd dist: it goes with --methods kd'),
   ('--methods', '--methods is empty: give at least one'),
   ('--width', '--width is empty'),
   ('--heads 3 --width 9', '--width is 9: give an even multiple of the 3 heads'),
@@ -72,7 +76,7 @@ STOPS = [
 GIVEN = {
   'data': 'texts/of-mine', 'source': 'en', 'target': 'fr', 'train_sentences': 50, 'vocabulary': 'words',
   'width': (8, 16), 'bits': (4, 2), 'methods': ('kd',), 'units': 7, 'untied': True, 'post_norm': True,
-  'length_penalty': 0.0,
+  'length_penalty': 0.0, 'loss': ('kd', 'dist'), 'loss_weights': (1.0, 0.5),
 }  # fmt: skip
 
 CASES = {

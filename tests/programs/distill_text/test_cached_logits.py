@@ -14,7 +14,10 @@ from train.data.corpora.vocabulary import PADDING
 from train.engine.logits_cache import FOLDER
 from train.programs.distill_text import run as recipe_text
 from train.programs.distill_text.config import DistillText
+from train.programs.distill_text.table import Row
+from train.results.rows import read_rows
 from train.runtime.run import Run
+from train.teaching import KD
 
 SMALL = [  # a translation that takes seconds
   *('--vocabulary', 'words', '--untied', '--max-length', '8', '--buckets', '2', '--batch-size', '64', '--seeds', '1'),
@@ -48,7 +51,8 @@ def test_translating_students_share_what_was_said_as_under_the_teacher(tmp_path,
   fits = []
   monkeypatch.setattr(recipe_text, 'fit', lambda run, phase, *given: fits.append(given) or {})
   for logits in (None, 0, 5):
-    plan = recipe_text.experiment(DistillText(**options, batch_size=64, cached_logits=logits))
+    plan = recipe_text.experiment(DistillText(**options, batch_size=64, cached_logits=logits, loss=('kd', 'dist')))
+    assert len({id(group.model) for group in plan.groups.values()}) == 2  # one of the teacher, one of all students
     model = plan.groups[None].model
     teacher = jax.jit(partial(model.init, train=False))(jax.random.key(0), plan.data.batches.blank)
     folder = tmp_path / str(logits)
@@ -71,14 +75,21 @@ def test_translating_students_share_what_was_said_as_under_the_teacher(tmp_path,
     np.testing.assert_allclose(np.exp(few_of[words]).sum(-1), 1, rtol=2e-3)
   for cohort, _, frozen in cached_ones:
     assert frozen is None and cohort.groups.keys() == students.groups.keys()
+    assert [*cohort.groups] == ['relu-w4-hard', 'relu-w4-kd', 'relu-w4-dist']
 
 
 @pytest.mark.slow
 def test_a_translating_student_of_the_command_line(tmp_path, corpus):
-  done = train(
-    'distill-text', '--workdir', tmp_path / 'run', '--data', corpus, *SMALL, '--methods', 'kd', '--cached-logits', '6'
-  )
+  asked = ['--methods', 'kd', '--cached-logits', '6', '--bits', '4']
+  asked += ['--loss', 'kd', 'dist', '--loss-weights', '1', '0.5']
+  done = train('distill-text', '--workdir', tmp_path / 'run', '--data', corpus, *SMALL, *asked)
   assert done.returncode == 0, done.stderr
+  rows = {row.name.removeprefix('relu-w4-'): row for row in read_rows(tmp_path / 'run', 'distill-text', Row)}
+  of = {'teacher': KD, 'kd': KD, 'kd-4bit': KD, 'dist-x0.5': 'dist-x0.5', 'dist-x0.5-4bit': 'dist-x0.5'}
+  assert {name: row.loss for name, row in rows.items()} == of
+  assert len({row.perplexity[0] for row in rows.values()}) == len(rows)
+  assert all((tmp_path / 'run' / row.file).stat().st_size == row.bytes for row in rows.values())
+  assert '| relu | 4 | dist-x0.5 | 4 |' in done.stdout
   assert (tmp_path / 'run' / 'results.md').read_text() in done.stdout
   about = json.loads((tmp_path / 'run' / FOLDER / 'about.json').read_text())
   assert about['of'].keys() == {'teacher', 'data', 'vocabulary', 'logits', 'epochs'}

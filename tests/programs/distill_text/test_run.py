@@ -45,6 +45,13 @@ class TestOptions:
     kinds = ('hard', 'kd', 'kd-4bit', 'kd-2bit', 'sequence')
     assert names == [f'{act}-w{width}-{kind}' for width in (8, 16) for act in ('relu', 'lma-8') for kind in kinds]
 
+  def test_there_is_an_arm_of_kd_for_every_loss(self):
+    config = replace(defaults('numbers'), activations=('relu',), methods=('hard', 'kd', 'sequence'), bits=(4,))
+    found = list(build_text.arms(replace(config, loss=('kd', 'dist', 'dist'), loss_weights=(1.0, 1.0, 0.5))))
+    kinds = ('hard', 'kd', 'kd-4bit', 'dist', 'dist-4bit', 'dist-x0.5', 'dist-x0.5-4bit', 'sequence')
+    assert [arm.name for arm in found] == [f'relu-w16-{kind}' for kind in kinds]
+    assert {arm.loss for arm in found if arm.method != 'kd'} == {'kd'}
+
 
 @pytest.fixture(scope='module')
 def few(tmp_path_factory):
@@ -153,6 +160,7 @@ class TestRun:
     assert [report_text.base(row, rows) for row in rows] == [None] * len(rows)
     relu = rows[2]._replace(name='relu-w8-kd', activation='relu', segments=None)
     assert [report_text.base(row, [*rows, relu]) for row in rows] == [None, None, relu, None, None]
+    assert report_text.base(rows[2]._replace(loss='dist'), [*rows, relu]) is None
 
   def test_evaluate_takes_no_other_file(self, copy, capsys):
     file = copy / 'models' / f'{TEACHER}-seed0.safetensors'

@@ -34,19 +34,24 @@ from train.engine.fit import fit
 from train.engine.optimizers import noam
 from train.engine.schedules import constant
 from train.engine.walk import Data
+from train.programs.distill_text import build as build_text
 from train.programs.distill_text import decode as sentences
+from train.programs.distill_text.config import OF_WORDS, DistillText
 from train.programs.distill_text.decode import (
   LOG_LIKELIHOOD,
   TOKEN_ACCURACY,
   Lines,
   Search,
   of_labels,
+  of_words,
   translated,
   translator,
   word_level,
 )
 from train.programs.distill_text.score import Scoring
+from train.programs.distill_text.table import Arm
 from train.runtime.run import Run
+from train.teaching import KD, per_label
 
 VOCABULARY = 7
 SIZES = (4, 1, 6, 0, 2)  # of the sentences of a batch; 0 is a row of padding
@@ -97,6 +102,9 @@ def authors(length):
   return total / len(labels), padding / len(labels)
 
 
+BY_NAME = tuple(name for name in OF_WORDS if name != KD)
+
+
 class TestLosses:
   @pytest.mark.parametrize('smoothing', [0.0, 0.1])
   def test_of_labels_is_the_mean_over_the_words(self, smoothing):
@@ -133,7 +141,17 @@ class TestLosses:
     assert authors(16)[0] > 1.5 * authors(6)[0]
     np.testing.assert_allclose(list(ours.values()), ours[6], rtol=1e-6)
 
-  @pytest.mark.parametrize('loss', [of_labels(0.1), word_level(temperature=1.0, soft_weight=0.7)])
+  @pytest.mark.parametrize('name', BY_NAME)
+  def test_padding_takes_no_part_in_a_loss_by_name(self, name):
+    student, teacher, labels = (jnp.asarray(part[words_at(8)[2] != PADDING]) for part in words_at(8))
+    expected = float(per_label(name)(student, teacher, labels, None).mean())
+    np.testing.assert_allclose([loss_of(of_words(per_label(name)), n) for n in (6, 8, 16)], expected, rtol=1e-5)
+
+  @pytest.mark.parametrize(
+    'loss',
+    [of_labels(0.1), word_level(temperature=1.0, soft_weight=0.7), *(of_words(per_label(name)) for name in BY_NAME)],
+    ids=['labels', KD, *BY_NAME],
+  )
   def test_padding_gets_no_gradient_and_alone_no_loss(self, loss):
     student, teacher, labels = words_at(8)
 
@@ -339,6 +357,39 @@ def summed_by_hand(variables, tokens):
   return likelihood, right
 
 
+class Bigram(nn.Module):
+  """The next word after a word and the mean of the source; small enough to be compiled often."""
+
+  @nn.compact
+  def __call__(self, inputs, *, train):
+    source, target = inputs
+    del train
+    both = nn.Embed(20, 4)(target) + nn.Embed(20, 4)(source).mean(axis=1, keepdims=True)
+    return nn.Dense(20)(both), ()
+
+
+def test_students_of_kd_are_trained_by_the_loss_that_they_are_named_by():
+  draw, model, config = np.random.default_rng(0), Bigram(), DistillText(temperature=2.0, soft_weight=0.4)
+  source, target, labels = jnp.asarray(draw.integers(1, 20, (3, 2, 6)))
+  batch = Batch((source, target), labels.at[0, 4:].set(PADDING))
+  taught = Taught(jnp.asarray(draw.normal(size=(2, 6, 20)), jnp.float32), ())
+  variables = model.init(jax.random.key(0), batch.inputs, train=False)
+  said, _ = model.apply(variables, batch.inputs, train=False)
+  expected = {
+    ('hard', KD): of_labels(config.label_smoothing),
+    ('kd', KD): word_level(temperature=2.0, soft_weight=0.4),
+    ('kd', 'dist'): of_words(per_label('dist')),
+    ('kd', 'dist-x0.5'): of_words(per_label('dist-x0.5')),
+  }
+  values = set()
+  for (method, name), loss in expected.items():
+    objective = build_text.group(config, Arm(method, 'relu', None, 16, None, name), model).objective
+    found = float(objective(variables['params'], {}, taught, batch, jax.random.key(1))[0])
+    assert found == pytest.approx(float(loss(said, taught, batch)), rel=1e-5)
+    values.add(round(found, 4))
+  assert len(values) == len(expected)
+
+
 GROUP = Group(MODEL, distilled(MODEL, of_labels(0.1)), (0, 1), vmapped, score=TOKEN_ACCURACY)
 
 
@@ -383,17 +434,6 @@ class TestScores:
       exact = np.mean([ours == theirs for ours, theirs in zip(said[i], target, strict=True)])
       assert figures.exact_match[i] == exact
       assert said[i] == said_of(translate, member(weights, i), part)
-
-
-class Bigram(nn.Module):
-  """The next word after a word and the mean of the source; small enough to be compiled often."""
-
-  @nn.compact
-  def __call__(self, inputs, *, train):
-    source, target = inputs
-    del train
-    both = nn.Embed(20, 4)(target) + nn.Embed(20, 4)(source).mean(axis=1, keepdims=True)
-    return nn.Dense(20)(both), ()
 
 
 def test_training_traces_once_for_each_length(tmp_path):

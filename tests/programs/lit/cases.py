@@ -23,6 +23,8 @@ WRONG = [
   ('--student resnext-11', 'stages_0 of the student gives'),
   ('--methods', '--methods is empty'),
   ('--methods lit lit', '--methods is lit lit'),
+  ('--loss attention', '--loss is attention: lit compares what leaves the stages itself; give kd jsd'),
+  ('--loss dist --methods hard lit-only', '--loss is dist: no phase of these --methods is by logits alone'),
   ('--beta 1.5', '--beta is 1.5'),
   ('--noise -1', '--noise is -1'),
   ('--temperature 0', '--temperature is 0'),
@@ -51,8 +53,11 @@ STOPS = [
   Stop(4 * STEPS_AN_EPOCH + 4, 18 * STEPS_AN_EPOCH + 4, signal.SIGTERM),  # the second epoch of fine-tuning
 ]
 SAVED = [
-  Lit(methods=('hard', 'lit-merging'), seeds=2, width=(2, 3, 4), activations=('relu', 'lma'), error='huber', epochs=7)
-]
+  Lit(
+    methods=('hard', 'lit-merging'), seeds=2, width=(2, 3, 4), activations=('relu', 'lma'), error='huber', epochs=7,
+    loss='dist',
+  )
+]  # fmt: skip
 
 WRONG_OF_TEXTS = [
   ('--teacher resnet-20', '--teacher is resnet-20: give vdcnn and a depth, as in vdcnn-17'),
@@ -70,11 +75,13 @@ WRONG_OF_TEXTS = [
   ('--data csv --data-dir nowhere', 'nowhere/train.csv: no such file'),
   ('--cached-logits 7', '--cached-logits is 7: there are 6 classes; give no more, or 0'),
   ('--beta 2', '--beta is 2'),
+  ('--loss heads', '--loss is heads: lit compares what leaves the stages itself; give kd jsd'),
 ]
 
 NARROW = ['--width', '2', '3', '3', '4', '--units', '5', '4', '--length', '64', '--batch-size', '16']
 TEXTS = [
   *NARROW, *('--teacher', 'vdcnn-17', '--methods', 'hard', 'lit', '--seeds', '2', '--train-texts', '64'),
+  *('--loss', 'jsd'),
   *('--epochs', '2', '--finetune-epochs', '2', '--save-every', '1', '--learning-rate', '0.02'),
 ]  # fmt: skip
 FITS_OF_TEXTS = {'relu-teacher': 4, 'relu-whole': 4, 'relu-stages': 2, 'relu-finetune': 2}

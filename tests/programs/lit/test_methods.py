@@ -8,18 +8,21 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lmajax.training import Stages
+from lmajax.training import Stages, Taught
+from lmajax.types import Batch
 from train.commands.readme import filled
 from train.config import TEACHER
 from train.engine.cohort import cohort_step, fresh
 from train.engine.evaluate import member
+from train.programs.lit import methods
 from train.programs.lit import plot as draw_lit
 from train.programs.lit import run as lit
 from train.programs.lit import table as report_lit
 from train.programs.lit.config import Lit
-from train.programs.lit.methods import MERGING, TRANSPLANTED, arms, named, phases, switches
+from train.programs.lit.methods import MERGING, TRANSPLANTED, UNTAUGHT, arms, named, phases, switches
 from train.programs.lit.table import Arm, Row, counterpart, verdict
 from train.results.rows import read_rows, write_results
+from train.teaching import end_to_end
 
 METHODS = (
   'hard', 'kd', 'hint', 'born-again', 'lit', 'lit-own-inputs', 'lit-one-boundary', 'lit-beta-0', 'lit-beta-1',
@@ -116,6 +119,26 @@ class TestGroups:
       assert {name: (start.theta, start.stats) for name, start in given.items()} == {
         name: (f'{arm.name} weights', {'batch_stats': 'statistics'}) for name, arm in each.arms.items()
       }
+
+  @pytest.mark.parametrize('name', ['kd', 'dist'])
+  def test_a_loss_takes_the_place_of_the_mix_where_logits_alone_are_looked_at(self, plan, monkeypatch, name):
+    monkeypatch.setattr(methods, 'distilled', lambda model, loss: loss)
+    monkeypatch.setattr(methods, 'blockwise', lambda model, loss, *given, **how: loss)
+    student, teacher = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 3)), jnp.float32)
+    given = student, Taught(teacher, ()), Batch((), jnp.arange(6) % 3)
+    of_mix, of_loss = (
+      float(end_to_end(each, temperature=ALL.temperature, soft_weight=ALL.soft_weight)(*given)) for each in ('kd', name)
+    )
+    wholes = ('kd-whole', 'born-again-whole', 'hint-stages', *(f'{each}-finetune' for each in TRANSPLANTED[:-1]))
+    found = {}
+    for phase in phases(ALL, 3):
+      for arm in (LIT._replace(method=method) for method in phase.methods if method not in UNTAUGHT):
+        loss = methods.group(replace(ALL, loss=name), arm, phase.name, plan.pairs[LIT.teacher]).objective
+        found[f'{arm.method}-{phase.name}'] = None if phase.name == 'hints' else float(loss(*given))
+    assert {each for each, value in found.items() if value == pytest.approx(of_loss)} == (
+      {*wholes} if name != 'kd' else {*found} - {'hint-hints'}
+    )
+    assert {*found.values()} == {None, of_mix, of_loss} and {*wholes} < {*found}
 
   @pytest.mark.slow
   def test_every_method_takes_a_step_and_notes_its_errors(self, plan):

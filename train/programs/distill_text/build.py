@@ -10,7 +10,7 @@ import jax
 from lmajax import compress
 from lmajax.models import Transformer
 from lmajax.training import distilled, over_all_devices, unrolled, vmapped
-from lmajax.types import Reparam
+from lmajax.types import EndToEnd, Reparam
 from train.activations import chosen
 from train.data.corpora.buckets import (
   Text,
@@ -30,10 +30,11 @@ from train.engine.schedules import schedule
 from train.engine.walk import Data
 from train.programs.distill_text import model_file as shipped_text
 from train.programs.distill_text.config import DistillText
-from train.programs.distill_text.decode import TOKEN_ACCURACY, of_labels, word_level
+from train.programs.distill_text.decode import TOKEN_ACCURACY, of_labels, of_words, word_level
 from train.programs.distill_text.table import Arm
 from train.runtime.errors import UserError
 from train.runtime.files import write_atomically
+from train.teaching import KD, named, per_label
 
 _FILES = ('vocabulary.source', 'vocabulary.target')
 
@@ -43,8 +44,10 @@ def arms(config: DistillText) -> Iterator[Arm]:
   for width in config.width:
     for activation, segments in chosen(config):
       for method in config.methods:
-        for bits in (None, *config.bits) if method == 'kd' else (None,):
-          yield Arm(method, activation, segments, width, bits)
+        taught = method == 'kd'
+        for loss in named(config) if taught else (KD,):
+          for bits in (None, *config.bits) if taught else (None,):
+            yield Arm(method, activation, segments, width, bits, loss)
 
 
 def read(config: DistillText, corpus: Corpus) -> Text:
@@ -128,10 +131,17 @@ def network(config: DistillText, text: Text, arm: Arm | None) -> Transformer:
 
 def group(config: DistillText, arm: Arm | None, network: Transformer) -> Group:
   """Returns the training group of the students of an arm, or of the teacher for None."""
-  soft = word_level(temperature=config.temperature, soft_weight=config.soft_weight)
-  loss = soft if arm is not None and arm.method == 'kd' else of_labels(config.label_smoothing)
   seeds = (0,) if arm is None else config.all_seeds
-  return Group(network, distilled(network, loss), seeds, over(), reparam(config, arm), score=TOKEN_ACCURACY)
+  objective = distilled(network, _end_to_end(config, arm))
+  return Group(network, objective, seeds, over(), reparam(config, arm), score=TOKEN_ACCURACY)
+
+
+def _end_to_end(config: DistillText, arm: Arm | None) -> EndToEnd:
+  if arm is None or arm.method != 'kd':
+    return of_labels(config.label_smoothing)
+  if arm.loss == KD:
+    return word_level(temperature=config.temperature, soft_weight=config.soft_weight)
+  return of_words(per_label(arm.loss))
 
 
 def over() -> Any:

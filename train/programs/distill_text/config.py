@@ -11,14 +11,17 @@ from train.activations import ActivationName
 from train.config import Training, check_training
 from train.runtime.options import require, text
 from train.runtime.outside import LIMITS, Limits
-from train.teaching import check_soft_targets
+from train.teaching import KD, LOGITS, Losses, LossName, check_losses, check_soft_targets
 
 MethodName = Literal['hard', 'kd', 'sequence']
 LEAST_MAX_LENGTH = 4
+_RANK = 'rank'
+OF_WORDS = tuple(name for name in LOGITS if name != _RANK)
+"""Losses of logits that take so many numbers a word as the vocabulary has, and no square of it."""
 
 
 @dataclasses.dataclass(frozen=True)
-class DistillText(Training):
+class DistillText(Losses, Training):
   """Distil a Transformer that translates into narrow ones, and score what they say in BLEU and perplexity."""
 
   data: str = 'numbers'
@@ -44,6 +47,10 @@ class DistillText(Training):
   methods: tuple[MethodName, ...] = ('hard', 'kd')
   """hard: on the sentences as they are; kd: under the teacher's word by word; sequence: on what the teacher says of the
   source sentences, by beam search."""
+  loss: tuple[LossName, ...] = (KD,)
+  """What students of method kd are trained by, a kind of student for each: kd, which has --temperature and
+  --soft-weight; or others as they were published, with weights of their own: jsd, reverse-kl, standardized, decoupled,
+  and dist and value, to which all words of a batch are its examples. Not rank, nor those of what leaves the stages."""
   seeds: int = 3
   """How many paired seeds."""
   width: tuple[int, ...] = (16,)
@@ -132,6 +139,7 @@ def check(config: DistillText) -> None:
       fits = width % config.heads == 0 and width % 2 == 0
       require(fits, name, width, f'give an even multiple of the {config.heads} heads')
   require(bool(config.methods), 'methods', 'empty', 'give at least one')
+  _check_losses_of_words(config)
   require('kd' in config.methods or not config.bits, 'bits', text(config.bits), 'they go with --methods kd')
   require(all(1 <= bits <= 8 for bits in config.bits), 'bits', text(config.bits), 'give 1 to 8')
   cached = config.cached_logits
@@ -141,6 +149,14 @@ def check(config: DistillText) -> None:
   require(0 <= config.length_penalty < math.inf, 'length_penalty', config.length_penalty, 'give 0 or more')
   require(config.source != config.target, 'target', config.target, 'give another language than --source')
   require(config.untied or config.vocabulary != 'words', 'vocabulary', 'words', 'it goes with --untied')
+
+
+def _check_losses_of_words(config: DistillText) -> None:
+  for name in config.loss:
+    needs = 'it takes C² numbers a word, C of the vocabulary' if name == _RANK else 'words are taught by logits alone'
+    require(name in OF_WORDS, 'loss', name, f'{needs}; give {text(OF_WORDS)}')
+  check_losses(config)
+  require(config.loss == (KD,) or 'kd' in config.methods, 'loss', text(config.loss), 'it goes with --methods kd')
 
 
 @dataclasses.dataclass(frozen=True)

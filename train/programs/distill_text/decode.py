@@ -17,6 +17,7 @@ from train.data.corpora.buckets import Ragged, in_order, side_by_side
 from train.data.corpora.vocabulary import END, PADDING, START, Vocabulary
 from train.engine.metrics import Score, right_answers
 from train.runtime.errors import UserError
+from train.teaching import OfLogits
 
 _MARKS = Marks(PADDING, START, END)
 
@@ -41,10 +42,15 @@ def of_labels(smoothing: float) -> EndToEnd:
 
 def word_level(*, temperature: float, soft_weight: float) -> EndToEnd:
   """Returns the paper's mix of the teacher's distributions and the labels; unlike the authors', it ignores padding."""
+  how = {'temperature': temperature, 'soft_weight': soft_weight}
+  return of_words(lambda student, teacher, labels, where: distillation(student, teacher, labels, **how, where=where))
+
+
+def of_words(each: OfLogits) -> EndToEnd:
+  """Returns the mean of a loss of logits over the tokens that are not padding, which alone it looks at."""
 
   def loss(logits: Array, taught: Taught, batch: Batch) -> Array:
-    how = {'temperature': temperature, 'soft_weight': soft_weight, 'where': batch.labels != PADDING}
-    return mean_of_tokens(distillation(logits, taught.logits, batch.labels, **how), batch)
+    return mean_of_tokens(each(logits, taught.logits, batch.labels, batch.labels != PADDING), batch)
 
   return loss
 

@@ -1,6 +1,7 @@
 """Plots of distill-text: BLEU and perplexity against file size, and activation curves."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,19 @@ from train.results.plots import save
 from train.results.statistics import mean
 
 _MARKERS = {'hard': 'o', 'kd': 's', 'sequence': '^'}
+_OF_LOSSES = ('D', 'v', 'P', 'X', '<', '>')
 
 
 def bleu(path: Path, rows: Sequence[Row]) -> None:
   """Draws BLEU and perplexity per word against file size, with the seeds as small dots around their means."""
   figure = Figure(figsize=(9, 3.8), layout='constrained')
   axes = figure.subplots(1, 2)
+  others = dict.fromkeys(row.taught for row in rows if row.taught not in _MARKERS)
+  markers = _MARKERS | dict(zip(others, cycle(_OF_LOSSES), strict=False))
   for axis, name in zip(axes, ('bleu', 'perplexity_per_word'), strict=True):
     for i, row in enumerate(rows):
-      values, color, marker = getattr(row, name), COLORS.get(row.activation), _MARKERS.get(row.method, 'o')
-      label = 'teacher' if row.name == TEACHER else f'{row.label}, {row.method}{f", {row.bits} bits" * bool(row.bits)}'
+      values, color, marker = getattr(row, name), COLORS.get(row.activation), markers[row.taught]
+      label = 'teacher' if row.name == TEACHER else f'{row.label}, {row.taught}{f", {row.bits} bits" * bool(row.bits)}'
       apart = row.bytes * 1.015 ** (0 if row.name == TEACHER else i - len(rows) / 2)  # equal sizes side by side
       style = {'color': 'black', 'marker': '*'} if row.name == TEACHER else {'color': color, 'marker': marker}
       axis.plot([apart] * len(values), values, linestyle='', markersize=3, alpha=0.5, **style)

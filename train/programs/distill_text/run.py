@@ -38,6 +38,7 @@ from train.runtime.files import write_atomically
 from train.runtime.options import require
 from train.runtime.outside import read_json
 from train.runtime.run import Run
+from train.teaching import KD, named
 
 STUDENTS, SEQUENCE = 'students', 'sequence'
 LEFT = 'results.json, results.md, bleu.png, curves.png, translations, models'
@@ -83,7 +84,7 @@ def experiment(config: DistillText) -> Experiment:
   networks: dict[Any, Any] = {}  # arms of one architecture share their programs
 
   def group(arm: Arm | None) -> Group:
-    key = arm and arm._replace(method='', bits=None)
+    key = arm and arm._replace(method='', bits=None, loss=KD)
     network = networks.setdefault(key, build_text.network(config, found, arm))
     return build_text.group(config, arm, network)
 
@@ -109,7 +110,8 @@ def run(plan: Experiment, to: Run) -> list[Row]:
   if first():
     write_results(to.folder, plan.config, rows, text(rows))
     draw_text.bleu(to.folder / 'bleu.png', rows)
-    own = {arm: jax.device_get(trained[arm].variables()) for arm in plan.of('kd', SEQUENCE) if arm.bits is None}
+    shown = [arm for arm in plan.of('kd') if arm.loss == named(plan.config)[0]] + plan.of(SEQUENCE)
+    own = {arm: jax.device_get(trained[arm].variables()) for arm in shown if arm.bits is None}
     draw_text.curves(to.folder / 'curves.png', own)
   return rows
 
@@ -204,10 +206,10 @@ def evaluated(plan: Experiment, folder: Path, packed: Callable[[Arm | None, dict
     for seed, lines in zip(group.seeds, said, strict=True):
       _write(folder / 'translations' / f'{name_of(arm)}-seed{seed}.txt', lines)
     size = tree.size(member(written.read['params'], 0))
-    method, bits = ('hard', None) if arm is None else (arm.method, arm.bits)
+    method, bits, loss = ('hard', None, KD) if arm is None else (arm.method, arm.bits, arm.loss)
     return Row(
       name_of(arm), method, about['activation'], about['segments'], about['width'], bits, *figures, size,
-      written.bits, written.bytes, written.file, plan.text.cut, known,
+      written.bits, written.bytes, written.file, plan.text.cut, known, loss,
     )  # fmt: skip
 
   return [row(arm, group) for arm, group in plan.groups.items()]

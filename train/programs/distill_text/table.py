@@ -1,11 +1,18 @@
 """Results table of distill-text: scores of the translations, paired differences, and model sizes."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from train.activations import labelled
 from train.config import TEACHER
+from train.results.rows import alike
 from train.results.statistics import difference, markdown, mean, spread
+from train.teaching import KD
+
+
+def _taught(self: Any) -> str:
+  """The method of an arm or a row, or the loss that takes the place of its soft targets."""
+  return self.method if self.loss == KD else self.loss
 
 
 class Arm(NamedTuple):
@@ -16,12 +23,14 @@ class Arm(NamedTuple):
   segments: int | None
   width: int
   bits: int | None
+  loss: str = KD
 
   label = labelled
+  taught = property(_taught)
 
   @property
   def name(self) -> str:
-    return f'{self.label}-w{self.width}-{self.method}{f"-{self.bits}bit" if self.bits else ""}'
+    return f'{self.label}-w{self.width}-{self.taught}{f"-{self.bits}bit" if self.bits else ""}'
 
 
 class Row(NamedTuple):
@@ -45,16 +54,16 @@ class Row(NamedTuple):
   file: str
   cut: int  # sentences of validation and test that were longer than may be
   signatures: list[str]
+  loss: str = KD
 
   label = labelled
+  taught = property(_taught)
 
 
 def base(row: Row, rows: Sequence[Row]) -> Row | None:
   """Returns the row that differs only in having ReLU; None if there is none, or for a row with ReLU."""
-  wanted = (row.method, row.width, row.bits, 'relu')
-  students = (other for other in rows if other.name != TEACHER)
-  found = (other for other in students if (other.method, other.width, other.bits, other.activation) == wanted)
-  return None if row.activation == 'relu' else next(found, None)
+  found = alike(row, rows, ('method', 'width', 'bits', 'loss'), activation='relu')
+  return None if row.activation == 'relu' else next(iter(found), None)
 
 
 _HEAD = (
@@ -93,7 +102,7 @@ def _cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
   return (
     TEACHER if row.name == TEACHER else row.label,
     str(row.width),
-    row.method,
+    row.taught,
     '' if row.bits is None else str(row.bits),
     *figure('bleu'),
     *figure('chrf'),

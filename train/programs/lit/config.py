@@ -7,8 +7,8 @@ from typing import Any, Literal
 from train.activations import ActivationName
 from train.config import ScheduleName, Training, check_training
 from train.data.specs import SPECS, DataName
-from train.runtime.options import require, require_each_once
-from train.teaching import CachedLogits, check_cached_logits, check_soft_targets
+from train.runtime.options import require, require_each_once, text
+from train.teaching import KD, LOGITS, CachedLogits, LossName, check_cached_logits, check_soft_targets
 
 Method = Literal[
   'hard', 'kd', 'hint', 'born-again', 'lit', 'lit-own-inputs', 'lit-one-boundary', 'lit-beta-0', 'lit-beta-1',
@@ -35,6 +35,10 @@ class Shallow(CachedLogits, Training):
   own; lit-one-boundary: only the middle stage is compared; lit-beta-0, lit-beta-1: without and with nothing but the
   soft targets and labels; lit-noise: Gaussian noise on what the stages are given; lit-merging: stages are merged
   one by one until the last is reached from the first; lit-only: no fine-tuning."""
+  loss: LossName = KD
+  """What students learn by where they look at the teacher's logits alone, in kd, born-again, hint and fine-tuning: kd,
+  soft targets and labels; or as it was published, with weights of its own, jsd, reverse-kl, standardized, decoupled,
+  dist, value or rank. In the first phase of lit, where --beta weighs them, soft targets and labels stay."""
   beta: float = 0.75
   """The weight of the soft targets and labels in the first phase of lit; the stages' errors get the rest, each."""
   error: Literal['squared', 'absolute', 'huber'] = 'squared'
@@ -97,6 +101,10 @@ def check(config: Shallow) -> None:
   check_cached_logits(config)
   check_soft_targets([config.temperature], [config.soft_weight])
   require_each_once(config, 'methods')
+  mend = f'lit compares what leaves the stages itself; give {text(LOGITS)}'
+  require(config.loss in LOGITS, 'loss', config.loss, mend)
+  asked = config.loss == KD or not {*config.methods} <= {'hard', 'lit-only'}
+  require(asked, 'loss', config.loss, 'no phase of these --methods is by logits alone; leave it out')
   require(config.schedule != 'plateau', 'schedule', 'plateau', 'give one that has as many steps for every method')
   require(0 <= config.beta <= 1, 'beta', config.beta, 'give a number between 0 and 1')
   require(0 <= config.noise < math.inf, 'noise', config.noise, 'give 0 or more')

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from lmajax.training import Stages, blockwise, check_boundaries, distilled, hint, in_stages, mixed, supervised
-from train import build
+from train import build, teaching
 from train.activations import chosen, factory
 from train.config import TEACHER
 from train.engine import schedules
@@ -138,9 +138,9 @@ def end_to_end(arm: Arm, phase: str) -> bool:
 def group(config: Shallow, arm: Arm, phase: str, pair: Pair) -> Group:
   """Returns what the students of an arm train in a phase, and by which objective."""
   model = pair.of(arm)
-  soft = mixed(temperature=config.temperature, soft_weight=config.soft_weight)
+  how = {'temperature': config.temperature, 'soft_weight': config.soft_weight}
   seeds = (0,) if arm.method == TEACHER else config.all_seeds
-  plain = Group(model, distilled(model, soft), seeds, build.over(model))
+  plain = Group(model, distilled(model, teaching.end_to_end(config.loss, **how)), seeds, build.over(model))
   if arm.method in UNTAUGHT:
     return plain._replace(objective=supervised(model))
   if phase == _HINTS:
@@ -150,6 +150,6 @@ def group(config: Shallow, arm: Arm, phase: str, pair: Pair) -> Group:
   if end_to_end(arm, phase):
     return plain
   given = switches(config, arm.method, phase, pair)
-  objective = blockwise(model, soft, given, distance=_DISTANCES[config.error])
+  objective = blockwise(model, mixed(**how), given, distance=_DISTANCES[config.error])
   metrics = tuple(f'error_{i}' for i in given.compared) if given.beta < 1 else ()
   return plain._replace(objective=objective, trained=in_stages(model), metrics=metrics)
