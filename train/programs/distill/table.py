@@ -53,37 +53,38 @@ _HEAD = ('student', 'width', 'labels', 'accuracy %', '− ReLU', '95 % interval'
 
 
 def text(rows: Sequence[Row]) -> str:
-  """Formats the rows as Markdown; of several losses, then what each gains over the first one."""
-  table = markdown(_HEAD, [_cells(row, rows) for row in rows])
-  several = len({row.loss for row in _taught(rows)}) > 1
-  return f'{table}\n\n{by_loss(rows)}' if several else table
-
-
-def _taught(rows: Sequence[Row]) -> list[Row]:
-  return [row for row in rows if row.name != TEACHER and not row.hard_label]
+  """Formats the rows as Markdown; students of several losses by their loss."""
+  several = len({row.loss for row in rows if row.name != TEACHER and not row.hard_label}) > 1
+  return by_loss(rows) if several else markdown(_HEAD, [_cells(row, rows) for row in rows])
 
 
 def by_loss(rows: Sequence[Row]) -> str:
   """Formats a row for each loss: what each kind of student gains over the first loss, and the others over ReLU."""
-  taught = _taught(rows)
-  kinds = list(dict.fromkeys((row.label, row.width) for row in taught))
-  names = list(dict.fromkeys(row.loss for row in taught))
-  wide = len({width for _, width in kinds}) > 1
+  students = sorted((row for row in rows if row.name != TEACHER), key=lambda row: row.hard_label)
+  kinds = list(dict.fromkeys((row.label, row.width) for row in students))
+  losses = list(dict.fromkeys(map(_loss, students)))
   head = ['loss']
   for label, width in kinds:
-    kind = f'{label}, width {width}' if wide else label
-    head += [f'{kind} %', f'− {names[0]}', '95 % interval', *(('− ReLU', '95 % interval') if label != 'relu' else ())]
-  lines = [[name, *(cell for kind in kinds for cell in _of_kind(name, kind, names[0], rows))] for name in names]
-  return markdown(head, lines)
+    kind = f'{label}, width {width}' if len({width for _, width in kinds}) > 1 else label
+    head += [f'{kind} %', f'− {losses[0]}', '95 % interval', *(('− ReLU', '95 % interval') if label != 'relu' else ())]
+  lines = [[loss, *(cell for kind in kinds for cell in _of_kind(loss, kind, students))] for loss in losses]
+  taught = [[TEACHER, spread(row.accuracy), *[''] * (len(head) - 2)] for row in rows if row.name == TEACHER]
+  return markdown(head, [*taught, *lines])
 
 
-def _of_kind(loss: str, kind: tuple[str, int], first: str, rows: Sequence[Row]) -> list[str]:
-  found = {row.loss: row for row in _taught(rows) if (row.label, row.width) == kind}
-  row, base = found[loss], found[first]
+def _loss(row: Row) -> str:
+  return 'labels alone' if row.hard_label else row.loss
+
+
+def _of_kind(loss: str, kind: tuple[str, int], students: Sequence[Row]) -> list[str]:
+  found = {_loss(row): row for row in students if (row.label, row.width) == kind}
+  row, base = found.get(loss), next(iter(found.values()))
+  if row is None:
+    return [''] * (3 if kind[0] == 'relu' else 5)
   cells = [spread(row.accuracy), *(('', '') if row is base else difference(row.accuracy, base.accuracy))]
   if kind[0] == 'relu':
     return cells
-  relu = counterpart(row, rows, activation='relu', segments=None)
+  relu = counterpart(row, students, activation='relu', segments=None)
   return [*cells, *(('', '') if relu is None else difference(row.accuracy, relu.accuracy))]
 
 
