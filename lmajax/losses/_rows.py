@@ -84,7 +84,7 @@ def kl(student: Float[Array, '*batch classes'], teacher: Float[Array, '*batch cl
 
   With d the difference of the logits less its mean under p, KL = log E[e^d] = log(1 + E[e^d - 1 - d]).
   """
-  chances, near, difference = _compared(student, teacher)
+  chances, near, difference = _compared(student, teacher, most=1.0)
   zeros = jnp.zeros_like(student)
   logs = [jnp.where(chances > 0, jax.nn.log_softmax(logits), zeros) for logits in (teacher, student)]
   far = (chances * (logs[0] - logs[1])).sum(-1)
@@ -96,7 +96,7 @@ def to_mixture(student: Float[Array, '*batch classes'], teacher: Float[Array, '*
 
   With r = log(q / p) and u = (1 - β)(e^r - 1), of which E[u] = 0 under p, KL = E[u - log(1 + u)].
   """
-  chances, near, difference = _compared(student, teacher)
+  chances, near, difference = _compared(student, teacher, most=0.5)
   zeros = jnp.zeros_like(student)
   to_either = ~(jnp.isneginf(student) & jnp.isneginf(teacher))
   logs = [jnp.where(to_either, jax.nn.log_softmax(logits), zeros) for logits in (teacher, student)]
@@ -107,14 +107,14 @@ def to_mixture(student: Float[Array, '*batch classes'], teacher: Float[Array, '*
   return jnp.where(near, (chances * beyond_log(u)).sum(-1), far)
 
 
-def _compared(student: Array, teacher: Array) -> tuple[Array, Array, Array]:
-  """p; whether all d of an example are small; and d, 0 of an example of which they are not."""
+def _compared(student: Array, teacher: Array, *, most: float) -> tuple[Array, Array, Array]:
+  """Returns p; whether all d of an example are below ``most``; and d, 0 of an example of which they are not."""
   chances, zeros = jax.nn.softmax(teacher), jnp.zeros_like(student)
   finite = (chances > 0) & jnp.isfinite(student)
   difference = jnp.where(finite, student, zeros) - jnp.where(finite, teacher, zeros)
   difference -= jnp.where(finite, (chances * difference).sum(-1, keepdims=True), zeros)
   shut = jnp.isneginf(student) & jnp.isneginf(teacher)
-  near = (shut | (finite & (jnp.abs(difference) < 0.5))).all(-1)
+  near = (shut | (finite & (jnp.abs(difference) < most))).all(-1)
   return chances, near, jnp.where(near[..., None], difference, zeros)
 
 

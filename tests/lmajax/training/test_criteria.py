@@ -110,6 +110,13 @@ class TestHeads:
 
 
 class TestWeighted:
+  def test_parts_draw_apart_from_each_other(self):
+    both = said((4,)), said((5,))
+    one, other = training.weighted((1.0, training.projected()), (1.0, training.projected())).init(
+      jax.random.key(0), *both
+    )
+    assert not np.array_equal(one['kernel'], other['kernel'])
+
   def test_weights_follow_their_schedules(self):
     z, t = said(), said()
     kl = training.criterion(lambda s, t, batch: losses.soft_targets(s.logits, t.logits))
