@@ -57,10 +57,6 @@ def _standardized(student: Array, teacher: Array, labels: Array, where: Array | 
   return losses.soft_targets(*both, temperature=2.0, where=where)
 
 
-def _decoupled(student: Array, teacher: Array, labels: Array, where: Array | None) -> Array:
-  return losses.decoupled(student, teacher, labels, where=where)
-
-
 def _last(loss: Callable[[Array, Array], Array], *, pooled: bool = False) -> Criterion:
   """Compares the last taps, averaged over their places where a source has features without any."""
 
@@ -136,7 +132,7 @@ LOSSES = {
   'jsd': Loss(0.1, 0.9, of_logits(losses.jensen_shannon, temperature=4.0)),
   'reverse-kl': Loss(0.1, 0.9, of_logits(losses.jensen_shannon, share=1.0, temperature=4.0)),
   'standardized': Loss(0.1, 9.0, _standardized),
-  'decoupled': Loss(1.0, 1.0, _decoupled, numbers=True),
+  'decoupled': Loss(1.0, 1.0, lambda s, t, y, where: losses.decoupled(s, t, y, where=where), numbers=True),
   'dist': Loss(1.0, 2.0, of_logits(losses.dist)),
   'value': Loss(1.0, 2.0, of_logits(losses.value_agreement)),
   'rank': Loss(1.0, 2.0, of_logits(losses.rank_agreement)),
@@ -261,7 +257,7 @@ def named(config: Any) -> tuple[str, ...]:
   """Returns the losses of a configuration as rows name them: with their weight, where it is not 1."""
   weights = config.loss_weights or (1.0,) * len(config.loss)
   pairs = zip(config.loss, weights, strict=True)
-  return tuple(name if weight == 1 else f'{name}-x{weight:g}' for name, weight in pairs)
+  return tuple(name if weight == 1 else f'{name}-x{str(weight).removesuffix(".0")}' for name, weight in pairs)
 
 
 def parted(asked: str) -> tuple[str, float]:
@@ -281,6 +277,9 @@ def check_losses(config: Any) -> None:
     len(set(named(config))) == len(config.loss), 'loss', text(config.loss), 'give each once, or with other weights'
   )
   require(KD not in config.loss or KD in named(config), 'loss_weights', text(weights), f'give {KD} the weight 1')
+  for name in () if KD in config.loss else ('temperature', 'soft_weight'):
+    given, default = getattr(config, name), type(config).__dataclass_fields__[name].default
+    require(given == default, name, text(given), f'it is of {KD} alone, and --loss is {text(config.loss)}')
   for name in set(config.loss) - {KD}:
     heard = [getattr(config, option, None) for option in ('cached_logits', 'teacher_logits')]
     mend = f'the teacher is its logits alone here; give {text(LOGITS)}'

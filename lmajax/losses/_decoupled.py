@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from lmajax._arguments import shown
 from lmajax.losses._rows import (
   Number,
   check_classes,
@@ -48,7 +49,7 @@ def decoupled(
     One number per example, in nats. Of two classes there is one other, and the second part is 0.
 
   Raises:
-    ValueError: the weight is negative, the labels are no class numbers, or as of ``soft_targets``.
+    ValueError: the weight is negative, the labels are no class numbers, there is one class, or as of ``soft_targets``.
 
   >>> s, t = jnp.array([2., 1., 0.]), jnp.array([2., 0., 1.])  # they disagree on the other classes alone
   >>> round(float(decoupled(s, t, jnp.array(0), temperature=1.0, others_weight=1.0)), 4)  # tanh(1 / 2)
@@ -60,6 +61,8 @@ def decoupled(
   check_weight('others_weight', others_weight)
   check_logits(student_logits, teacher_logits, where, temperature)
   check_numbers(labels, student_logits)
+  if student_logits.shape[-1] < 2:
+    raise ValueError(f'student_logits is {shown(student_logits)}; give two classes or more')
   labels = labels if where is None else jnp.where(where, labels, jnp.zeros_like(labels))
   check_classes(labels, student_logits.shape[-1])
   is_label = jax.nn.one_hot(labels, student_logits.shape[-1], dtype=bool)

@@ -17,7 +17,7 @@ def both(student: Any, teacher: Any, where: Array | None, *, least_rank: int = 2
   if student.shape[0] != teacher.shape[0]:
     said = f'student_features is {shown(student)} and teacher_features {shown(teacher)}'
     raise ValueError(f'{said}; give two of the same examples')
-  if 0 in student.shape[1:] or 0 in teacher.shape[1:]:
+  if 0 in student.shape or 0 in teacher.shape:
     raise ValueError(f'the features have shapes {student.shape} and {teacher.shape}: there is nothing to compare')
   if where is not None and (not of_type(where, jnp.bool_) or where.shape != student.shape[:1]):
     raise ValueError(f'where is {shown(where)} and student_features {shown(student)}; give one bool per example')

@@ -52,7 +52,7 @@ def jensen_shannon(
 
 
 def _between(student: Array, teacher: Array, share: float) -> Array:
-  if share in (0, 1):
-    return kl(student, teacher) if share == 0 else kl(teacher, student)
+  if 1 - share in (0, 1):
+    return kl(teacher, student) if share == 1 else kl(student, teacher)
   of_teacher, of_student = to_mixture(student, teacher, share), to_mixture(teacher, student, 1 - share)
   return share * of_teacher + (1 - share) * of_student

@@ -1,5 +1,6 @@
 """Logits without their place and size, so that a student is free in both."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -23,7 +24,8 @@ def standardized(
     where: examples (or tokens) to count; the others become zeros, whatever they hold.
 
   Returns:
-    Logits of mean 0 and, but where they are all alike, of standard deviation 1. All alike, they become zeros.
+    Logits of mean 0 and, but where they are all alike, of standard deviation 1. All alike, they become zeros, with the
+    gradient of a division by 1.
 
   Raises:
     ValueError: the logits are no floats with the classes last, or the mask does not fit them.
@@ -38,7 +40,8 @@ def standardized(
   check_floats('logits', logits, least_rank=1)
   check_where(where, logits)
   known = counted(logits, where)
-  centred = known - known.mean(-1, keepdims=True)
+  shifted = known - jax.lax.stop_gradient(known.max(-1, keepdims=True))  # equal logits become 0 to the last bit
+  centred = shifted - shifted.mean(-1, keepdims=True)
   variance = jnp.square(centred).mean(-1, keepdims=True)
   spread = jnp.sqrt(jnp.where(variance > 0, variance, jnp.ones_like(variance)))
   return centred / (spread + 1e-7)

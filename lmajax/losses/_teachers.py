@@ -12,7 +12,7 @@ from lmajax.losses._rows import Number, check_temperature
 
 
 def averaged(
-  teacher_logits: Sequence[Float[Array, '*batch classes']],
+  teacher_logits: Sequence[Float[Array, '*batch classes']] | Float[Array, 'teachers *batch classes'],
   *,
   weights: Sequence[float] | None = None,
   temperature: Number = 1.0,
@@ -26,7 +26,8 @@ def averaged(
   teacher rules it out.)
 
   Args:
-    teacher_logits: one array for each teacher, of one shape, the classes last; computed in float32 at least.
+    teacher_logits: one array for each teacher, or all in one, of one shape, the classes last; computed in float32 at
+      least.
     weights: w, of sum 1; by default all alike.
     temperature: T > 0, that of the loss.
 
@@ -40,7 +41,7 @@ def averaged(
   Source: Hinton et al. 2015, section 1, where an ensemble teaches; that averaging changes no gradient of the KL is
   worked out here.
   """
-  if not teacher_logits:
+  if not len(teacher_logits):
     raise ValueError('there are no teacher_logits: give at least one array')
   for other in teacher_logits:
     check_pair(teacher_logits=teacher_logits[0], another=other)

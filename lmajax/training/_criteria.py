@@ -1,22 +1,23 @@
 """Criteria: what a student and its teacher give, compared, with what is trained beside the student for it."""
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from lmajax._arguments import shown
+from lmajax._arguments import as_given, is_between, shown
 from lmajax.losses import distillation
 from lmajax.training._beside import WithBeside
-from lmajax.training._forward import logits_of, network_of, parted
+from lmajax.training._forward import logits_of, network_of, parted, taps_of
 from lmajax.training._objectives import Taught
 from lmajax.training._step import Progress
 from lmajax.types import Array, Key, ModelStats, Objective, Params
 
+_MOST = float(np.finfo(np.float32).max)
 _BESIDE = 0xBE51DE  # keeps these draws apart from the weights'
 
 
@@ -58,6 +59,8 @@ def criterion(loss: Examples) -> Criterion:
 
   Source: not in the paper.
   """
+  if not callable(loss):
+    raise ValueError(f'loss is {shown(loss)}: give a function of what student and teacher give, and the batch')
   return Criterion(lambda key, student, teacher: (), lambda params, step, *given: loss(*given))
 
 
@@ -101,9 +104,14 @@ def weighted(*parts: tuple[float | Schedule, Criterion]) -> Criterion:
   """
   if not parts:
     raise ValueError('there are no parts: give at least one pair of a weight and a criterion')
-  for weight, _ in parts:
-    if not callable(weight) and not (isinstance(weight, float | int) and math.isfinite(weight)):
-      raise ValueError(f'a weight is {shown(weight)}: give a finite number, or a function of the step')
+  for part in parts:
+    if isinstance(part, Criterion) or not (isinstance(part, tuple) and len(part) == 2):
+      raise ValueError(f'a part is {shown(part)}: give pairs of a weight and a criterion')
+    weight, of = part
+    if not callable(weight) and not is_between(weight, -_MOST, _MOST):
+      raise ValueError(f'a weight is {as_given(weight)}: give a finite number, or a function of the step')
+    if not isinstance(of, Criterion):
+      raise ValueError(f'a part is of {shown(of)}: give a criterion; criterion(…) makes one of a function')
 
   def init(key: Key, student: Taught, teacher: Taught) -> Params:
     return tuple(part.init(jax.random.fold_in(key, i), student, teacher) for i, (_, part) in enumerate(parts))
@@ -167,8 +175,10 @@ def compared(student: Any, loss: Criterion) -> Objective:
     own = {name: part for name, part in stats.items() if name != 'beside'}
     output, moved = network.apply(params.student, own, batch.inputs, key)
     step = stats['beside']['step']
-    found = loss.loss(params.beside, step, said(output), frozen, batch).mean()
-    return found, ({**moved, 'beside': {'step': step + 1}}, {})
+    found = loss.loss(params.beside, step, said(output), frozen, batch)
+    if not hasattr(found, 'dtype'):
+      raise ValueError(f'the criterion gives {shown(found)}: let it give an array')
+    return found.mean(), ({**moved, 'beside': {'step': step + 1}}, {})
 
   return objective
 
@@ -227,4 +237,4 @@ def beside(student: Any, teacher: Any, loss: Criterion) -> Callable[[Key, Any], 
 
 def said(output: Any) -> Taught:
   """Takes logits and taps out of what a model gives."""
-  return Taught(logits_of(output), output[1] if isinstance(output, tuple) else ())
+  return Taught(logits_of(output), taps_of(output))

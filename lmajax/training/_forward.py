@@ -181,6 +181,19 @@ def logits_of(output: Any) -> Any:
   return output
 
 
+def taps_of(output: Any) -> tuple[Any, ...]:
+  """Takes the taps out of what a model gives: a tuple or list behind the logits; anything else is none.
+
+  >>> z = jnp.array([1.0, 2.0])
+  >>> len(taps_of((z, (z, z)))), taps_of(z), taps_of((z, z))
+  (2, (), ())
+
+  Source: not in the paper.
+  """
+  behind = output[1] if isinstance(output, tuple) and len(output) == 2 else ()
+  return tuple(behind) if isinstance(behind, tuple | list) else ()
+
+
 def forward(model: Any, params: Params, stats: ModelStats, inputs: Any, key: Key | None) -> tuple[Array, ModelStats]:
   """Runs a model.
 

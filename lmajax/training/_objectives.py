@@ -13,7 +13,7 @@ from lmajax import tree
 from lmajax._arguments import of_type, shown
 from lmajax.losses import distillation, soft_targets
 from lmajax.training._beside import WithBeside, alone
-from lmajax.training._forward import forward, logits_of, network_of, parted
+from lmajax.training._forward import forward, logits_of, network_of, parted, taps_of
 from lmajax.training._step import WithCode
 from lmajax.types import (
   Array,
@@ -238,6 +238,6 @@ def teach(teacher: Any) -> Share:
 
   def share(frozen: Frozen, batch: Any) -> Taught:
     said, _ = network.apply(*parted(frozen), batch.inputs, None)
-    return jax.lax.stop_gradient(Taught(logits_of(said), said[1] if isinstance(said, tuple) else ()))
+    return jax.lax.stop_gradient(Taught(logits_of(said), taps_of(said)))
 
   return share

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lmajax._arguments import check_floats
+from lmajax._arguments import as_given, check_floats, is_count
 from lmajax.losses import distillation, representation_error, soft_targets, to_smaller
 from lmajax.training._criteria import Criterion
 from lmajax.training._objectives import Taught
@@ -84,6 +84,10 @@ def heads(
   that auxiliary classifiers of teacher and student are compared, and adds terms for the dissimilarity of their outputs,
   which are not here; the classifiers, the weights and T are choices.
   """
+  if not (isinstance(student_at, Sequence) and isinstance(teacher_at, Sequence)):
+    raise ValueError(
+      f'student_at is {as_given(student_at)} and teacher_at {as_given(teacher_at)}: give tuples of numbers'
+    )
   if len(student_at) != len(teacher_at) or not student_at:
     given = f'{len(student_at)} taps of the student and {len(teacher_at)} of the teacher'
     raise ValueError(f'there are {given}: give as many of each, at least one')
@@ -114,6 +118,8 @@ def heads(
 
 def _tap(name: str, said: Taught, at: int) -> Array:
   number = len(said.taps)
+  if not is_count(at):
+    raise ValueError(f'tap {as_given(at)} of the {name} is asked for: give a whole number')
   if not -number <= at < number:
     gives = f'{number} taps' if number else 'no taps'
     raise ValueError(

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from lmajax._arguments import check_floats
+from lmajax._arguments import check_floats, shown
 from lmajax.training._criteria import Criterion, beside, compared
 from lmajax.training._forward import Network, network_of
 from lmajax.training._objectives import Taught, distilled, mixed, supervised, teach
@@ -101,6 +101,8 @@ def distill(student: Any, teacher: Any, *, loss: EndToEnd | Criterion | None = N
   """
   network = network_of(student)
   with_beside = isinstance(loss, Criterion)
+  if loss is not None and not with_beside and not callable(loss):
+    raise ValueError(f'loss is {shown(loss)}: give a function of logits, Taught and the batch, or a criterion')
   if isinstance(teacher, _Logits):
     if with_beside:
       raise ValueError(

@@ -230,8 +230,8 @@ class TestEveryComparison:
 
 @pytest.mark.parametrize('name', ['dist', 'value_agreement', 'rank_agreement'])
 def test_where_there_is_little_to_agree_on_the_last_coordinate_counts(name):
-  """Probabilities that differ by 1e-4, beside the root of ε."""
-  pair = [0.003 * numbers(LOGITS, seed) for seed in (1, 2)]
+  """Probabilities that differ by about the root of ε."""
+  pair = [0.0003 * numbers(LOGITS, seed) for seed in (1, 2)]
   slow = MEMBERS[name].oracle(*(a.astype(np.longdouble) for a in pair), where=None)
   close(MEMBERS[name].loss(*map(jnp.asarray, pair), where=None), slow.astype(float), rtol=1e-3, atol=0)
 
@@ -260,6 +260,36 @@ def test_maps_of_which_neither_is_a_multiple_are_refused(name):
     MEMBERS[name].loss(jnp.ones((5, 2, 2, 3)), jnp.ones((5, 3, 4, 3)), where=None)
 
 
+@pytest.mark.parametrize('value', [0.1, 3.3, 1000.1, -7.7])
+def test_equal_logits_are_standardized_to_zeros(value):
+  def total(rows):
+    return losses.soft_targets(losses.standardized(rows), jnp.asarray(np.eye(2, 100, dtype=np.float32))).sum()
+
+  flat = jnp.full((2, 100), value)
+  np.testing.assert_array_equal(losses.standardized(flat), 0)
+  assert jnp.abs(jax.grad(total)(flat)).max() < 1
+
+
+def test_many_classes_do_not_pass_for_agreement():
+  student, teacher = (jnp.asarray(RNG.normal(size=(8, 20_000)), jnp.float32) for _ in range(2))
+  assert (losses.dist(student, teacher, temperature=1.0) > 1.8).all()
+
+
+@pytest.mark.parametrize('name', ['decoupled', 'similarity_preserving'])
+def test_what_has_nothing_to_compare_is_refused(name):
+  of_one = jnp.ones((5, 1)) if name == 'decoupled' else jnp.ones((0, 3))
+  with pytest.raises(ValueError, match=r'two classes or more|nothing to compare'):
+    MEMBERS[name].loss(of_one, of_one, where=None)
+
+
+@pytest.mark.parametrize('share', [1e-300, 1 - 1e-17])
+def test_a_share_beside_an_end_is_the_end(share):
+  pair = [jnp.asarray(numbers(LOGITS, seed)) for seed in (1, 2)]
+  np.testing.assert_array_equal(
+    losses.jensen_shannon(*pair, share=share), losses.jensen_shannon(*pair, share=float(round(share)))
+  )
+
+
 class TestAveraged:
   @pytest.mark.parametrize('weights', [None, [0.7, 0.2, 0.1]])
   @pytest.mark.parametrize('temperature', [1.0, 4.0])
@@ -267,6 +297,8 @@ class TestAveraged:
     each = [numbers(LOGITS, seed) for seed in range(3)]
     ours = losses.averaged(list(map(jnp.asarray, each)), weights=weights, temperature=temperature)
     close(ours, oracles.averaged(each, weights=weights, temperature=temperature))
+    stacked = losses.averaged(jnp.stack(each), weights=weights, temperature=temperature)
+    np.testing.assert_array_equal(stacked, ours)
 
   def test_teaches_as_the_mean_of_the_teachers_does(self):
     student, *teachers = (jnp.asarray(numbers(LOGITS, seed)) for seed in range(4))

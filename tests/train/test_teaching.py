@@ -1,6 +1,6 @@
 """Losses by name: each trains a student that it fits and names one that it does not, with the weights of its source."""
 
-from types import SimpleNamespace
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -14,6 +14,7 @@ from lmajax.models import CNN, MLP
 from lmajax.training import Taught, WithBeside, teach
 from lmajax.types import Batch
 from tests import oracles
+from train.programs.distill.config import Distill
 from train.runtime.errors import UserError
 from train.teaching import (
   KD,
@@ -187,7 +188,7 @@ class TestNames:
 
 
 def asking(loss, weights=(), **options):
-  return SimpleNamespace(loss=loss, loss_weights=weights, **options)
+  return Distill(loss=loss, loss_weights=weights, **options)
 
 
 class TestOptions:
@@ -203,7 +204,11 @@ class TestOptions:
       (asking(('dist',), (float('nan'),)), '--loss-weights is nan: give positive numbers'),
       (asking(('decoupled',), mixup=1.0), '--loss is decoupled: it asks for class numbers, and --mixup leaves none'),
       (asking(('kd', 'hint'), cached_logits=0), '--loss is hint: the teacher is its logits alone here; give kd jsd'),
-      (asking(('heads',), teacher_logits='said.npy'), '--loss is heads: the teacher is its logits alone here; give kd'),
+      (asking(('jsd', 'hint'), temperature=3.0), '--temperature is 3.0: it is of kd alone, and --loss is jsd hint'),
+      (
+        asking(('heads',), teacher_logits=Path('said.npy')),
+        '--loss is heads: the teacher is its logits alone here; give kd',
+      ),
     ],
   )
   def test_what_cannot_be_is_named(self, config, expected):

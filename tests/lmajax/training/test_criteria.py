@@ -117,6 +117,18 @@ class TestWeighted:
     )
     assert not np.array_equal(one['kernel'], other['kernel'])
 
+  @pytest.mark.parametrize(
+    'parts, match',
+    [
+      ((training.of_labels(),), 'give pairs of a weight and a criterion'),
+      ((1.0,), 'give pairs of a weight and a criterion'),
+      (((1.0, lambda s, t, batch: 0.0),), 'makes one of a function'),
+    ],
+  )
+  def test_what_is_no_pair_is_refused(self, parts, match):
+    with pytest.raises((ValueError, TypeError), match=f'{match}|parts'):
+      training.weighted(*parts)
+
   def test_weights_follow_their_schedules(self):
     z, t = said(), said()
     kl = training.criterion(lambda s, t, batch: losses.soft_targets(s.logits, t.logits))
@@ -216,6 +228,17 @@ class TestTraining:
   def test_a_teacher_that_is_its_logits_is_refused(self):
     with pytest.raises(ValueError, match='its logits alone'):
       training.distill(STUDENT, training.logits(np.zeros((24, 3), np.float32)), loss=of_all_kinds())
+
+  def test_a_loss_that_gives_no_array_is_refused(self, teacher):
+    task = training.distill(STUDENT, teacher, loss=training.criterion(lambda s, t, batch: 0.0))
+    with pytest.raises(ValueError, match='let it give an array'):
+      training.fit(task, (INPUTS, NUMBERS), optax.sgd(0.1), epochs=1, batch_size=8)
+
+  def test_features_that_are_no_tuple_are_no_taps(self, teacher):
+    bare = training.function(lambda params, stats, x, key: ((x @ params, x), stats), jnp.ones((5, 3)))
+    task = training.distill(bare, teacher, loss=training.projected())
+    with pytest.raises(ValueError, match='which gives no taps: let it give logits and a tuple of taps'):
+      training.fit(task, (INPUTS, NUMBERS), optax.sgd(0.1), epochs=1, batch_size=8)
 
   def test_a_network_without_taps_is_refused_before_it_is_trained(self, teacher):
     bare = training.function(lambda params, stats, x, key: (x @ params, stats), jnp.ones((5, 3)))
