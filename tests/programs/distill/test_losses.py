@@ -15,6 +15,7 @@ from train.programs.distill import run as recipe
 from train.programs.distill.config import Distill, check
 from train.programs.distill.table import text
 from train.programs.quantize import run as quantize
+from train.programs.quantize import students as quantizers
 from train.programs.quantize.config import Quantize
 from train.runtime.errors import UserError
 from train.runtime.run import Run
@@ -92,20 +93,26 @@ def test_a_loss_of_maps_does_not_fit_a_perceptron():
     recipe.experiment(dataclasses.replace(CONFIG, loss=('attention',), loss_weights=()))
 
 
+def test_quantize_has_a_student_of_each_loss_and_a_grid_of_kd_alone():
+  config = Quantize(
+    activations=('relu',), width=(3,), bits=(4,), methods=('uniform',), loss=('kd', 'dist'), temperature=(1.0, 2.0),
+    soft_weight=(0.5,),
+  )  # fmt: skip
+  kinds = ('float-t1-s0.5', 'float-t2-s0.5', 'uniform-4-t1-s0.5', 'uniform-4-t2-s0.5', 'float-dist', 'uniform-4-dist')
+  assert [arm.name for arm in quantizers.arms(config)] == [f'relu-w3-{kind}' for kind in kinds]
+
+
 def test_quantize_trains_by_them_too(tmp_path):
   config = Quantize(
-    activations=('relu',), width=(3,), seeds=1, epochs=1, finetune_epochs=1, train_images=200, bits=(4,),
-    centroids=(4,), methods=('uniform', 'product'), loss=('kd', 'similarity'), loss_weights=(1.0, 0.01),
-    temperature=(1.0, 2.0), soft_weight=(0.5,),
+    activations=('relu',), width=(3,), seeds=1, epochs=1, train_images=200, bits=(4,), methods=('uniform',),
+    loss=('similarity',), loss_weights=(0.01,),
   )  # fmt: skip
   plan = quantize.experiment(config)
   with Run(tmp_path) as run:
     rows = quantize.run(plan, run)
-  other = [row for row in rows if row.loss != 'kd']
-  assert [row.name for row in other] == [
-    f'relu-w3-{kind}-similarity-x0.01' for kind in ('float', 'uniform-4', 'product-4')
-  ]
-  assert all(row.temperature is None and row.bytes for row in other)
+  students = rows[1:]
+  assert [row.name for row in students] == [f'relu-w3-{kind}-similarity-x0.01' for kind in ('float', 'uniform-4')]
+  assert all(row.temperature is None and row.bytes for row in students)
   assert quantize.again(plan, tmp_path) == rows
 
 
