@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float
 
 from lmajax.losses._rows import Number, check_logits, check_weight, only, tempered
 
-_EPSILON = 1e-8  # in units of what is compared
+_EPSILON = 1e-8
 
 
 def dist(
@@ -26,8 +26,7 @@ def dist(
     T^2 \bigl[\beta\,(1 - \rho(q_i, p_i)) + \gamma\,(1 - \overline{\rho(q_{\cdot c}, p_{\cdot c})})\bigr], \qquad
     \rho(a, b) = \frac{\langle a', b'\rangle + \epsilon}{\sqrt{(|a'|^2 + \epsilon)(|b'|^2 + \epsilon)}}
 
-  with q and p the student's and the teacher's probabilities at T, and a', b' less their means; ε is 1e-8 / C² for C
-  classes.
+  with q and p the student's and the teacher's probabilities at T, and a', b' less their means; ε is 1e-8.
 
   Args:
     student_logits: unnormalized, the classes last; computed in float32 at least. All leading axes are one batch.
@@ -48,8 +47,9 @@ def dist(
   [0.0, 0.0]
 
   Source: Huang et al. 2022 (DIST). The authors add 1e-8 to the product of the norms, by which agreement is not the
-  minimum; here a' and b' get one more coordinate of √ε, by which it is. It is in units of 1 / C, the size of a
-  probability, so that it is negligible however many classes there are.
+  minimum; here a' and b' get one more coordinate of √ε, by which it is. ε keeps the gradient of what hardly varies
+  small: with a hundredth of it students diverge. So the loss fades where the probabilities vary by less than 1e-4, as
+  those of 100,000 classes do; there the authors' goes to 1 and this one to 0.
   """
   check_weight('within_weight', within_weight)
   check_weight('across_weight', across_weight)
@@ -131,7 +131,7 @@ def rank_agreement(
   both = tempered(student_logits, teacher_logits, temperature, where)
   ranks = [jax.nn.sigmoid(z[..., :, None] - z[..., None, :]).sum(-1) for z in both]
   ours, theirs = (r - r.mean(-1, keepdims=True) for r in ranks)
-  return only(_apart(ours, theirs, -1, _EPSILON), where)
+  return only(_apart(ours, theirs, -1), where)
 
 
 def _both_ways(
@@ -144,9 +144,8 @@ def _both_ways(
   if some is not None:
     flat = [jnp.where(some, chances, jnp.zeros_like(chances)) for chances in flat]
   ours, theirs = flat
-  epsilon = _EPSILON / classes**2
-  rows = _apart(prepared(ours, None, 1), prepared(theirs, None, 1), 1, epsilon).reshape(student.shape[:-1])
-  return rows, _apart(prepared(ours, some, 0), prepared(theirs, some, 0), 0, epsilon).mean()
+  rows = _apart(prepared(ours, None, 1), prepared(theirs, None, 1), 1).reshape(student.shape[:-1])
+  return rows, _apart(prepared(ours, some, 0), prepared(theirs, some, 0), 0).mean()
 
 
 def _centred(x: Array, where: Array | None, axis: int) -> Array:
@@ -156,9 +155,9 @@ def _centred(x: Array, where: Array | None, axis: int) -> Array:
   return jnp.where(where, x - mean, jnp.zeros_like(x))
 
 
-def _apart(a: Array, b: Array, axis: int, epsilon: float) -> Array:
+def _apart(a: Array, b: Array, axis: int) -> Array:
   """1 - ρ, as half the squared difference of unit vectors: near agreement no digits are lost."""
-  lengths = [jnp.sqrt(jnp.square(v).sum(axis, keepdims=True) + epsilon) for v in (a, b)]
+  lengths = [jnp.sqrt(jnp.square(v).sum(axis, keepdims=True) + _EPSILON) for v in (a, b)]
   of_vectors = jnp.square(a / lengths[0] - b / lengths[1]).sum(axis)
-  of_last = epsilon * jnp.square(1 / lengths[0] - 1 / lengths[1]).squeeze(axis)
+  of_last = _EPSILON * jnp.square(1 / lengths[0] - 1 / lengths[1]).squeeze(axis)
   return (of_vectors + of_last) / 2

@@ -202,11 +202,10 @@ def _both_ways(student, teacher, temperature, where, weights, centred):
   kept = [i for i in range(len(student)) if where is None or where[i]]
   q, p = ({i: _softened(logits[i], temperature) for i in kept} for logits in (student, teacher))
   classes = range(student.shape[1])
-  how = {'centred': centred, 'epsilon': 1e-8 / student.shape[1] ** 2}
-  columns = [_correlation([q[i][c] for i in kept], [p[i][c] for i in kept], **how) for c in classes]
+  columns = [_correlation([q[i][c] for i in kept], [p[i][c] for i in kept], centred=centred) for c in classes]
   loss = np.zeros(len(student))
   for i in kept:
-    row = 1 - _correlation(q[i], p[i], **how)
+    row = 1 - _correlation(q[i], p[i], centred=centred)
     loss[i] = temperature**2 * (weights[0] * row + weights[1] * (1 - sum(columns) / len(columns)))
   return loss
 
