@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from lmajax import losses
+from lmajax.compress import identity
 from lmajax.training import (
   Criterion,
   Taught,
-  WithBeside,
+  accompanied,
+  begin,
   beside,
   compared,
   criterion,
@@ -37,14 +40,10 @@ OfLogits = Callable[[Array, Array, Array, Array | None], Array]
 class Loss(NamedTuple):
   """A loss of students under a teacher, beside the labels, as it was published."""
 
-  labels: float
-  """The weight of the labels."""
-  weight: float
-  """The weight of ``of``."""
-  of: OfLogits | Criterion
-  """What is compared: logits, or taps too."""
-  numbers: bool = False
-  """Whether it asks for class numbers, which mixed images have not."""
+  labels: float  # the weight of the labels
+  weight: float  # that of the next
+  of: OfLogits | Criterion  # compares logits, or taps too
+  numbers: bool = False  # whether it asks for class numbers, which mixed images have not
 
 
 def of_logits(loss: Callable[..., Array], **how: Any) -> OfLogits:
@@ -186,10 +185,10 @@ def teaching(
 def _tried(found: Teaching, student: Any, teacher: Any, inputs: Any) -> Array:
   assert found.beside is not None
   key, batch = jax.random.key(0), Batch(inputs, jnp.zeros(len(inputs), jnp.int32))
-  params, stats = network_of(student).init(key, inputs)
+  tx = optax.identity()
+  state = accompanied(begin(student, tx, identity(), key, inputs), tx, found.beside(key, inputs)).state
   said = teach(teacher)(network_of(teacher).variables(key, inputs), batch)
-  counted = {**stats, 'beside': {'step': jnp.zeros((), jnp.int32)}}
-  return found.objective(WithBeside(params, found.beside(key, inputs)), counted, said, batch, key)[0]
+  return found.objective(state.params, state.stats, said, batch, key)[0]
 
 
 def end_to_end(asked: str, *, temperature: float, soft_weight: float) -> EndToEnd:

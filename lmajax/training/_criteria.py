@@ -11,7 +11,7 @@ import optax
 
 from lmajax._arguments import as_given, is_between, shown
 from lmajax.losses import distillation
-from lmajax.training._beside import WithBeside
+from lmajax.training._beside import WithBeside, without_count
 from lmajax.training._forward import logits_of, network_of, parted, taps_of
 from lmajax.training._objectives import Taught
 from lmajax.training._step import Progress
@@ -172,8 +172,7 @@ def compared(student: Any, loss: Criterion) -> Objective:
   network = network_of(student)
 
   def objective(params: WithBeside, stats: ModelStats, frozen: Taught, batch: Any, key: Key):
-    own = {name: part for name, part in stats.items() if name != 'beside'}
-    output, moved = network.apply(params.student, own, batch.inputs, key)
+    output, moved = network.apply(params.student, without_count(stats), batch.inputs, key)
     step = stats['beside']['step']
     found = loss.loss(params.beside, step, said(output), frozen, batch)
     if not hasattr(found, 'dtype'):

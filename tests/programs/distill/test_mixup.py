@@ -47,6 +47,7 @@ def test_quantize_mixes_what_distill_mixes(plans):
   plan = quantize.experiment(Quantize(**{**SMALL, 'mixup': 1.0}))
   chex.assert_trees_all_equal(plan.data.batches[1], plans[1].data.batches[1])
   chex.assert_trees_all_equal(plan.teacher_data.batches[1], plans[0].data.batches[1])
+  chex.assert_trees_all_equal(plan.plain.batches[1], plans[0].data.batches[1])
 
 
 def test_teacher_and_students_see_one_view(plans):

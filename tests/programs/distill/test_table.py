@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests.support.rows import LMA, LMA_HARD, RELU, ROWS
+from train.programs.distill import plot
 from train.programs.distill.plot import comparisons
 from train.programs.distill.table import minus_relu, text
 
@@ -29,3 +30,13 @@ def test_pictures_against_width_and_segments_are_drawn_where_they_vary(tmp_path)
   drawn = comparisons(tmp_path, ROWS + wider + finer)
   assert [path.name for path in drawn] == ['against_width.png', 'against_segments.png']
   assert all(path.stat().st_size > 5000 for path in drawn)
+
+
+def test_a_line_is_of_one_loss(tmp_path, monkeypatch):
+  drawn = []
+  monkeypatch.setattr(plot, 'save', lambda figure, path: drawn.append(figure))
+  wider = [row._replace(width=5) for row in ROWS[1:]]
+  other = [row._replace(loss='dist') for row in [*ROWS[1:], *wider] if not row.hard_label]
+  plot.against(tmp_path / 'x.png', [*ROWS, *wider, *other], 'width')
+  labels = [text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()]
+  assert len(labels) == len(set(labels)) and {label.endswith(', dist') for label in labels} == {True, False}

@@ -9,12 +9,16 @@ from train.activations import COLORS
 from train.config import TEACHER
 from train.programs.distill.table import Row, minus_relu
 from train.results.plots import save
+from train.teaching import KD
+
+_DASHES = ('-', '--', ':', '-.')  # of the losses
 
 
 def against(path: Path, rows: Sequence[Row], column: str) -> None:
   """Draws each activation's accuracy minus ReLU's, with its interval, against a column: width or segments."""
   figure = Figure(figsize=(8, 3.4), layout='constrained')
   axes = figure.subplots(1, 2, sharey=True)
+  losses = list(dict.fromkeys(row.loss for row in rows))
   for axis, hard_label in zip(axes, (False, True), strict=True):
     students = [row for row in rows if row.hard_label == hard_label and minus_relu(row, rows)]
     names = list(dict.fromkeys(_line_name(row, column) for row in students if getattr(row, column) is not None))
@@ -26,7 +30,8 @@ def against(path: Path, rows: Sequence[Row], column: str) -> None:
         [values.index(getattr(row, column)) + 0.1 * (i - len(names) / 2) for row in line],
         [100 * d.mean for d in differences],
         [100 * (d.half_width or 0) for d in differences],
-        label=name, color=COLORS[line[0].activation], marker='o', markersize=4, capsize=2, linewidth=1,
+        label=name, color=COLORS[line[0].activation], linestyle=_DASHES[losses.index(line[0].loss) % len(_DASHES)],
+        marker='o', markersize=4, capsize=2, linewidth=1,
       )  # fmt: skip
     axis.axhline(0, color=COLORS['relu'], linewidth=0.8)
     axis.set_xticks(range(len(values)), values)
@@ -38,8 +43,9 @@ def against(path: Path, rows: Sequence[Row], column: str) -> None:
 
 
 def _line_name(row: Row, column: str) -> str:
-  other = f' width {row.width}' if column == 'segments' else ''
-  return (row.activation if column == 'segments' else row.label) + other
+  width = f' width {row.width}' if column == 'segments' else ''
+  loss = '' if row.loss == KD or row.hard_label else f', {row.loss}'
+  return f'{row.activation if column == "segments" else row.label}{width}{loss}'
 
 
 def comparisons(folder: Path, rows: Sequence[Row]) -> list[Path]:

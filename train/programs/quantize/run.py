@@ -45,6 +45,7 @@ class Experiment(NamedTuple):
   config: Quantize
   dataset: Dataset
   data: Data
+  plain: Data  # the same without mixup: what statistics are measured again on
   teacher_data: Data
   test: list
   teacher: Cohort
@@ -61,14 +62,14 @@ def experiment(config: Quantize) -> Experiment:
   check(config)
   config, dataset = build.read(config)
   check_cached_logits(config, classes=dataset.num_classes)
-  data, test = build.data(config, dataset)
-  teacher_data = build.teacher_data(config, dataset, data)
-  data = build.students_data(config, dataset, data, alpha=config.mixup)
+  plain, test = build.data(config, dataset)
+  teacher_data = build.teacher_data(config, dataset, plain)
+  data = build.students_data(config, dataset, plain, alpha=config.mixup)
   config, teacher, found = given.of_images(config, dataset, data.batches.blank)
   arms = tuple(quantizers.arms(config))
   networks = {arm.student: build.student(config, arm.student, dataset, data.batches.blank) for arm in arms}
   students = {arm: networks[arm.student] for arm in arms}
-  return Experiment(config, dataset, data, teacher_data, test, teacher, students, found)
+  return Experiment(config, dataset, data, plain, teacher_data, test, teacher, students, found)
 
 
 def run(plan: Experiment, to: Run) -> list[Row]:
@@ -81,7 +82,7 @@ def run(plan: Experiment, to: Run) -> list[Row]:
   trained |= afterwards(plan, trained)
   trained |= with_points(plan, to, lesson, trained)
   trained |= with_codebooks(plan, to, lesson, trained)
-  scoring = Scoring(plan.data, plan.test, to.folder)
+  scoring = Scoring(plan.plain, plan.test, to.folder)
   rows = [teacher_row(plan, scoring, teacher)]
   rows += [student_row(plan, scoring, arm, trained[arm]) for arm in plan.models]
   if first():
@@ -133,7 +134,7 @@ def again(plan: Experiment, folder: Path) -> list[Row]:
   known = {TEACHER: (plan.teacher.groups[TEACHER], given.description(plan))}
   for arm in plan.models:
     known[arm.name] = group(plan, arm, compress.identity()), described(plan.config, arm.student, plan.dataset)
-  return Scoring(plan.data, plan.test, folder).rows_again(rows, known)
+  return Scoring(plan.plain, plan.test, folder).rows_again(rows, known)
 
 
 def from_scratch(plan: Experiment, to: Run, lesson: Lesson) -> dict[Arm, Trained]:
