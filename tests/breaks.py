@@ -36,7 +36,7 @@ SEED, COUNT = 2026, 20
 PROGRAMS = [
   *(f'train/programs/{name}/run.py' for name in ('distill', 'quantize', 'lit', 'lit_gan', 'distill_text', 'compress')),
   *(f'train/programs/{name}/run.py' for name in ('slim', 'regions', 'bench')),
-  *(f'train/commands/{name}.py' for name in ('report', 'readme', 'export', 'predict')),
+  *(f'train/commands/{name}.py' for name in ('report', 'tables', 'export', 'predict')),
   'train/programs/distill_text/translate.py',
 ]
 OTHERS = {  # what takes the place of an operator

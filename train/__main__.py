@@ -18,7 +18,7 @@ import jax
 import tyro
 
 from train import config as configs
-from train.commands.config import Evaluate, Export, Predict, Readme, Report
+from train.commands.config import Evaluate, Export, Predict, Report, Tables
 from train.config import Training
 from train.programs import PROGRAMS
 from train.programs.bench.config import Bench
@@ -31,7 +31,7 @@ from train.runtime.outside import bounded, in_one_line
 from train.runtime.quiet import one_line_warnings
 from train.runtime.run import Run, Stopped
 
-_FINISHED = (Evaluate, Report, Readme, Bench, Export, Predict, Translate)
+_FINISHED = (Evaluate, Report, Tables, Bench, Export, Predict, Translate)
 Command: Any = functools.reduce(
   operator.or_,
   (
@@ -210,11 +210,12 @@ def _report(command: Report, arguments: list[str]) -> None:
       print(path)
 
 
-def _readme(command: Readme, arguments: list[str]) -> None:
+def _tables(command: Tables, arguments: list[str]) -> None:
   del arguments
-  from train.commands.readme import filled
+  from train.commands.tables import filled
 
-  write_atomically(command.file, filled(command.file.read_text(), command.file.parent))
+  for file in command.files:
+    write_atomically(file, filled(file.read_text(encoding='utf-8'), file.parent))
 
 
 def _bench(command: Bench, arguments: list[str]) -> None:
@@ -259,7 +260,7 @@ _COMMANDS = {
   **{program.options: _train for program in PROGRAMS.values()},
   Evaluate: _evaluate,
   Report: _report,
-  Readme: _readme,
+  Tables: _tables,
   Bench: _bench,
   Export: _export,
   Predict: _predict,

@@ -9,7 +9,7 @@ from tests.programs import CASES
 from tests.support.processes import train
 from tests.support.runs import assert_same_run, assert_teacher_is_taken, files, refused, results, saved_steps
 from train.__main__ import main
-from train.commands.readme import filled
+from train.commands.tables import filled
 from train.programs import PROGRAMS
 
 COMMANDS = [pytest.param(command, marks=() if command == 'distill' else pytest.mark.slow) for command in CASES]

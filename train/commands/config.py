@@ -37,11 +37,11 @@ class Report:
 
 
 @dataclasses.dataclass(frozen=True)
-class Readme:
-  """Put the tables of committed results into a Markdown file, where its marks say so."""
+class Tables:
+  """Put the tables of committed results into Markdown files, where their marks say so."""
 
-  file: tyro.conf.Positional[Path] = Path('README.md')
-  """The file; the folders in its marks are relative to it."""
+  files: tyro.conf.Positional[tuple[Path, ...]]
+  """The files; the folders in the marks of each are relative to it."""
 
 
 @dataclasses.dataclass(frozen=True)

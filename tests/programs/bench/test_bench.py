@@ -12,7 +12,7 @@ import pytest
 
 from tests import ROOT
 from train.__main__ import main
-from train.commands.readme import filled
+from train.commands.tables import filled
 from train.programs.bench import activation, files, networks, record, run, stages
 from train.programs.bench.config import Activation, Latency, Scaling, Stages, Step, check
 from train.runtime import timing
@@ -275,7 +275,7 @@ def test_a_file_that_is_no_benchmark_is_named(tmp_path):
     record.read(tmp_path / 'step.json')
 
 
-def test_committed_benchmarks_are_those_of_the_readme():
-  shown = (ROOT / 'README.md').read_text()
+def test_committed_benchmarks_are_those_of_the_pages():
+  shown = ''.join((ROOT / 'docs' / 'results' / f'{page}.md').read_text('utf-8') for page in ('speed', 'accelerators'))
   for path in (ROOT / 'results' / 'bench').glob('*.json'):
-    assert f'<!-- table of results/bench/{path.stem} -->' in shown
+    assert f'<!-- table of ../../results/bench/{path.stem} -->' in shown

@@ -6,7 +6,7 @@ from jax.sharding import PartitionSpec as P
 
 from lmajax.training import Traffic
 from train.__main__ import main
-from train.commands.readme import filled
+from train.commands.tables import filled
 from train.programs.bench import compiled, record
 from train.programs.bench.config import Compiled
 from train.runtime.errors import UserError

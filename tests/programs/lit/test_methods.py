@@ -10,7 +10,7 @@ from scipy import stats
 
 from lmajax.training import Stages, Taught
 from lmajax.types import Batch
-from train.commands.readme import filled
+from train.commands.tables import filled
 from train.config import TEACHER
 from train.engine.cohort import cohort_step, fresh
 from train.engine.evaluate import member

@@ -1,4 +1,4 @@
-"""The README's Python runs as it is printed."""
+"""What the README and the documentation print runs: their Python as it is, their commands as far as their options."""
 
 import importlib
 import importlib.util
@@ -21,20 +21,31 @@ from tests import ROOT
 from tests.support.own import drawn, folder_of_images
 from train.__main__ import _command, main
 
-README = (ROOT / 'README.md').read_text(encoding='utf-8')
-BLOCKS = re.findall(r'^```python\n(.*?)^```$', README, re.DOTALL | re.MULTILINE)
-ALONE = ('### Training it', '### From the command line')  # whose blocks have tests of their own
+TEXTS = {
+  str(path.relative_to(ROOT)): path.read_text('utf-8')
+  for path in (
+    ROOT / 'README.md',
+    ROOT / 'CONTRIBUTING.md',
+    ROOT / 'zoo' / 'README.md',
+    *sorted(ROOT.glob('docs/**/*.md')),
+  )
+  if '_build' not in path.parts and not path.read_text('utf-8').startswith('% Made by')
+}
+FENCED = re.compile(r'^(?:<!-- not run: ([^\n]+) -->\n\n?)?```(\w*)\n(.*?)^```$', re.DOTALL | re.MULTILINE)
+"""Why a block is not run, its language, and what it says."""
+BLOCKS = [code for text in TEXTS.values() for why, language, code in FENCED.findall(text) if language == 'python']
+ALONE = ('your_teacher', 'my_net.py', "np.load('flowers.npz')")  # words of blocks that have tests of their own
+README = TEXTS['README.md']
 
 
-def blocks(heading, language='python'):
-  """The blocks of Python, or of commands, in the section of a heading."""
-  section = re.split(r'^##+ .*$', README[README.index(f'\n{heading}\n') + len(heading) + 2 :], flags=re.MULTILINE)[0]
-  found = re.findall(r'^```(\w*)\n(.*?)^```$', section, re.DOTALL | re.MULTILINE)
-  return [code for named, code in found if named == language]
+def blocks(page, language='python'):
+  return [code for _, named, code in FENCED.findall(TEXTS[page]) if named == language]
 
 
-def block(heading, *, number=0, language='python'):
-  return blocks(heading, language)[number]
+def block(words, language='python'):
+  """The only block that has the words."""
+  (found,) = [code for page in TEXTS for code in blocks(page, language) if words in code]
+  return found
 
 
 def test_a_training_of_ones_own(tmp_path, capsys):
@@ -49,9 +60,9 @@ def test_a_training_of_ones_own(tmp_path, capsys):
     'their_labels': draw.integers(0, 3, 32),
     'folder': tmp_path / 'run',
   }
-  code = block('### Training it')
+  code = block('your_teacher')
   assert code.count('epochs=20') == 1
-  exec(compile(code.replace('epochs=20', 'epochs=2'), 'README.md', 'exec'), names)
+  exec(compile(code.replace('epochs=20', 'epochs=2'), 'a page', 'exec'), names)
   found = types.SimpleNamespace(**names)
   assert [entry['epoch'] for entry in found.fitted.history] == [1, 2]
   assert re.fullmatch(r"{'accuracy': [\d.]+}\n", capsys.readouterr().out)
@@ -66,15 +77,14 @@ def test_a_training_of_ones_own(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_the_command_line_with_data_and_networks_of_ones_own(tmp_path, monkeypatch, capsys):
-  heading = '### From the command line'
   monkeypatch.chdir(tmp_path)
   monkeypatch.syspath_prepend(tmp_path)
-  (tmp_path / 'my_net.py').write_text(block(heading))
+  (tmp_path / 'my_net.py').write_text(block('# my_net.py'))
   folder_of_images(tmp_path / 'flowers')
   images, labels = drawn(60)
   arrays = {'train_images': images[..., None], 'train_labels': labels}
   np.savez('flowers.npz', **arrays, classes=np.array(['cat', 'dog', 'eel']))
-  program = compile(block(heading, number=1), 'README.md', 'exec')
+  program = compile(block("np.load('flowers.npz')"), 'own-data.md', 'exec')
   if importlib.util.find_spec('torch'):  # which no extra but bench brings
     torch = importlib.import_module('torch')
     exec(program, {'model': torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))})
@@ -84,7 +94,7 @@ def test_the_command_line_with_data_and_networks_of_ones_own(tmp_path, monkeypat
   large = importlib.import_module('my_net').large(linen.ReLU, 3)
   variables = large.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False)
   (tmp_path / 'large.msgpack').write_bytes(serialization.to_bytes(variables))
-  commands = [shlex.split(line) for line in block(heading, language='').splitlines()]
+  commands = [shlex.split(line) for line in block('my_net:large', '').splitlines()]
   assert {command[3] for command in commands} == {'distill', 'quantize', 'evaluate'} and len(commands) == 4
   fewer = {
     'distill': '--activations relu --seeds 1 --epochs 1 --batch-size 8 --image-size 8',
@@ -150,6 +160,8 @@ def with_norms():
 
 
 GIVEN = {
+  'load_digits(return_X_y=True)': dict,
+  'zoo/cifar10-cnn.safetensors': lambda: {'images': np.full((2, 32, 32, 3), 0.5, np.float32)},
   'class Net(nn.Module):  # any': dict,
   'relu_init(8)': lambda: {'x': jnp.linspace(-1.0, 1.0, 8)},
   'reparam = masked(uniform(4))': perceptron,
@@ -170,8 +182,9 @@ GIVEN = {
 def test_a_block_of_python(words, monkeypatch):
   monkeypatch.setattr(training, 'chips', lambda target: jax.devices()[:1])  # whose compilers are not installed
   (code,) = [each for each in BLOCKS if words in each]
+  monkeypatch.chdir(ROOT)
   names = GIVEN[words]()
-  exec(compile(code, 'README.md', 'exec'), names)
+  exec(compile(code, 'a page', 'exec'), names)
   if 'Net' in names:
     variables = names['Net']().init(jax.random.key(0), jnp.ones((2, 4)), train=False)
     assert len(variables['batch_stats']) == 2
@@ -191,15 +204,72 @@ def test_a_block_of_python(words, monkeypatch):
 
 
 def test_every_block_of_python_is_run_by_a_test():
-  counted = [block for block in BLOCKS if any(words in block for words in GIVEN)]
-  own = [each for heading in ALONE for each in blocks(heading)]
-  assert len(counted) == len(GIVEN) and sorted([*counted, *own]) == sorted(BLOCKS)
+  words = [*GIVEN, *ALONE]
+  assert [code for code in BLOCKS if sum(each in code for each in words) != 1] == []
+  assert [each for each in words if sum(each in code for code in BLOCKS) != 1] == []
 
 
-_CALL = re.compile(r'(?:^|`|&& )python -m train ((?:[^`\n\\]|\\\n)+)', re.MULTILINE)
-COMMANDS = sorted({re.split(r' +#| < |"', call.replace('\\\n', ' '))[0] for call in _CALL.findall(README)})
+_CALL = re.compile(r'python -m train ((?:[^\n\\]|\\\n)+)')
+_SPAN = re.compile(r'`python -m train ([^`]+)`')
+
+
+def _commands():
+  """All commands in blocks, without their comments and what reads or writes them, and in the text."""
+  for text in TEXTS.values():
+    for _, language, code in FENCED.findall(text):
+      if language in ('', 'bash', 'console'):
+        calls = (re.split(r' +#| < ', call.replace('\\\n', ' '))[0] for call in _CALL.findall(code))
+        yield from (call.removesuffix('"') if call.count('"') % 2 else call for call in calls)
+    yield from (' '.join(call.split()) for call in _SPAN.findall(FENCED.sub('', text)))
+
+
+COMMANDS = sorted({re.split(r' < ', each)[0] for each in _commands()} - {'COMMAND --help'})
 
 
 @pytest.mark.parametrize('command', COMMANDS)
 def test_a_command_is_one(command):
   assert _command(shlex.split(command)) is not None
+
+
+def test_what_no_test_runs_says_why():
+  """A block of anything but Python and our own commands has a comment above: not run, and why."""
+  unsaid = []
+  for page, text in TEXTS.items():
+    for why, language, code in FENCED.findall(text):
+      foreign = [line for line in code.splitlines() if line and not re.match(r'python -m train |  ', line)]
+      if language != 'python' and not language.startswith('{') and foreign and len(why.split()) < 3:
+        unsaid.append((page, foreign[0]))
+  assert unsaid == []
+
+
+_LINK = re.compile(r'\]\(([^)\s]+)\)')
+
+
+@pytest.mark.parametrize('page', TEXTS)
+def test_links_and_images_lead_somewhere(page):
+  links = _LINK.findall(FENCED.sub('', TEXTS[page]))
+  inside = [link.partition('#') for link in links if not re.match(r'https?://|mailto:', link)]
+  folder = (ROOT / page).parent
+  assert [path for path, _, _ in inside if path and not (folder / path).exists()] == []
+  for path, _, anchor in inside:
+    target = (folder / path).resolve() if path else ROOT / page
+    if anchor and target.suffix == '.md':
+      assert anchor in _anchors(target.read_text('utf-8')), f'{page}: {path}#{anchor}'
+
+
+def _anchors(text):
+  titles = re.findall(r'^#+ (.*)$', FENCED.sub('', text), re.MULTILINE)
+  return {re.sub(r'[^\w\- ]', '', title.lower()).replace(' ', '-') for title in titles}
+
+
+def test_the_readme_is_short():
+  assert len(README.splitlines()) <= 150
+
+
+def test_the_results_in_the_readme_stand_on_their_pages():
+  rows = re.findall(r'^\| \[[^]]+\]\((docs/results/\S+\.md)\) \| (.*) \|$', README, re.MULTILINE)
+  assert len(rows) == 6
+  for page, said in rows:
+    shown = re.sub(r'[−-]', '-', TEXTS[page])
+    for figure in re.findall(r'\d+\.\d+', said):
+      assert figure in shown, f'{figure} is not on {page}'
