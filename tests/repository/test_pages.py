@@ -92,7 +92,13 @@ def test_the_command_line_with_data_and_networks_of_ones_own(tmp_path, monkeypat
   variables = large.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False)
   (tmp_path / 'large.msgpack').write_bytes(serialization.to_bytes(variables))
   pages = ('docs/how-to/own-data.md', 'docs/how-to/own-teacher.md')
-  written = [line for page in pages for code in blocks(page, '') for line in code.splitlines() if 'my_net' in line]
+  written = [
+    line
+    for page in pages
+    for code in blocks(page, '')
+    for line in code.replace('\\\n', ' ').splitlines()
+    if 'my_net' in line
+  ]
   commands = [shlex.split(line) for line in written]
   assert [command[3] for command in commands] == ['distill', 'quantize', 'evaluate', 'distill', 'distill']
   fewer = {
@@ -122,11 +128,11 @@ def perceptron():
   }
 
 
-def given():
+def given(units=(4,)):
   draw = np.random.default_rng(0)
   images, labels = draw.normal(size=(256, 4)).astype(np.float32), draw.integers(0, 3, 256)
-  student = models.MLP((4,), 3, LMA)
-  variables = student.init(jax.random.key(0), images[:1], train=False)
+  student = models.MLP(units, 3, LMA)
+  variables = student.init(jax.random.key(0), jnp.asarray(images[:1]), train=False)
   teacher = training.linen(student, variables)
   return {'student': student, 'teacher': teacher, 'variables': variables, 'images': images, 'labels': labels}
 
@@ -192,7 +198,7 @@ GIVEN = {
   'reparam = masked(uniform(4))': perceptron,
   'pruned = training.fit(': given,
   'stream = to_stream(': perceptron,
-  'hashed = training.fit(': given,
+  'hashed = training.fit(': partial(given, (48, 32)),
   'smallest = least_ratio(': perceptron,
   'your_teacher': teachers,
   "fitted.export(images[:1], 'safetensors')": teachers,
