@@ -1,5 +1,6 @@
 """What the README and the documentation print runs: their Python as it is, their commands as far as their options."""
 
+import functools
 import importlib
 import importlib.util
 import re
@@ -15,7 +16,7 @@ import pytest
 from flax import nnx, serialization
 from sklearn.datasets import load_iris
 
-from lmajax import LMA, compress, models, training, tree
+from lmajax import LMA, models, training, tree
 from lmajax.activations import linen
 from tests import ROOT
 from tests.support.own import drawn, folder_of_images
@@ -33,8 +34,14 @@ TEXTS = {
 }
 FENCED = re.compile(r'^(?:<!-- not run: ([^\n]+) -->\n\n?)?```(\w*)\n(.*?)^```$', re.DOTALL | re.MULTILINE)
 """Why a block is not run, its language, and what it says."""
-BLOCKS = [code for text in TEXTS.values() for why, language, code in FENCED.findall(text) if language == 'python']
-ALONE = ('your_teacher', 'my_net.py', "np.load('flowers.npz')")  # words of blocks that have tests of their own
+TUTORIAL = 'docs/tutorials/own-model.md'  # whose blocks are one script
+BLOCKS = [
+  code
+  for page, text in TEXTS.items()
+  for _, language, code in FENCED.findall(text)
+  if language == 'python' and page != TUTORIAL
+]
+ALONE = ('# my_net.py', "np.load('flowers.npz')")  # words of blocks that have tests of their own
 README = TEXTS['README.md']
 
 
@@ -48,31 +55,21 @@ def block(words, language='python'):
   return found
 
 
-def test_a_training_of_ones_own(tmp_path, capsys):
-  draw = np.random.default_rng(0)
-  images = draw.normal(size=(256, 8)).astype(np.float32)
-  names = {
-    'your_teacher': nnx.Linear(8, 3, rngs=nnx.Rngs(0)),
-    'student': models.MLP((4,), 3, LMA),
-    'images': images,
-    'labels': draw.integers(0, 3, 256),
-    'held_out': images[:32],
-    'their_labels': draw.integers(0, 3, 32),
-    'folder': tmp_path / 'run',
-  }
-  code = block('your_teacher')
-  assert code.count('epochs=20') == 1
-  exec(compile(code.replace('epochs=20', 'epochs=2'), 'a page', 'exec'), names)
+@pytest.mark.slow
+def test_the_tutorial_from_top_to_bottom(tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  names = {}
+  for code in blocks(TUTORIAL):
+    exec(compile(re.sub(r'epochs=\d+', 'epochs=1', code), TUTORIAL, 'exec'), names)
   found = types.SimpleNamespace(**names)
-  assert [entry['epoch'] for entry in found.fitted.history] == [1, 2]
-  assert re.fullmatch(r"{'accuracy': [\d.]+}\n", capsys.readouterr().out)
-  packed, stats, _ = compress.unpack(found.data)
-  variables = jax.tree.map(jnp.asarray, {'params': packed.decode(), **stats})
-  logits, _ = found.student.apply(variables, jnp.asarray(images), train=False)
-  assert logits.shape == (256, 3) and np.isfinite(logits).all()
-  assert len(np.unique(packed.decode()['logits']['kernel'])) <= 16
-  runs = jax.export.deserialize(bytearray(found.program))
-  np.testing.assert_allclose(runs.call(images), logits, atol=1e-5)
+  assert [entry['epoch'] for entry in found.student.history] == [1]
+  assert capsys.readouterr().out.count('accuracy') == 3
+  np.testing.assert_allclose(found.answers, found.logits, atol=1e-4)
+  assert len(np.unique(found.packed.decode()['Dense_0']['kernel'])) <= 16 * 4  # a bucket has 256 weights
+  np.testing.assert_allclose(found.module(found.test_images), found.fitted.logits(found.test_images), atol=1e-5)
+  assert found.metrics['loss'].shape == (5,) and len(set(found.metrics['loss'].tolist())) == 5
+  resumed = training.fit(found.Net(128), found.train, optax.adam(1e-3), epochs=1, folder='teacher')
+  jax.tree.map(np.testing.assert_array_equal, resumed.params, found.teacher.params)
 
 
 @pytest.mark.slow
@@ -94,11 +91,19 @@ def test_the_command_line_with_data_and_networks_of_ones_own(tmp_path, monkeypat
   large = importlib.import_module('my_net').large(linen.ReLU, 3)
   variables = large.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False)
   (tmp_path / 'large.msgpack').write_bytes(serialization.to_bytes(variables))
-  commands = [shlex.split(line) for line in block('my_net:large', '').splitlines()]
-  assert {command[3] for command in commands} == {'distill', 'quantize', 'evaluate'} and len(commands) == 4
+  pages = ('docs/how-to/own-data.md', 'docs/how-to/own-teacher.md')
+  written = [
+    line
+    for page in pages
+    for code in blocks(page, '')
+    for line in code.replace('\\\n', ' ').splitlines()
+    if 'my_net' in line
+  ]
+  commands = [shlex.split(line) for line in written]
+  assert [command[3] for command in commands] == ['distill', 'quantize', 'evaluate', 'distill', 'distill']
   fewer = {
     'distill': '--activations relu --seeds 1 --epochs 1 --batch-size 8 --image-size 8',
-    'quantize': '--activations lma --seeds 1 --epochs 1 --batch-size 8 --bits 4 --methods uniform',
+    'quantize': '--activations lma --seeds 1 --epochs 1 --batch-size 8 --image-size 8 --bits 4 --methods uniform',
   }
   for i, (*python, command) in enumerate((*line[:3], line[3:]) for line in commands):
     assert python == ['python', '-m', 'train']
@@ -106,8 +111,7 @@ def test_the_command_line_with_data_and_networks_of_ones_own(tmp_path, monkeypat
     if name in fewer:
       less = fewer[name].split()
       less = less[:-2] if 'flowers.npz' in options else less
-      own = ['--student', 'my_net:small'] if name == 'quantize' else []
-      assert main([name, *options, *less, *own, '--workdir', f'run-{i}']) == 0, capsys.readouterr().err
+      assert main([name, *options, *less, '--workdir', f'run-{i}']) == 0, capsys.readouterr().err
     else:
       file = next(tmp_path.glob(options[0].replace('RUN', 'run-*')))
       assert main([name, str(file), *options[1:]]) == 0, capsys.readouterr().err
@@ -122,6 +126,34 @@ def perceptron():
     **{'params': variables['params'], 'stats': {'batch_stats': variables['batch_stats']}},
     'your_loss': lambda params: sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(params)),
   }
+
+
+def given(units=(4,)):
+  draw = np.random.default_rng(0)
+  images, labels = draw.normal(size=(256, 4)).astype(np.float32), draw.integers(0, 3, 256)
+  student = models.MLP(units, 3, LMA)
+  variables = student.init(jax.random.key(0), jnp.asarray(images[:1]), train=False)
+  teacher = training.linen(student, variables)
+  return {'student': student, 'teacher': teacher, 'variables': variables, 'images': images, 'labels': labels}
+
+
+def teachers():
+  return {
+    **given(),
+    **{
+      'module': models.MLP((4,), 3, LMA),
+      'your_teacher': nnx.Linear(4, 3, rngs=nnx.Rngs(0)),
+      'params': jnp.ones((4, 3)),
+    },
+    **{'apply': lambda params, stats, inputs, key: (inputs @ params, stats), 'logits': np.ones((256, 3), np.float32)},
+    'fitted': fitted(),
+  }
+
+
+@functools.cache
+def fitted():
+  names = given()
+  return training.fit(names['student'], (names['images'], names['labels']), optax.sgd(0.1), epochs=1)
 
 
 def residual():
@@ -160,13 +192,18 @@ def with_norms():
 
 
 GIVEN = {
-  'load_digits(return_X_y=True)': dict,
+  'teacher = training.fit(Net(128), (images, labels)': dict,
   'zoo/cifar10-cnn.safetensors': lambda: {'images': np.full((2, 32, 32, 3), 0.5, np.float32)},
-  'class Net(nn.Module):  # any': dict,
-  'relu_init(8)': lambda: {'x': jnp.linspace(-1.0, 1.0, 8)},
+  'quantized = training.fit(': given,
   'reparam = masked(uniform(4))': perceptron,
-  'reparam = masked(sparse(bits=4': perceptron,
-  'reparam = masked(multi_hash(0.1))': perceptron,
+  'pruned = training.fit(': given,
+  'stream = to_stream(': perceptron,
+  'hashed = training.fit(': partial(given, (48, 32)),
+  'smallest = least_ratio(': perceptron,
+  'your_teacher': teachers,
+  "fitted.export(images[:1], 'safetensors')": teachers,
+  "folder='my-run'": given,
+  'class Snake(nn.Module)': dict,
   'student = models.ResNet(8, 10, ReLU)': residual,
   'graph = model.graph()': perceptron,
   'found = crembo(beliefs': beliefs,
@@ -179,15 +216,12 @@ GIVEN = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize('words', GIVEN)
-def test_a_block_of_python(words, monkeypatch):
+def test_a_block_of_python(words, tmp_path, monkeypatch):
   monkeypatch.setattr(training, 'chips', lambda target: jax.devices()[:1])  # whose compilers are not installed
   (code,) = [each for each in BLOCKS if words in each]
-  monkeypatch.chdir(ROOT)
+  monkeypatch.chdir(ROOT if 'zoo/' in words else tmp_path)
   names = GIVEN[words]()
   exec(compile(code, 'a page', 'exec'), names)
-  if 'Net' in names:
-    variables = names['Net']().init(jax.random.key(0), jnp.ones((2, 4)), train=False)
-    assert len(variables['batch_stats']) == 2
   if 'your_loss' in names and 'loss' in names:
     assert np.isfinite(names['loss'](names['theta'], jax.random.key(0)))
   if 'widths' in names:
