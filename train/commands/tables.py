@@ -36,9 +36,10 @@ def files(text: str, root: Path) -> dict[Path, str]:
   """Returns the CSV files of the tables of which the text shows some rows, as they are to stand beside the results."""
   found = {}
   for _, results, some, _ in _MARKED.findall(text):
-    if some:
-      tables = _ROWS.findall(_table(root / results))
-      found |= zip(_paths(root / results, len(tables)), map(_csv, tables), strict=True)
+    tables = _ROWS.findall(_table(root / results)) if some else []
+    for path, table in zip(_paths(root / results, len(tables)), tables, strict=True):
+      if _some(table, some, '') != table:
+        found[path] = _csv(table)
   return found
 
 

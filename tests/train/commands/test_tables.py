@@ -55,3 +55,6 @@ def test_some_rows_of_a_table_and_a_file_of_all():
   rows = list(csv.DictReader(first.splitlines()))
   assert len(rows) == 94 and rows[0]['parameters'] == '27594' and rows[0]['accuracy %'] == '97.76 ± 0.55'
   assert len(second.splitlines()) == 1 + 6
+  whole = mark.replace(r'lma-8 \| 90 -->', '(relu|lma-8) -->')
+  (path,) = files(f'{whole}\n<!-- end of table -->', ROOT)
+  assert path.name == 'results.csv'  # the second table is shown whole
