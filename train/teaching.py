@@ -247,7 +247,7 @@ class CachedLogits:
 
 def check_soft_targets(temperatures: Sequence[float], soft_weights: Sequence[float]) -> None:
   for temperature in temperatures:
-    require(0 < temperature < math.inf, 'temperature', temperature, 'give a positive number')
+    require(0 < temperature <= 1e6, 'temperature', temperature, 'give a positive number, at most a million')
   for weight in soft_weights:
     require(0 <= weight <= 1, 'soft_weight', weight, 'give a number between 0 and 1')
 

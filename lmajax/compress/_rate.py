@@ -45,7 +45,8 @@ def to_stream(
      \hat w_i = \mathrm{sign}(w_i)\, s_i\, t_j\, d^{-1/2} \quad\text{where}\quad t_j \le \frac{|w_i|}{s_i} < t_{j-1}
 
   Pass j has the places of its weights among those not sent yet, as gaps, and their signs, by Golomb's code of the best
-  Rice parameter. With d of ¼ or more no value is above twice its weight, so that no weight that arrives makes the L1 error larger.
+  Rice parameter. With d of ¼ or more no value is above twice its weight, so that no weight that arrives makes the L1
+  error larger.
 
   Args:
     params: a tree of weights, None where there are none; what is zero is never sent.

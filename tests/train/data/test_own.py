@@ -1,5 +1,7 @@
 """A user's own images, from folders of files and from arrays: what is read, and what is refused in one line."""
 
+import zipfile
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -107,6 +109,25 @@ def test_wrong_arrays_are_named(tmp_path, said):
   np.savez(tmp_path / 'a.npz', **WRONG_ARRAYS[said])
   with pytest.raises(UserError, match=said):
     own.load(tmp_path / 'a.npz', None)
+
+
+def test_a_file_whose_header_asks_for_all_memory_is_named(tmp_path):
+  def header(file):
+    np.lib.format.write_array_header_1_0(file, {'descr': '|u1', 'fortran_order': False, 'shape': (2**50, 8, 8)})
+
+  with zipfile.ZipFile(tmp_path / 'a.npz', 'w') as archive, archive.open('train_images.npy', 'w') as file:
+    header(file)
+  with pytest.raises(UserError, match=r'a\.npz: cannot be read .*; write it by numpy\.savez'):
+    own.load(tmp_path / 'a.npz', None)
+
+
+def test_postscript_by_the_name_of_a_picture_is_no_image(tmp_path):
+  folder = folder_of_images(tmp_path / 'animals')
+  Image.new('RGB', (8, 8)).save(folder / 'cat' / 'a.eps')
+  assert len(own.load(folder, None).train.labels) == 48
+  (folder / 'cat' / 'a.eps').rename(folder / 'cat' / 'a.png')
+  with pytest.raises(UserError, match=r'a\.png is not an image that can be read'):
+    own.load(folder, None)
 
 
 def test_files_that_are_no_images_are_named(tmp_path):

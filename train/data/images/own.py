@@ -10,7 +10,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from train.data.images.images import Examples, stratified_order
-from train.data.images.picture import opened
+from train.data.images.picture import FORMATS, opened
 from train.runtime.errors import UserError
 from train.runtime.outside import printable
 
@@ -98,7 +98,7 @@ def _within(folder: Path) -> list[Path]:
 def _files(folder: Path) -> list[Path]:
   if not folder.is_dir():
     return []
-  known = Image.registered_extensions()
+  known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS}
   return [each for each in _within(folder) if each.is_file() and each.suffix.lower() in known]
 
 
@@ -146,7 +146,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
       _check_size(sum(member.file_size for member in archive.infolist()), path)
     with np.load(path, allow_pickle=False) as found:
       return {name: found[name] for name in found.files}
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+  except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
     reason = getattr(error, 'strerror', None) or ' '.join(str(error).split())[:200]
     raise UserError(f'{path}: cannot be read ({reason}); write it by numpy.savez') from error
 

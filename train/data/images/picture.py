@@ -1,4 +1,4 @@
-"""Opens image files of any kind."""
+"""Opens image files."""
 
 import warnings
 from pathlib import Path
@@ -8,12 +8,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from train.runtime.errors import UserError
 
+FORMATS = ('BMP', 'GIF', 'JPEG', 'JPEG2000', 'PNG', 'PPM', 'TIFF', 'WEBP')
+"""Those that Pillow decodes itself: it hands PostScript, whatever its file is called, to Ghostscript."""
+
 
 def opened(path: Path, mode: str | None = None) -> Image.Image:
   """Opens an image file, rotated by its EXIF orientation.
 
   Args:
-    path: PNG, JPEG, whatever Pillow reads.
+    path: of one of ``FORMATS``.
     mode: of Pillow, as L or RGB; None is L for a gray image and RGB for others.
   """
   if path.exists() and not path.is_file():
@@ -21,7 +24,7 @@ def opened(path: Path, mode: str | None = None) -> Image.Image:
   try:
     with warnings.catch_warnings(action='ignore'):
       warnings.simplefilter('error', Image.DecompressionBombWarning)
-      with Image.open(path) as file:
+      with Image.open(path, formats=FORMATS) as file:
         _check(path, file)
         own = 'L' if file.mode in ('1', 'L', 'LA') else 'RGB'
         return ImageOps.exif_transpose(file).convert(mode or own)
