@@ -212,10 +212,13 @@ def _report(command: Report, arguments: list[str]) -> None:
 
 def _tables(command: Tables, arguments: list[str]) -> None:
   del arguments
-  from train.commands.tables import filled
+  from train.commands import tables
 
   for file in command.files:
-    write_atomically(file, filled(file.read_text(encoding='utf-8'), file.parent))
+    text = file.read_text(encoding='utf-8')
+    for path, table in tables.files(text, file.parent).items():
+      write_atomically(path, table)
+    write_atomically(file, tables.filled(text, file.parent))
 
 
 def _bench(command: Bench, arguments: list[str]) -> None:

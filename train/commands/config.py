@@ -38,7 +38,7 @@ class Report:
 
 @dataclasses.dataclass(frozen=True)
 class Tables:
-  """Put the tables of committed results into Markdown files, where their marks say so."""
+  """Put the tables of committed results into Markdown files, where their marks say so, and shortened ones into CSV."""
 
   files: tyro.conf.Positional[tuple[Path, ...]]
   """The files; the folders in the marks of each are relative to it."""
