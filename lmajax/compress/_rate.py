@@ -45,7 +45,8 @@ def to_stream(
      \hat w_i = \mathrm{sign}(w_i)\, s_i\, t_j\, d^{-1/2} \quad\text{where}\quad t_j \le \frac{|w_i|}{s_i} < t_{j-1}
 
   Pass j has the places of its weights among those not sent yet, as gaps, and their signs, by Golomb's code of the best
-  Rice parameter. With d of ¼ or more no value is above twice its weight, so that no weight that arrives makes the L1 error larger.
+  Rice parameter. With d of ¼ or more no value is above twice its weight, so that no weight that arrives makes the L1
+  error larger.
 
   Args:
     params: a tree of weights, None where there are none; what is zero is never sent.
@@ -56,7 +57,7 @@ def to_stream(
       starve (measured: accuracy .36 against .54 at a density of .05), so that it is not the default.
 
   Returns:
-    Bytes: a header of paths, shapes, types, scales and the table of passes, with a CRC-32 of each; and the passes.
+    Bytes, of a header of paths, shapes, types, scales and the table of passes, with a CRC-32 of each, and the passes.
 
   Raises:
     ValueError: an argument is out of range, a weight is no array of float32, float64, bfloat16 or float16 or not

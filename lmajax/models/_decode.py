@@ -133,8 +133,8 @@ def beam_search(
   [-0.3081, -0.9163]
 
   Source: Vaswani et al. 2017, section 6.1, with a length penalty after Wu et al. 2016, equation 14, who divide by
-  ``((5 + |y|) / 6)^α``; we choose ``|y|^α``, of which 1 gives the mean and 0 no penalty. When to stop is our choice too: the
-  first only say "early when possible".
+  ``((5 + |y|) / 6)^α``; we choose ``|y|^α``, of which 1 gives the mean and 0 no penalty. When to stop is our choice
+  too: the first only say "early when possible".
   """
   check_count('beams', beams, 1)
   rows = _checked(cache, length)
