@@ -46,8 +46,10 @@ nb_execution_mode = 'off'  # the tests run the notebooks
 
 autodoc_default_options = {'members': True, 'special-members': '__call__'}
 autodoc_member_order = 'bysource'
-maximum_signature_line_length = 100
+maximum_signature_line_length = 70
+add_module_names = False  # the page's title says it
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True  # fields as a list, not as members
 
 
 def setup(app):

@@ -7,6 +7,7 @@ import jax
 from jaxtyping import Bool, Float
 
 Array = jax.Array
+"""An array of JAX, of any shape and type."""
 Key = jax.Array
 """A typed key, from ``jax.random.key``."""
 Values = Float[Array, '...']

@@ -55,7 +55,7 @@ def numbers(code: np.ndarray, rice: int, count: int, *, cut: bool = False) -> np
     cut: the end may be missing; what is whole is read, and a number that is cut through is dropped.
 
   Returns:
-    Numbers, int64: so many, or with ``cut`` at most so many.
+    Numbers, int64, so many, or with ``cut`` at most so many.
 
   Raises:
     ValueError: the parameter is out of range, or the bytes are not those of so many numbers.

@@ -59,7 +59,7 @@ def allowed_rows(allowed: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     allowed: bools [n, classes]; an example without a label is left out.
 
   Returns:
-    For each pair the number of its example, its label and its weight: three arrays of one length.
+    For each pair the number of its example, its label and its weight, in three arrays of one length.
 
   Raises:
     ValueError: ``allowed`` is no array of bools with two axes.

@@ -57,7 +57,7 @@ def to_stream(
       starve (measured: accuracy .36 against .54 at a density of .05), so that it is not the default.
 
   Returns:
-    Bytes: a header of paths, shapes, types, scales and the table of passes, with a CRC-32 of each; and the passes.
+    Bytes, of a header of paths, shapes, types, scales and the table of passes, with a CRC-32 of each, and the passes.
 
   Raises:
     ValueError: an argument is out of range, a weight is no array of float32, float64, bfloat16 or float16 or not

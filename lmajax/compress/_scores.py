@@ -151,7 +151,7 @@ def keep(scores: Scores, density: float) -> MaskTree:
     density: the share that stays, 0 … 1, a number of Python: under ``jax.jit`` it is static.
 
   Returns:
-    A tree of bools like the scores: what ``sparse`` has as its code.
+    A tree of bools like the scores, as ``sparse`` has it as its code.
 
   Raises:
     ValueError: the density is out of range, or the scores are no arrays of floats or not finite.
@@ -194,7 +194,7 @@ def n_of_m(params: Params, n: int, m: int) -> MaskTree:
     m: weights a group; each input axis is a multiple of it.
 
   Returns:
-    A tree of bools, as ``keep`` gives it: for ``sparse``, ``start=partial(n_of_m, n=2, m=4)``.
+    A tree of bools, as ``keep`` gives it; for ``sparse`` it is ``start=partial(n_of_m, n=2, m=4)``.
 
   Raises:
     ValueError: n or m are out of range, or an input axis is no multiple of m; and as of ``magnitude``.

@@ -37,7 +37,7 @@ def dist(
     where: examples (or tokens) to count; the others give 0 and no gradient, and no part to the classes.
 
   Returns:
-    One number per example. The second part is of the batch: each example gets the whole of it.
+    One number per example. The second part is of the batch, and each example gets the whole of it.
 
   Raises:
     ValueError: a weight is negative, or as of ``soft_targets``.

@@ -103,7 +103,7 @@ def divergence(sites: Sites, *, measure: Measure = gaussian_divergence) -> Array
     measure: ``gaussian_divergence``, or ``squared_difference``.
 
   Returns:
-    The mean over the channels of a site, then over the sites: a choice, since the paper does not tell the weights.
+    The mean over the channels of a site, then over the sites. The paper does not tell the weights; this is a choice.
 
   Raises:
     ValueError: there is no site.

@@ -29,7 +29,7 @@ def chips(target: str) -> list[Any]:
       ``'v4-2x2x4'`` for several: cards of one host, or the layout of the chips.
 
   Returns:
-    The devices, as ``jax.devices()`` gives them: two a chip of a v4.
+    The devices, as ``jax.devices()`` gives them, two a chip of a v4.
 
   Raises:
     ValueError: there is no such target, or its compiler is not installed, or JAX has already looked for a real one.

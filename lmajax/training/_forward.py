@@ -205,7 +205,7 @@ def forward(model: Any, params: Params, stats: ModelStats, inputs: Any, key: Key
     key: of dropout, in training mode; None is evaluation mode.
 
   Returns:
-    The logits, and the statistics: in training mode as they are moved.
+    The logits, and the statistics, which training mode has moved.
 
   >>> model, x = MLP((2,), 3, LMA), jnp.ones((5, 4))
   >>> params, before = training.linen(model).init(jax.random.key(0), x)

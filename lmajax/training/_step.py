@@ -233,7 +233,7 @@ def compiled(step: Callable, *, placed: jax.sharding.Sharding | None = None) -> 
     placed: where the states stay; None leaves it to the compiler.
 
   Returns:
-    The function, to which the states are donated: those handed in are gone afterwards.
+    The function, to which the states are donated. Those handed in are gone afterwards.
 
   >>> compiled(lambda states, frozen, batch: states + batch)(jnp.ones(2), None, 1.0).tolist()
   [2.0, 2.0]
