@@ -2,8 +2,8 @@
 
 import dataclasses
 import json
-import re
 import random
+import re
 from importlib import util
 
 import chex
