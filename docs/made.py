@@ -34,7 +34,7 @@ MODULES = (
 COMMANDS = (*(program.options for program in PROGRAMS.values()), *_FINISHED)
 _NOTE = '% Made by docs/made.py.\n\n'
 _BADGE = '![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)'
-_FEW = 60
+_FEW = 40
 """Characters of an option's values that stand beside its name; longer lists follow its text."""
 
 
@@ -144,7 +144,8 @@ def _option(field: dataclasses.Field, kind: Any, said: str, prefix: str, *, name
   else:
     beside = value if len(value) <= _FEW else ''
     shown = f'`{" ".join(filter(None, (name, beside if named else "", several)))}`'
-  default = '' if field.default in (dataclasses.MISSING, None, False, ()) else f' (default: `{text(field.default)}`)'
+  unsaid = any(field.default is each for each in (dataclasses.MISSING, None, False, ()))
+  default = '' if unsaid else f' (default: `{text(field.default)}`)'
   values = f' {"Any" if several else "One"} of `{value.replace("|", "`, `")}`.' if len(value) > _FEW else ''
   return f'{shown}{default}\n: {said}{values}'
 

@@ -107,8 +107,11 @@ def _train(command: Any, arguments: list[str]) -> None:
   recipe = program.run()  # what only training needs is not imported before
   folder, rows = _run(recipe, command, program.defaults(command.data), arguments)
   if distributed.first():
+    from train.commands import page
+
     print(program.table().text(rows))
-    print(f'\n{folder}: {recipe.LEFT}')
+    page.write(folder, [folder], page.alone(folder))
+    print(f'\n{folder}: {page.NAME}, {recipe.LEFT}')
 
 
 def _run(recipe: Any, command: Any, default: Any, arguments: list[str]) -> tuple[Path, list]:
@@ -196,18 +199,23 @@ def _evaluate(command: Evaluate, arguments: list[str]) -> None:
 
 def _report(command: Report, arguments: list[str]) -> None:
   del arguments
+  from train.commands import page
   from train.commands import report as joined
   from train.programs.distill.plot import comparisons
 
   if not command.runs:
     raise UserError('report needs the folder of at least one run')
-  found = joined.joined(command.runs)
+  one = len(command.runs) == 1
+  require(one or not command.html or command.out is not None, 'html', True, 'several runs need --out, its folder')
+  found = page.alone(command.runs[0]) if one and command.html else joined.joined(command.runs)
   print(found.table)
   if command.out:
     joined.write(command.out, found)
   if found.command == 'distill':
     for path in comparisons(command.out or command.runs[0], found.rows):
       print(path)
+  if command.html:
+    print(page.write(command.out or command.runs[0], command.runs, found))
 
 
 def _tables(command: Tables, arguments: list[str]) -> None:

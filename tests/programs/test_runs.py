@@ -6,11 +6,13 @@ import signal
 import pytest
 
 from tests.programs import CASES
+from tests.support.pages import Read
 from tests.support.processes import train
 from tests.support.runs import assert_same_run, assert_teacher_is_taken, files, refused, results, saved_steps
 from train.__main__ import main
 from train.commands.tables import filled
 from train.programs import PROGRAMS
+from train.results.statistics import cells
 
 COMMANDS = [pytest.param(command, marks=() if command == 'distill' else pytest.mark.slow) for command in CASES]
 
@@ -69,6 +71,15 @@ def test_evaluate_report_and_a_readme_say_its_table_again(command, whole, tmp_pa
   assert main(['report', str(folder)]) == 0
   assert capsys.readouterr().out.strip().startswith(table)
   assert files(folder) == files(whole)
+
+
+def test_it_leaves_a_page_with_its_table(command, whole, tmp_path):
+  written = (whole / 'report.html').read_text()
+  folder = shutil.copytree(whole, tmp_path / 'run')
+  assert main(['report', str(folder), '--html']) == 0
+  assert (folder / 'report.html').read_text() == written.replace(str(whole), str(folder))
+  line = next(line for line in (whole / 'results.md').read_text().split('\n') if '---' not in line)
+  assert Read(written).cells()[: len(cells(line))] == cells(line)
 
 
 TAUGHT = [command for command, case in CASES.items() if case.teacher]

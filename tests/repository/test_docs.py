@@ -112,6 +112,7 @@ def test_choices_and_kinds_stand_beside_an_option():
   assert '`--dtype float32|bfloat16` (default: `float32`)' in SECTIONS['distill']
   assert '`--resume`, `--no-resume`' in SECTIONS['distill']
   assert re.search(r'^`--loss …` .*\n: .* Any of `kd`, `jsd`, .*, `heads`\.$', SECTIONS['distill'], re.MULTILINE)
+  assert '`--first-seed INT` (default: `0`)' in SECTIONS['distill']
   assert '`--limits.layers INT` (default: `1000`)' in SECTIONS['export']
 
 

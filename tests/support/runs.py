@@ -54,7 +54,8 @@ def results(folder):
 
 def files(folder):
   """The bytes of what a run made but for what holds times: its model files, vocabularies, sentences and the like."""
-  timed = {'config.json', 'environment.json', 'metrics.jsonl', 'milliseconds.json', 'results.json', 'results.md'}
+  timed = {'config.json', 'environment.json', 'metrics.jsonl', 'milliseconds.json', 'report.html', 'results.json'}
+  timed.add('results.md')
   places = [folder, folder / 'models', folder / 'translations']
   found = [path for place in places for path in place.glob('*.*') if path.name not in timed and path.suffix != '.png']
   return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}

@@ -34,6 +34,9 @@ class Report:
   out: Path | None = None
   """Where the pictures go, and the joined results.json and results.md; by default the pictures go to the first run's
   folder, and nothing else is written."""
+  html: bool = False
+  """Write report.html besides, to --out or else to the run's folder: one page for a browser with the table, pictures,
+  options and what to do next. With it one run of any program is taken, also one without seeds."""
 
 
 @dataclasses.dataclass(frozen=True)

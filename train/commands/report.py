@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 from msgspec import Meta
 
 from train.programs import PROGRAMS
-from train.results.rows import Results, read_results, read_rows, write_found
+from train.results.rows import Finished, read_results, read_rows, whole, write_found
 from train.runtime.errors import UserError
 from train.runtime.options import option, text
 from train.runtime.outside import MOST, Plain, made
@@ -19,20 +19,7 @@ _TIMED = ('milliseconds', 'bytes', 'file')  # of the first seed of a run: the fi
 _OF_LAYERS = ('sensitivities',)
 
 
-class Joined(NamedTuple):
-  """Several runs of one command as one."""
-
-  command: str
-  results: dict[str, Any]
-  rows: list[Any]
-
-  @property
-  def table(self) -> str:
-    """Returns the rows as a Markdown table."""
-    return PROGRAMS[self.command].table().text(self.rows)
-
-
-def joined(folders: Sequence[Path]) -> Joined:
+def joined(folders: Sequence[Path]) -> Finished:
   """Joins finished runs.
 
   Rows of one name are merged: they hold the figures of all seeds, in the seeds' order; two runs of one seed must have
@@ -54,7 +41,7 @@ def joined(folders: Sequence[Path]) -> Joined:
       known = rows.get(row.name)
       rows[row.name] = _together(*known, row, seeds, found[i], folders[i]) if known else (row, seeds)
   names = list(dict.fromkeys(row['name'] for results in found for row in results['rows']))
-  whole = [rows[name][0] for name in names]
+  merged = [rows[name][0] for name in names]
   seeds = set[int]().union(*map(_seeds, found))
   students = {name: _union(found, name) for name in _STUDENTS if name in first['config']}
   results = {
@@ -62,12 +49,12 @@ def joined(folders: Sequence[Path]) -> Joined:
     'config': {**first['config'], **students, 'seeds': len(seeds), 'first_seed': min(seeds, default=0)},
     'environments': _each_once(value for results in found for value in results['environments']),
     'seconds_of_training': round(sum(results['seconds_of_training'] for results in found), 1),
-    'rows': [row._asdict() for row in whole],
+    'rows': [row._asdict() for row in merged],
   }
-  return Joined(command, results, whole)
+  return Finished(command, results, merged, PROGRAMS[command].text(merged))
 
 
-def write(folder: Path, found: Joined) -> None:
+def write(folder: Path, found: Finished) -> None:
   """Writes ``results.json`` and ``results.md``."""
   try:
     folder.mkdir(parents=True, exist_ok=True)
@@ -78,10 +65,9 @@ def write(folder: Path, found: Joined) -> None:
 
 def _results(folder: Path) -> dict[str, Any]:
   results: Any = read_results(folder)
-  whole = results.keys() >= Results.__annotations__.keys()
-  named = {name for name, known in PROGRAMS.items() if 'name' in known.table().Row._fields}  # regions have no names
-  if not whole or results['recipe'] not in named or 'seeds' not in results['config']:
-    raise UserError(f'{folder} holds no finished run of seeds, and report takes no other')
+  known = PROGRAMS.get(results['recipe']) if whole(results) else None
+  if known is None or not known.joins(results['config']):
+    raise UserError(f'{folder} holds no finished run of seeds, and report takes no other without --html')
   for name in set(_STUDENTS) & set(results['config']):
     made(results['config'][name], list[Plain], f'{folder / "results.json"}: {name} of its config')
   for name in _SEEDS:

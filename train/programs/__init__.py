@@ -1,7 +1,7 @@
 """Lists the programs that train, each in a folder; one line here makes a command with tables, scores and exports."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from train.config import command
@@ -18,6 +18,7 @@ from train.programs.quantize import config as quantize
 from train.programs.regions import config as regions
 from train.programs.slim import config as slim
 from train.programs.trees import config as trees
+from train.runtime.errors import UserError
 
 
 class Program(NamedTuple):
@@ -30,6 +31,21 @@ class Program(NamedTuple):
   def run(self) -> Any:
     """Imports its training module: ``experiment(config)``, ``run(plan, to)``, ``again(plan, folder)`` and ``LEFT``."""
     return importlib.import_module(f'train.programs.{self.folder}.run')
+
+  def joins(self, config: Mapping[str, Any]) -> bool:
+    """Returns whether runs can be joined: they must have seeds, and their rows names, which those of regions lack."""
+    return 'seeds' in config and 'name' in self.table().Row._fields
+
+  def text(self, rows: Sequence[Any]) -> str:
+    """Formats rows that were read as a Markdown table.
+
+    Raises:
+      UserError: they are not those of one run, as where one that others are compared with is missing.
+    """
+    try:
+      return self.table().text(rows)
+    except (ArithmeticError, LookupError, StopIteration, TypeError, ValueError) as error:
+      raise UserError(f'its rows are not those of one {command(self.options)} run: restore its results.json') from error
 
   def table(self) -> Any:
     """Imports its table module: ``Row`` and ``text(rows)``."""

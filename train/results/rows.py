@@ -2,9 +2,9 @@
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, get_type_hints
+from typing import Any, NamedTuple, NotRequired, TypedDict, get_type_hints
 
 import numpy as np
 
@@ -58,6 +58,20 @@ class Results(TypedDict):
   environments: NotRequired[list[Any]]
   seconds_of_training: NotRequired[float]
   rows: list[dict[str, Any]]
+
+
+class Finished(NamedTuple):
+  """A finished run, or several that were joined: all that ``results.json`` says, its rows, and their table."""
+
+  command: str
+  results: dict[str, Any]
+  rows: list[Any]
+  table: str
+
+
+def whole(results: Mapping[str, Any]) -> bool:
+  """Returns whether results say all that a finished run does."""
+  return results.keys() >= Results.__annotations__.keys()
 
 
 def read_results(folder: Path) -> Results:

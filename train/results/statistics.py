@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from train.runtime.outside import printable
+
 
 class Difference(NamedTuple):
   """A paired difference of accuracies and its 95 % interval, which needs more than one seed."""
@@ -51,7 +53,18 @@ def paired(accuracy: Sequence[float], base: Sequence[float]) -> Difference:
 
 def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
   """Formats a Markdown table whose first column is text and whose others are numbers."""
-  return '\n'.join(f'| {" | ".join(cells)} |' for cells in (head, ('---', *('---:' for _ in head[1:])), *lines))
+  whole = (head, ('---', *('---:' for _ in head[1:])), *lines)
+  return '\n'.join(f'| {" | ".join(map(_cell, line))} |' for line in whole)
+
+
+def _cell(text: str) -> str:
+  """Keeps a table whole whose names, as those of a user's own data, hold bars or ends of lines."""
+  return printable(text).replace('|', '\\|')
+
+
+def cells(line: str) -> list[str]:
+  """Returns the cells of a line that ``markdown`` made."""
+  return [cell.replace('\\|', '|') for cell in line[2:-2].split(' | ')]
 
 
 def interval(difference: Difference, *, unit: float = 0.01, digits: int = 2) -> str:
