@@ -22,14 +22,14 @@ from train.__main__ import Command
 from train.config import command
 
 
-def _made():
-  spec = importlib.util.spec_from_file_location('made', ROOT / 'docs' / 'made.py')
+def _loaded(name):
+  spec = importlib.util.spec_from_file_location(name, ROOT / 'docs' / f'{name}.py')
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   return module
 
 
-MADE = _made()
+MADE = _loaded('made')
 PAGE = MADE.command_line()
 COMMANDS = [command(options) for options in MADE.COMMANDS]
 
@@ -156,3 +156,10 @@ def test_badges_and_notebooks_are_local():
   MADE.links(None, '', source)
   assert source[0].startswith('[x](/tutorials/1_lma') and '[Open in Colab](https://colab.' in source[0]
   assert not re.search(r'!\[[^]]*\]\(https?:', source[0])
+
+
+@pytest.mark.slow
+def test_the_picture_of_the_readme_can_be_drawn(tmp_path):
+  picture = _loaded('picture')
+  picture.draw(tmp_path / 'lma.png', epochs=1)
+  assert (tmp_path / 'lma.png').read_bytes().startswith(b'\x89PNG')

@@ -226,7 +226,7 @@ def test_a_block_of_python(words, tmp_path, monkeypatch):
     assert np.isfinite(names['loss'](names['theta'], jax.random.key(0)))
   if 'widths' in names:
     assert tree.size(names['params']) <= 0.71 * tree.size(perceptron()['params'])
-  if 'task' in names:
+  if 'alike' in names:
     fitted = training.fit(
       names['task'], (np.ones((8, 4), np.float32), np.arange(8) % 3), optax.sgd(0.1), epochs=1, batch_size=8
     )
