@@ -266,6 +266,14 @@ class TestTable:
     assert [tuple(line.split(' | ')[:2]) for line in lines] == [(f'| {a}', b) for a, b in BASES.items() if b]
     assert lines[0].startswith('| relu u4 | relu | -12.50 | ')
 
+  def test_each_loss_is_compared_with_kd_of_the_same_weights(self):
+    other = [ROWS[name]._replace(name=f'{name} jsd', loss='jsd') for name in ('lma', 'lma u2')]
+    lines = report_quantize.comparisons([*ROWS.values(), *other]).splitlines()[2:]
+    found = [
+      tuple(line.removeprefix('| ').split(' | ')[:2]) for line in lines if line.startswith('| lma') and 'jsd' in line
+    ]
+    assert found == [('lma jsd', 'lma'), ('lma u2 jsd', 'lma jsd'), ('lma u2 jsd', 'lma u2')]
+
   def test_the_relu_student_has_the_same_method_and_size(self):
     assert relu_of(ROWS['lma u4'], list(ROWS.values())) == ROWS['relu u4']
     assert relu_of(ROWS['lma'], list(ROWS.values())) == ROWS['relu']

@@ -114,8 +114,9 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def comparisons(rows: Sequence[Row]) -> str:
-  """Compares each method with the one before it, paired by seed."""
-  pairs = [(row, base) for row in rows if (base := base_of(row, rows))]
+  """Compares each method with the one before it, and each loss with kd, paired by seed."""
+  bases = {row.name: base for row in rows if row.loss != KD and (base := counterpart(row, rows, loss=KD))}
+  pairs = [(row, base) for row in rows for base in (base_of(row, rows), bases.get(row.name)) if base]
   lines = [(row.name, base.name, *difference(row.accuracy, base.accuracy)) for row, base in pairs]
   return markdown(('student', 'against', 'difference', '95 % interval'), lines)
 
