@@ -84,7 +84,7 @@ def _summary(found: Finished, data: str, lasted: str) -> str:
   if config.get('activations'):
     facts.append(f'the activations {_listed(config["activations"])}')
   return (
-    f'The program {found.command} is there to {purpose[0].lower()}{" ".join(purpose[1:].split())} This run of it had'
+    f'The program {found.command} is there to {purpose[0].lower()}{" ".join(purpose[1:].split())} This run used'
     f' {_listed(facts)}. Training took {lasted}.'
   )
 

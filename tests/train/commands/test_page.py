@@ -126,7 +126,7 @@ def test_every_program_says_what_it_is_for():
   for name, program in PROGRAMS.items():
     found = SimpleNamespace(command=name, results={'config': {}})
     said = page._summary(found, 'd', '1 s')
-    assert said.startswith(f'The program {name} is there to ') and '. This run of it had the data d.' in said
+    assert said.startswith(f'The program {name} is there to ') and '. This run used the data d.' in said
     assert said.removeprefix(f'The program {name} is there to ')[0].islower() and command_of(program.options) == name
 
 
