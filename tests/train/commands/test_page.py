@@ -118,7 +118,7 @@ def test_options_differ_from_the_defaults_of_their_data(tmp_path):
   assert gathered.defaults['width'] == (3, 5) and gathered.config['width'] == [5]
   assert page._defaults('lit', 'unknown') == {}
   assert (
-    'had the data digits, 10 seeds, 60 epochs and the activations relu and lma. Training took 2' in gathered.summary
+    'used the data digits, 10 seeds, 60 epochs and the activations relu and lma. Training took 2' in gathered.summary
   )
 
 
