@@ -14,9 +14,8 @@ from typing import Any
 
 import tyro
 
-from train.__main__ import _FINISHED
+from train.__main__ import Command
 from train.config import command
-from train.programs import PROGRAMS
 from train.runtime.options import option, text
 
 MODULES = (
@@ -31,7 +30,7 @@ MODULES = (
   'tree',
   'types',
 )
-COMMANDS = (*(program.options for program in PROGRAMS.values()), *_FINISHED)
+COMMANDS = tuple(typing.get_args(each)[0] for each in typing.get_args(Command))
 _NOTE = '% Made by docs/made.py.\n\n'
 _BADGE = '![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)'
 _FEW = 40

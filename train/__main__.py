@@ -25,7 +25,6 @@ from train.programs.bench.config import Bench
 from train.programs.distill_text.config import Translate
 from train.runtime import distributed, folders
 from train.runtime.errors import UserError
-from train.runtime.files import write_atomically
 from train.runtime.options import require
 from train.runtime.outside import bounded, in_one_line
 from train.runtime.quiet import one_line_warnings
@@ -220,13 +219,10 @@ def _report(command: Report, arguments: list[str]) -> None:
 
 def _tables(command: Tables, arguments: list[str]) -> None:
   del arguments
-  from train.commands import tables
+  from train.commands.tables import fill
 
   for file in command.files:
-    text = file.read_text(encoding='utf-8')
-    for path, table in tables.files(text, file.parent).items():
-      write_atomically(path, table)
-    write_atomically(file, tables.filled(text, file.parent))
+    fill(file)
 
 
 def _bench(command: Bench, arguments: list[str]) -> None:

@@ -78,7 +78,7 @@ class Predict:
   model: tyro.conf.Positional[Path]
   """A file that export, quantize or compress wrote: .safetensors, or .stablehlo or .onnx with its digest beside it."""
   files: tyro.conf.Positional[tuple[Path, ...]]
-  """Images: PNG, JPEG, whatever Pillow reads."""
+  """Images: PNG, JPEG and the like."""
   student: str | None = None
   """MODULE:FACTORY of the network in a packed file, where that is one of your own."""
   limits: Limits = LIMITS

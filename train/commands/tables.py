@@ -1,4 +1,4 @@
-"""Fills the tables in a Markdown file from committed results."""
+"""Fills the tables in Markdown files from committed results."""
 
 import csv
 import io
@@ -9,10 +9,20 @@ from pathlib import Path
 from train.programs import PROGRAMS
 from train.programs.bench.record import benchmark, read
 from train.results.rows import read_results, read_rows
+from train.results.statistics import cells
 from train.runtime.errors import UserError
+from train.runtime.files import write_atomically
 
 _MARKED = re.compile(r'(<!-- table of ([^\s,]+)(?:, rows ([^\n]+))? -->\n).*?(<!-- end of table -->)', re.DOTALL)
 _ROWS = re.compile(r'(?:^\|.*\n?)+', re.MULTILINE)
+
+
+def fill(file: Path) -> None:
+  """Fills the tables of a file, and writes the CSV files of those that it shortens."""
+  text = file.read_text(encoding='utf-8')
+  for path, table in files(text, file.parent).items():
+    write_atomically(path, table)
+  write_atomically(file, filled(text, file.parent))
 
 
 def filled(text: str, root: Path) -> str:
@@ -50,8 +60,8 @@ def _table(results: Path) -> str:
   command = read_results(results).get('recipe')
   if command not in PROGRAMS:
     raise UserError(f'{results / "results.json"} is of {command}, which has no table')
-  table = PROGRAMS[command].table()
-  return table.text(read_rows(results, command, table.Row))
+  known = PROGRAMS[command]
+  return known.text(read_rows(results, command, known.table().Row))
 
 
 def _paths(results: Path, count: int) -> list[Path]:
@@ -74,6 +84,6 @@ def _csv(table: str) -> str:
   head, _, *rows = table.splitlines()
   found = io.StringIO()
   for row in (head, *rows):
-    cells = [cell.strip() for cell in row.strip('|').split('|')]
-    csv.writer(found, lineterminator='\n').writerow(re.sub(r'(?<=\d),(?=\d{3})', '', cell) for cell in cells)
+    numbers = (re.sub(r'(?<=\d),(?=\d{3})', '', cell) for cell in cells(row))
+    csv.writer(found, lineterminator='\n').writerow(numbers)
   return found.getvalue()

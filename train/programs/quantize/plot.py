@@ -23,9 +23,10 @@ def accuracy(path: Path, rows: Sequence[Row]) -> None:
   """Draws a panel per method, with a line per activation and its spread over the seeds, and float32 as a level."""
   students = [row for row in rows if row.method in METHODS and METHODS[row.method].marker]
   methods = list(dict.fromkeys(map(_method, students)))
-  lines = -(-(len(methods) + 1) // _COLUMNS)
-  figure = Figure(figsize=(3.1 * min(len(methods) + 1, _COLUMNS), 2.9 * lines + 0.5), layout='constrained')
-  axes = figure.subplots(lines, min(len(methods) + 1, _COLUMNS), sharey=True, squeeze=False)
+  lines, names = -(-(len(methods) + 1) // _COLUMNS), len(set(map(wide, students)))
+  columns = min(len(methods) + 1, _COLUMNS)
+  figure = Figure(figsize=(3.1 * columns, 2.9 * lines + 0.5 + 0.17 * (names / columns)), layout='constrained')
+  axes = figure.subplots(lines, columns, sharey=True, squeeze=False)
   for axis, method in zip(axes.flat, methods, strict=False):
     _panel(axis, [row for row in students if _method(row) == method], rows)
     axis.set_title(method, fontsize=9)
@@ -34,7 +35,8 @@ def accuracy(path: Path, rows: Sequence[Row]) -> None:
     axis.set_axis_off()
   for axis in axes[:, 0]:
     axis.set_ylabel('accuracy of the file, % ± std')
-  axes.flat[0].legend(fontsize=7)
+  known = {name: line for axis in axes.flat for line, name in zip(*axis.get_legend_handles_labels(), strict=True)}
+  figure.legend(known.values(), known, loc='outside lower center', ncols=columns, fontsize=7)
   save(figure, path)
 
 

@@ -59,6 +59,11 @@ def relu_of(row: Row, rows: Sequence[Row]) -> Row | None:
   return None if row.activation == 'relu' else counterpart(row, rows, activation='relu', segments=None)
 
 
+def kd_of(row: Row, rows: Sequence[Row]) -> Row | None:
+  """Finds the student of kd that is otherwise like this one of another loss."""
+  return None if row.loss == KD else counterpart(row, rows, loss=KD)
+
+
 def base_of(row: Row, rows: Sequence[Row]) -> Row | None:
   """Finds the student that this one's method is compared with."""
   if row.activation_bits:
@@ -115,8 +120,7 @@ def table(rows: Sequence[Row]) -> str:
 
 def comparisons(rows: Sequence[Row]) -> str:
   """Compares each method with the one before it, and each loss with kd, paired by seed."""
-  bases = {row.name: base for row in rows if row.loss != KD and (base := counterpart(row, rows, loss=KD))}
-  pairs = [(row, base) for row in rows for base in (base_of(row, rows), bases.get(row.name)) if base]
+  pairs = [(row, base) for row in rows for base in (base_of(row, rows), kd_of(row, rows)) if base]
   lines = [(row.name, base.name, *difference(row.accuracy, base.accuracy)) for row, base in pairs]
   return markdown(('student', 'against', 'difference', '95 % interval'), lines)
 
