@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import pkgutil
 import shutil
 import textwrap
 import types
@@ -14,21 +15,15 @@ from typing import Any
 
 import tyro
 
+import lmajax
 from train.__main__ import Command
 from train.config import command
 from train.runtime.options import option, text
 
-MODULES = (
-  'activations',
-  'activations.linen',
-  'activations.nnx',
-  'compress',
-  'export',
-  'losses',
-  'models',
-  'training',
-  'tree',
-  'types',
+MODULES = tuple(
+  each.name.removeprefix('lmajax.')
+  for each in pkgutil.walk_packages(lmajax.__path__, 'lmajax.')
+  if '._' not in each.name
 )
 COMMANDS = tuple(typing.get_args(each)[0] for each in typing.get_args(Command))
 _NOTE = '% Made by docs/made.py.\n\n'

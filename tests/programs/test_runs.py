@@ -58,7 +58,7 @@ def test_resuming_a_finished_run_computes_nothing_and_says_the_same(command, who
   assert_same_run(folder, whole)
 
 
-def test_evaluate_report_and_a_readme_say_its_table_again(command, whole, tmp_path, capsys):
+def test_evaluate_report_and_a_page_say_its_table_again(command, whole, tmp_path, capsys):
   table = (whole / 'results.md').read_text().strip()
   assert table in filled('<!-- table of run -->\n<!-- end of table -->', whole.parent)
   if not hasattr(PROGRAMS[command].run(), 'again'):

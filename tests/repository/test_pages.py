@@ -304,6 +304,6 @@ def test_the_results_in_the_readme_stand_on_their_pages():
   rows = re.findall(r'^\| \[[^]]+\]\((docs/results/\S+\.md)\) \| (.*) \|$', README, re.MULTILINE)
   assert len(rows) == 6
   for page, said in rows:
-    shown = re.sub(r'[−-]', '-', TEXTS[page])
-    for figure in re.findall(r'\d+\.\d+', said):
-      assert figure in shown, f'{figure} is not on {page}'
+    shown, told = (re.sub('−', '-', text) for text in (TEXTS[page], said))
+    for figure in re.findall(r'[+-]?\d+\.\d+', told):
+      assert re.search(rf'(?<![\d.]){re.escape(figure)}(?!\d)', shown), f'{figure} is not on {page}'
