@@ -305,5 +305,5 @@ def test_the_results_in_the_readme_stand_on_their_pages():
   assert len(rows) == 6
   for page, said in rows:
     shown, told = (re.sub('−', '-', text) for text in (TEXTS[page], said))
-    for figure in re.findall(r'[+-]?\d+\.\d+', told):
+    for figure in re.findall(r'[+-]?\d+\.\d+(?: … [+-]?\d+\.\d+)?', told):  # an interval is one figure
       assert re.search(rf'(?<![\d.]){re.escape(figure)}(?!\d)', shown), f'{figure} is not on {page}'
